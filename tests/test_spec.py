@@ -1,0 +1,97 @@
+"""Parts as JSON, and back."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from torchtune_hp.errors import ConfigurationError
+from torchtune_hp.schedulers import ASHA
+from torchtune_hp.searchers import GridSearch
+from torchtune_hp.spec import brief, difference, of_callable, rebuild, spec
+from torchtune_hp.stopping import AnyOf, MaxSteps, Plateau
+
+
+def named(trial: int, metrics: dict) -> bool:
+    return True
+
+
+class Foreign:
+    def __init__(self, depth: int = 3) -> None:
+        self.depth = depth
+
+
+class Secretive:
+    def __init__(self, hidden: int) -> None:
+        pass
+
+    def __repr__(self) -> str:
+        return "Secretive!"
+
+
+@pytest.mark.parametrize("part", [ASHA(max_t=27, reduction_factor=3), MaxSteps(5), Plateau(3, 0.5), AnyOf([MaxSteps(2), Plateau(1)]), GridSearch()])
+def test_a_part_of_the_package_comes_back_equal(part: Any) -> None:
+    described = spec(part)
+    again = rebuild(json.loads(json.dumps(described)), "scheduler")
+    assert type(again) is type(part) and spec(again) == described
+
+
+@pytest.mark.parametrize("value", [None, True, 3, 2.5, "text", [1, [2]], {"a": {"b": 1}}])
+def test_plain_values_are_themselves(value: Any) -> None:
+    assert spec(value) == value and rebuild(spec(value), "x") == value
+
+
+def test_tuples_become_lists_and_arguments_stand_by_name() -> None:
+    assert spec((1, 2)) == [1, 2]
+    assert spec(MaxSteps(5)) == {"type": "torchtune_hp.stopping:MaxSteps", "args": {"steps": 5}}
+    assert spec(Foreign(4)) == {"type": f"{__name__}:Foreign", "args": {"depth": 4}}
+    assert spec(Secretive(1)) == {"type": f"{__name__}:Secretive", "repr": "Secretive!"}
+
+
+def test_an_importable_function_is_named_and_any_other_is_hashed() -> None:
+    assert of_callable(named) == {"callable": f"{__name__}:named"}
+    assert spec(math.sqrt) == {"callable": "math:sqrt"}
+    one, same, other = (of_callable(function) for function in (lambda x: x + 1, lambda x: x + 1, lambda x: x + 2))
+    assert set(one) == {"source_sha256", "name"} and len(one["source_sha256"]) == 64
+    assert one == same          # all three stand in one line, and it is the source that is hashed
+    blank = eval("lambda x: x + 1"), eval("lambda x: x + 1"), eval("lambda x: x + 2")
+    hashes = [of_callable(function)["source_sha256"] for function in blank]
+    assert hashes[0] == hashes[1] != hashes[2] and other
+
+
+@pytest.mark.parametrize(
+    ("described", "words"),
+    [
+        (spec(Foreign()), "is not a part of torchtune_hp; pass searcher= again"),
+        (spec(Secretive(1)), "cannot be brought back from the journal; pass searcher= again"),
+        (spec(named), "named cannot be brought back"), (spec(lambda: 0), "cannot be brought back"),
+        ({"type": "torchtune_hp.seeds:derive", "args": {}}, "is not a class"),
+        ({"type": "os:system", "args": {"command": "true"}}, "os:system is not a part of torchtune_hp"),
+        ({"type": "torchtune_hpx:Evil", "args": {}}, "is not a part of torchtune_hp"), ({"type": "torchtune_hp.seeds:derive"}, "is not a part"),
+        ([1, {"type": "os:system", "args": {}}], "os:system"), ({"deep": {"callable": "os:system"}}, "os:system"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_rebuilt_says_which_argument_to_pass(described: Any, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        rebuild(described, "searcher")
+
+
+def test_a_difference_names_what_changed() -> None:
+    assert difference("scheduler", spec(ASHA(max_t=9)), spec(ASHA(max_t=9))) == []
+    assert difference("scheduler", spec(ASHA(max_t=9)), spec(ASHA(max_t=27))) == ["scheduler.max_t: 9 -> 27"]
+    assert difference("stop", None, spec(MaxSteps(3))) == ["stop: None -> MaxSteps(steps=3)"]
+    assert difference("seed", 0, 1) == ["seed: 0 -> 1"]
+    assert difference("points", {"a": 1, "b": 2}, {"a": 1, "c": 2}) == ["points.b: 2 -> None", "points.c: None -> 2"]
+    (line,) = difference("stop", spec(MaxSteps(3)), spec(Plateau(3)))
+    assert line == "stop: MaxSteps(steps=3) -> Plateau(patience=3, min_delta=0.0, grace_period=0)"
+
+
+def test_brief_is_for_people() -> None:
+    assert brief(spec(MaxSteps(3))) == "MaxSteps(steps=3)"
+    assert brief(spec(named)) == f"{__name__}:named"
+    assert brief({"source_sha256": "0123456789", "name": "f"}) == "f (source 01234567)"
+    assert brief({"source_sha256": "0123456789"}) == "function (source 01234567)"
+    assert brief([1]) == "[1]"

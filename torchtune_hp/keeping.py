@@ -1,0 +1,70 @@
+"""Which trials keep their weights: the best k, or the Pareto front of several objectives.
+
+What is kept is the state of a trial's best *report*, so it is saved when that report is made, not when the study ends.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+Values = tuple[float, ...]
+
+
+class Keeper(Protocol):
+    """`offer` is told of a report; it answers None (not kept) or the trials whose place it takes (itself never named)."""
+
+    def offer(self, trial: int, values: Values) -> tuple[int, ...] | None: ...
+
+
+class BestFew:
+    """The `k` trials with the best reports so far. An equal report does not displace an earlier one.
+
+    >>> few = BestFew(2)
+    >>> few.offer(0, (3.0,)), few.offer(1, (2.0,)), few.offer(2, (2.5,)), few.offer(3, (9.0,))
+    ((), (), (0,), None)
+    """
+
+    def __init__(self, k: int) -> None:
+        self.k = k
+        self._kept: dict[int, float] = {}
+        self._worst = math.inf if k else -math.inf      # what a report must be below to be kept
+
+    def offer(self, trial: int, values: Values) -> tuple[int, ...] | None:
+        value = values[0]
+        if not value < self._worst:
+            return None
+        out: tuple[int, ...] = ()
+        if trial in self._kept:
+            if not value < self._kept[trial]:
+                return None
+        elif len(self._kept) == self.k:
+            last = max(self._kept, key=lambda other: (self._kept[other], other))
+            del self._kept[last]
+            out = (last,)
+        self._kept[trial] = value
+        if len(self._kept) == self.k:
+            self._worst = max(self._kept.values())
+        return out
+
+
+class Front:
+    """The trials with a report that no report of another kept trial dominates; of a trial, the newest such report."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, Values] = {}
+
+    def offer(self, trial: int, values: Values) -> tuple[int, ...] | None:
+        if any(dominates(other, values) or other == values for other in self._kept.values()):
+            return None
+        beaten = tuple(other for other, theirs in self._kept.items() if other != trial and dominates(values, theirs))
+        for other in beaten:
+            del self._kept[other]
+        self._kept[trial] = values
+        return beaten
+
+
+def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
+    """`a` is nowhere worse than `b`, and somewhere better (smaller is better)."""
+    return all(x <= y for x, y in zip(a, b)) and any(x < y for x, y in zip(a, b))

@@ -1,0 +1,8 @@
+"""Where to look: one idea a file; `base.py` is the contract."""
+
+from .base import Base, Searcher
+from .grid import GridSearch
+from .random import RandomSearch
+from .sobol import SobolSearch
+
+__all__ = ["Base", "GridSearch", "RandomSearch", "Searcher", "SobolSearch"]

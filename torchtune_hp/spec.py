@@ -1,0 +1,107 @@
+"""Parts of a study as JSON, and back: an import path and the constructor's arguments. Nothing is pickled.
+
+Law: a part keeps its constructor's arguments as attributes of the same names. So
+
+    spec(ASHA(max_t=27)) == {"type": "torchtune_hp.schedulers.asha:ASHA", "args": {"max_t": 27, "grace_period": 1, ...}}
+
+A function is named by "module:qualname" where it can be imported again, else by a hash of its source: enough to see that it
+changed, not to bring it back. `rebuild` says which argument it cannot bring back. It builds only classes of this package:
+a journal is data, and must not choose what is imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .errors import ConfigurationError
+
+_PACKAGE = __name__.partition(".")[0]
+
+
+def spec(part: Any) -> Any:
+    """JSON for a part, a plain value, or a sequence or mapping of them."""
+    if part is None or isinstance(part, (bool, int, float, str)):
+        return part
+    if isinstance(part, Mapping):
+        return {str(key): spec(value) for key, value in part.items()}
+    if isinstance(part, Sequence):
+        return [spec(value) for value in part]
+    if inspect.isroutine(part) or inspect.isclass(part):
+        return of_callable(part)
+    cls = type(part)
+    try:
+        parameters = inspect.signature(cls).parameters.values()
+        names = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        return {"type": f"{cls.__module__}:{cls.__qualname__}", "args": {name: spec(getattr(part, name)) for name in names}}
+    except (AttributeError, TypeError, ValueError):
+        return {"type": f"{cls.__module__}:{cls.__qualname__}"} | ({"repr": repr(part)} if cls.__repr__ is not object.__repr__ else {})
+
+
+def of_callable(function: Any) -> dict[str, str]:
+    """{"callable": "module:qualname"} if importing gives it back, else {"source_sha256": ...}."""
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
+    if module and module != "__main__" and "<" not in name:
+        found: Any = sys.modules.get(module)
+        for attribute in name.split("."):
+            found = getattr(found, attribute, None)
+        if found is function:
+            return {"callable": f"{module}:{name}"}
+    try:
+        source = inspect.getsource(function)
+    except (OSError, TypeError):
+        code = getattr(function, "__code__", None)
+        source = f"{code.co_code.hex()} {code.co_consts!r}" if code is not None else repr(type(function))
+    return {"source_sha256": hashlib.sha256(source.encode()).hexdigest(), "name": name}
+
+
+def rebuild(described: Any, argument: str) -> Any:
+    """The part again. ConfigurationError names `argument`, the one to pass where it cannot be rebuilt."""
+    if isinstance(described, list):
+        return [rebuild(value, argument) for value in described]
+    if not isinstance(described, dict):
+        return described
+    if "source_sha256" in described or "callable" in described or "repr" in described:
+        name = described.get("name") or described.get("callable") or described.get("type")
+        raise ConfigurationError(f"{argument}: {name} cannot be brought back from the journal; pass {argument}= again.")
+    if "type" not in described:
+        return {key: rebuild(value, argument) for key, value in described.items()}
+    module, _, qualname = str(described["type"]).partition(":")
+    if module.partition(".")[0] != _PACKAGE or "args" not in described:
+        raise ConfigurationError(f"{argument}: {described['type']} is not a part of {_PACKAGE}; pass {argument}= again.")
+    cls = importlib.import_module(module)
+    for name in qualname.split("."):
+        cls = getattr(cls, name)
+    if not inspect.isclass(cls):
+        raise ConfigurationError(f"{argument}: {described['type']} is not a class; pass {argument}= again.")
+    built: Any = cls(**{name: rebuild(value, argument) for name, value in described["args"].items()})
+    return built
+
+
+def difference(name: str, before: Any, after: Any) -> list[str]:
+    """Lines such as "scheduler.max_t: 27 -> 81"; none if the two are equal."""
+    if before == after:
+        return []
+    if isinstance(before, dict) and isinstance(after, dict) and before.get("type") == after.get("type"):
+        lines = []
+        for key in dict.fromkeys((*before, *after)):
+            label = name if key == "args" else f"{name}.{key}"
+            lines += difference(label, before.get(key), after.get(key))
+        return lines
+    return [f"{name}: {brief(before)} -> {brief(after)}"]
+
+
+def brief(described: Any) -> str:
+    """A described part in a few words: ASHA(max_t=27, ...)."""
+    if isinstance(described, dict) and "type" in described:
+        args = ", ".join(f"{key}={brief(value)}" for key, value in described.get("args", {}).items() if value is not None)
+        return f"{described['type'].rpartition(':')[2].rpartition('.')[2]}({args})"
+    if isinstance(described, dict) and "callable" in described:
+        return str(described["callable"])
+    if isinstance(described, dict) and "source_sha256" in described:
+        return f"{described.get('name', 'function')} (source {described['source_sha256'][:8]})"
+    return repr(described)

@@ -1,0 +1,402 @@
+"""The decision core: events in, commands out.
+
+A Study cannot read a clock, a file or a device; time arrives as a number inside an event. So it is a function of its settings
+and of the turns it has been through, and the journal of those turns is all that is ever stored of it: `replay` goes through
+them again and checks every decision.
+
+A turn, in this order:
+1. Every event of the batch is recorded before any of it is judged. NaN and failure become +inf here, and nowhere else.
+2. Trials in the middle of a grant go on to their next look, unless the study is stopping: then they are held.
+3. The scheduler hears of grants used up and of trials that ended, and decides; the searcher says where new trials lie.
+4. Commands: Keep (before the state moves on), Train of those that go on, what was decided, Drop of trials that ended.
+
+Grants and looks: a scheduler grants ("train 7 until 81"); the study sends the trial there look by look, `look_every` steps at
+a time, so that every report is journaled, counted for the best and told to the searcher, and stop rules take effect.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING, Literal
+
+from .errors import ReplayError, TrialFinishedError
+from .keeping import BestFew, Front
+from .objective import VIOLATED, Objective
+from .schedulers.base import Scheduler
+from .searchers.base import Searcher
+from .seeds import derive
+from .stopping import StopRule
+from .trial import (
+    ENDLESS,
+    Command,
+    Config,
+    Drop,
+    Event,
+    Failed,
+    Fork,
+    Keep,
+    Launch,
+    Limits,
+    New,
+    Note,
+    Reached,
+    Report,
+    Setting,
+    Standing,
+    Train,
+    Trial,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .space import Space
+
+BLOCK = 1024
+"""Points taken at a time from a searcher that does not learn."""
+BREAKER = 5
+"""So many failures in a row, with no report between them, end the study."""
+UNLIMITED = 10**9
+_COUNTED = frozenset({"error", "bad_metric", "lost"})
+
+
+Point = tuple[tuple[float, ...], Config, int | None]
+"""Where a new trial lies: x, its config, and its seed where that is recorded already."""
+
+
+class _Live:
+    """A trial that may still be named. `granted` None: to its own end. `since`, `at`: tick and step of its last submission."""
+
+    __slots__ = ("at", "granted", "since", "step", "trial")
+
+    def __init__(self, trial: Trial, step: int, granted: int | None) -> None:
+        self.trial = trial
+        self.step = step
+        self.granted = granted
+        self.since = 0
+        self.at = step
+
+
+class Study:
+    """What is decided, turn by turn. `look_every`: steps between looks, or "grant": only when a grant is used up."""
+
+    def __init__(
+        self,
+        space: Space,
+        searcher: Searcher,
+        scheduler: Scheduler,
+        objective: Objective,
+        setting: Setting,
+        *,
+        points: Sequence[Config] = (),
+        stop: StopRule | None = None,
+        keep: int = 1,
+        look_every: int | Literal["grant"] = 1,
+    ) -> None:
+        self.space = space
+        self.searcher = searcher
+        self.scheduler = scheduler
+        self.objective = objective
+        self.setting = setting
+        self.seconds = 0.0                              # study time of the newest event
+        self.best: float = math.inf                     # best value of the first objective, smaller is better
+        self.broken: str | None = None                  # the first error, once BREAKER trials failed in a row
+        self.tick = 0
+        self._stop = stop
+        self._points = points
+        self._look = ENDLESS if look_every == "grant" else look_every
+        self._keeper = BestFew(keep) if setting.objectives == 1 else Front()
+        self._live: dict[int, _Live] = {}
+        self._running: dict[int, int] = {}              # trial -> the step it was sent to, in order of submission
+        self._held: dict[int, _Live] = {}               # mid-grant when the study was stopping, in that order
+        self._next = 0                                  # the next trial's id
+        self._made = 0                                  # how many News there were
+        self._block: Iterator[Point] = iter(())
+        self._asked = 0                                 # points taken from the searcher so far
+        self._failures = 0
+        self._first_error = ""
+        self._recorded: Iterator[Trial] | None = None
+        searcher.begin(setting)
+        scheduler.begin(setting)
+        if stop is not None:
+            stop.begin(objective)
+
+    # The turn ---------------------------------------------------------------------------------------------------------
+
+    def step(self, events: Sequence[Event], limits: Limits) -> list[Command]:
+        """One turn: what happened, and the limits in force -> what to do now. No events: a session begins."""
+        if not events:
+            self._failures, self.broken = 0, None       # a session that begins gives the study another chance
+        looks: list[Report] = []                        # for the searcher
+        heard: list[Report] = []                        # for the scheduler
+        ended: list[int] = []
+        offers: list[tuple[tuple[float, ...], int]] = []
+        for event in events:
+            if not isinstance(event, Note):
+                self._record(event, looks, heard, ended, offers)
+        commands = self._keeps(offers)
+        if looks:
+            self.searcher.tell(looks)
+        if self._stopping(limits):
+            commands += self._decide(heard, 0, 0)
+        else:
+            held, self._held = self._held, {}
+            for live in held.values():
+                commands.append(self._train(live))
+            fresh = self._fresh(limits)
+            commands += self._decide(heard, max(0, limits.capacity - len(self._running)), fresh)
+        for id in ended:
+            if id in self._live:
+                self._forget(id)
+                commands.append(Drop(id))
+        return commands
+
+    def replay(self, events: Sequence[Event], limits: Limits, commands: Sequence[Command]) -> None:
+        """A recorded turn again: recorded trials stand in for `ask`; any other decision than the recorded is a ReplayError."""
+        self._recorded = (command.trial for command in commands if type(command) is Launch)
+        try:
+            again = self.step(events, limits)
+        finally:
+            self._recorded = None
+        if again != list(commands):
+            raise ReplayError(_difference(again, commands))
+
+    @property
+    def running(self) -> Mapping[int, int]:
+        """Trial -> the step it was sent to, in order of submission."""
+        return self._running
+
+    @property
+    def trials(self) -> int:
+        """How many new trials there were."""
+        return self._made
+
+    def stood(self, trial: int, events: Sequence[Event]) -> int:
+        """The step of a trial's last look, also if these events, the newest, ended it."""
+        live = self._live.get(trial)
+        return live.step if live is not None else max(event.step for event in events if not isinstance(event, Note) and event.trial == trial)
+
+    def reconfigure(self, config: Callable[[Trial], Config]) -> None:
+        """Gives live trials the configs that `config` says: a journal holds JSON, and a config may hold any object."""
+        for live in self._live.values():
+            live.trial = replace(live.trial, config=config(live.trial))
+
+    def outstanding(self) -> list[Command]:
+        """What a resumed executor must be told, in order of submission."""
+        return [Train(trial, until) for trial, until in self._running.items()]
+
+    def standing(self) -> Standing:
+        """Where the study stands, for an executor that begins now."""
+        since = {id: self._live[id].since for id in self._running}
+        return Standing(self.tick, since, tuple((live.trial, live.step) for live in self._live.values()), self.seconds)
+
+    # 1. What happened ---------------------------------------------------------------------------------------------------
+
+    def _record(
+        self,
+        event: Reached | Failed,
+        looks: list[Report],
+        heard: list[Report],
+        ended: list[int],
+        offers: list[tuple[tuple[float, ...], int]],
+    ) -> None:
+        id = event.trial
+        if self._running.pop(id, None) is None:
+            raise TrialFinishedError(f"trial {id} is not running: an event at step {event.step} came after its end, or twice.")
+        live = self._live[id]
+        step = event.step
+        trial = live.trial
+        self.seconds = max(self.seconds, event.time)
+        self.tick = max(self.tick, live.since + max(1, step - live.at))
+        if isinstance(event, Failed):
+            self._count(event)
+            values: tuple[float, ...] = (math.inf,) * self.setting.objectives
+            done, failed, over = False, True, True
+        else:
+            values = self.objective.values(event.metrics)
+            done, failed = event.done, False
+            over = done or values[0] == math.inf
+            self._failures = 0
+            if step > live.step:
+                if values[0] < VIOLATED:
+                    offers.append((values, id))
+                if self._stop is not None and self._stop.ends(id, step, event.metrics):
+                    over = done = True
+        live.step = max(live.step, step)
+        granted = live.granted
+        if self.searcher.adaptive:
+            looks.append(Report(id, step, values, trial.tag, trial.x, done, failed))
+        if over or (granted is not None and step >= granted):
+            heard.append(Report(id, step if granted is None else granted, values, trial.tag, trial.x, done, failed))
+            if over:
+                ended.append(id)
+        else:
+            self._held[id] = live
+
+    def _count(self, event: Failed) -> None:
+        if event.kind in _COUNTED:
+            if self._failures == 0:
+                self._first_error = event.error
+            self._failures += 1
+            if self._failures >= BREAKER:
+                self.broken = self._first_error
+
+    def _keeps(self, offers: list[tuple[tuple[float, ...], int]]) -> list[Command]:
+        """The best of the batch is offered first, so that nothing is kept only to be displaced in the same turn."""
+        commands: list[Command] = []
+        offers.sort()
+        for values, id in offers:
+            self.best = min(self.best, values[0])
+            out = self._keeper.offer(id, values)
+            if out is not None:
+                commands.append(Keep(id, out))
+        return commands
+
+    # 2. and 3. What to do -----------------------------------------------------------------------------------------------
+
+    def _stopping(self, limits: Limits) -> bool:
+        if limits.seconds is not None and self.seconds >= limits.seconds:
+            return True
+        if limits.target is not None and self.best <= self.objective.own(limits.target):
+            return True
+        return self.broken is not None
+
+    def _fresh(self, limits: Limits) -> int:
+        """How many new trials may still be made."""
+        left = self.searcher.left()
+        total = UNLIMITED if left is None else left + len(self._points)
+        if limits.trials is not None:
+            total = min(total, limits.trials)
+        return max(0, total - self._made)
+
+    def _decide(self, heard: Sequence[Report], free: int, fresh: int) -> list[Command]:
+        decisions = self.scheduler.decide(heard, free, fresh)
+        news = sum(isinstance(decision, New) for decision in decisions)
+        points = self._ask(news, fresh) if news else iter(())
+        commands: list[Command] = []
+        for decision in decisions:
+            if isinstance(decision, New):
+                self._made += 1
+                commands.append(self._launch(next(points), decision.tag, None, 0, decision.until))
+            elif isinstance(decision, Train):
+                live = self._live[decision.trial]
+                live.granted = decision.until
+                commands.append(self._train(live))
+            elif isinstance(decision, Fork):
+                parent = self._live[decision.parent].step
+                commands.append(self._launch(self._fork(decision), decision.tag, decision.parent, parent, parent + decision.further))
+            elif decision.trial in self._live:      # else it ended in this turn or before, and is gone already
+                commands.append(self._drop(decision))
+        return commands
+
+    def _fork(self, fork: Fork) -> Point:
+        if self._recorded is not None:
+            return _point(next(self._recorded))
+        import torch
+
+        x = self.space.canonical(torch.tensor([fork.x], dtype=torch.float64))
+        return self._points_of(x)[0]
+
+    def _drop(self, drop: Drop) -> Drop:
+        if drop.trial in self._running:
+            raise RuntimeError(f"{type(self.scheduler).__name__} dropped trial {drop.trial} while it trains; a trial is dropped at rest.")
+        self._forget(drop.trial)
+        return drop
+
+    def _forget(self, id: int) -> None:
+        del self._live[id]
+        if self._stop is not None:
+            self._stop.forget(id)
+
+    def _launch(self, point: Point, tag: int, parent: int | None, step: int, until: int | None) -> Launch:
+        id = self._next
+        self._next += 1
+        x, config, seed = point
+        if seed is None:
+            seed = derive(self.setting.seed, "trial", id)
+            if self.space.sampled:
+                config = self._sampled(x, seed)
+        trial = Trial(id, x, config, seed, tag, parent)
+        live = self._live[id] = _Live(trial, step, until)
+        return Launch(trial, self._send(live))
+
+    def _train(self, live: _Live) -> Train:
+        return Train(live.trial.id, self._send(live))
+
+    def _send(self, live: _Live) -> int:
+        """Sets the trial running to its next look."""
+        granted = ENDLESS if live.granted is None else live.granted
+        until = min(live.step + self._look, granted)
+        live.since, live.at = self.tick, live.step
+        self._running[live.trial.id] = until
+        return until
+
+    # Where new trials lie -----------------------------------------------------------------------------------------------
+
+    def _ask(self, n: int, fresh: int) -> Iterator[Point]:
+        """The next `n` points with their configs: recorded ones, the user's own, then the searcher's."""
+        if self._recorded is not None:
+            self._asked = max(0, self._made + n - len(self._points))
+            self._block = iter(())
+            return (_point(trial) for trial in self._recorded)
+        own = self._points[self._made : self._made + n]
+        points: list[Point] = []
+        if own:
+            points = self._points_of(self.space.encode(own))
+        missing = n - len(points)
+        if missing and self.searcher.adaptive:
+            points += self._points_of(self._search(missing))
+        elif missing:
+            points += self._from_block(missing, fresh)
+        return iter(points)
+
+    def _from_block(self, n: int, fresh: int) -> list[Point]:
+        """From a searcher that does not learn: taken in blocks, handed out in order."""
+        points = list(islice(self._block, n))
+        if len(points) < n:
+            x = self._search(max(n - len(points), min(BLOCK, fresh)), ahead=len(points))
+            self._block = iter(self._points_of(x))
+            points += islice(self._block, n - len(points))
+        self._asked += n
+        return points
+
+    def _search(self, n: int, ahead: int = 0) -> Tensor:
+        import torch
+
+        if not self.searcher.adaptive:
+            pending = torch.empty(0, len(self.setting.dims), dtype=torch.float64)
+            left = self.searcher.left()
+            index = self._asked + ahead
+            n = n if left is None else min(n, left - index)
+        else:
+            rows = [self._live[id].trial.x for id in self._running]
+            pending = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), len(self.setting.dims))
+            index = self._asked
+            self._asked += n
+        return self.searcher.ask(n, pending=pending, index=index, seed=derive(self.setting.seed, "searcher"))
+
+    def _points_of(self, x: Tensor) -> list[Point]:
+        x = self.space.canonical(x)
+        return [(tuple(row), config, None) for row, config in zip(x.tolist(), self.space.decode(x))]
+
+    def _sampled(self, x: tuple[float, ...], seed: int) -> Config:
+        """The config with what `sample_from` draws under the trial's own seed."""
+        import torch
+
+        configs: Sequence[Config] = self.space.decode(torch.tensor([x], dtype=torch.float64), [seed])
+        return configs[0]
+
+
+def _point(trial: Trial) -> Point:
+    return trial.x, trial.config, trial.seed
+
+
+def _difference(again: Sequence[Command], recorded: Sequence[Command]) -> str:
+    for place, (one, other) in enumerate(zip(again, recorded)):
+        if one != other:
+            return f"command {place}: recorded {other!r}, but recomputed {one!r}."
+    more = (list(again) + list(recorded))[min(len(again), len(recorded)) :][:1]
+    return f"recorded {len(recorded)} commands, but recomputed {len(again)}, from {more!r} on."
