@@ -1,0 +1,217 @@
+"""One ModelTrainable trained alone: an ordinary PyTorch loop, one iteration per `advance`.
+
+This is what a fused stack is compared with, and what trains where stacking does not pay.
+
+An iteration, in this order: updates; schedulers at the ends of updates or passes; validation (every `validate_every`
+iterations, at the first and at `max_t`); ReduceLROnPlateau; the look; `on_iteration_end`. Everything that is drawn in
+iteration k comes from (trial seed, k), the order of pass e from (trial seed, e).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from ..errors import ConfigurationError, DivergedError, TrialFinishedError
+from ..seeds import derive
+from ..trial import Trial
+from .carried import carry, hyper, load
+from .context import Session
+from .data import Loaded
+from .drain import Tree
+from .evaluation import Weighted, autocast, evaluate, is_scalar, means
+from .feed import Stream
+from .hooks import ModelTrainable, begin, check, own_end, schedulers
+from .reported import Cleaner
+from .runner import Look, Place
+from .seeding import seeded
+
+
+class ModelRunner:
+    """A live trial of a ModelTrainable; the laws are Runner's."""
+
+    def __init__(
+        self,
+        cls: type[ModelTrainable],
+        keywords: Mapping[str, Any],
+        trial: Trial,
+        place: Place,
+        data: Loaded,
+        state: Mapping[str, Any] | None = None,
+        step: int = 0,
+    ) -> None:
+        self.step = step
+        self.updates = 0
+        self._end, self._ended = own_end(cls), False
+        self._trial, self._place, self._data = trial, place, data
+        self._cleaned = Cleaner(trial.id, place.metrics)
+        self._session = Session(trial, place)
+        try:
+            with self._session:
+                self.member = begin(cls, keywords, trial, place, data)
+            if data.val and cls.validation_step is ModelTrainable.validation_step:
+                raise ConfigurationError(f"{cls.__name__}.validation_step must be written, for data() gives a validation set.")
+            if isinstance(data.train, Stream) and self.member.batch_size is not None:
+                raise ConfigurationError(f"{cls.__name__}.batch_size: a DataLoader has its own, but setup set {self.member.batch_size}.")
+            self._feed = data.feed(trial.seed)
+            self._feed.updates(self._size(), self.member.accumulate)
+            self._initial = hyper(self.member)
+            self._validated: dict[str, float] | None = None
+            if state is not None:
+                load(self.member, state)
+                self.updates, self._feed.epoch, self._feed.offset = state["updates"], state["epoch"], state["offset"]
+                self._validated = None if state["validated"] is None else dict(state["validated"])
+        except BaseException:
+            self._session.end()
+            raise
+
+    def advance(self) -> Look:
+        """One iteration. DivergedError where the training loss is not finite, ConfigurationError where a hook gives what it may not."""
+        if self._ended:
+            raise TrialFinishedError(f"Trial {self._trial.id} has ended and cannot be advanced any more.")
+        number = self.step + 1
+        member = self.member
+        with self._session, seeded(derive(self._trial.seed, "step", number)):
+            metrics = self._train(number)
+            fresh = self._validated is None or number % member.validate_every == 0 or number == self._last()
+            if fresh and self._data.val:
+                self._validated = self._evaluate(number)
+            metrics = _joined(self._validated or {}, metrics)
+            if fresh:
+                self._follow(metrics)
+            metrics["lr"] = float(member.optimizer.param_groups[0]["lr"])
+            clean, notes = self._cleaned(metrics, f"{type(member).__name__}'s validation")
+            if type(member).on_iteration_end is not ModelTrainable.on_iteration_end:
+                member.on_iteration_end(metrics)
+                check(member)
+        for parameter in member.model.parameters():
+            parameter.grad = None
+        self.step = number
+        self._ended = self._end is not None and number >= self._end
+        return Look(number, clean, done=self._ended, notes=notes)
+
+    def evaluate(self) -> dict[str, float]:
+        """The metrics of the validation sets with the weights as they are."""
+        with self._session:
+            return self._evaluate(self.step)
+
+    def test(self) -> dict[str, float]:
+        """The metrics of the test sets."""
+        if not self._data.test:
+            raise ConfigurationError("There is no test set. Give one: hp.Data(..., test=(x, y)).")
+        if type(self.member).validation_step is ModelTrainable.validation_step:
+            raise ConfigurationError(f"{type(self.member).__name__}.validation_step must be written: it gives the metrics of the test set.")
+        with self._session:
+            return evaluate(self.member, self._data.test, self._data.batch_size, derive(self._trial.seed, "test"))
+
+    def save(self) -> dict[str, Any]:
+        """Tensors, numbers, strings, dicts and lists; copies, on the device."""
+        place = {"step": self.step, "updates": self.updates, "epoch": self._feed.epoch, "offset": self._feed.offset}
+        validated = None if self._validated is None else dict(self._validated)
+        return {**carry(self.member, self._initial), **place, "validated": validated}
+
+    def close(self) -> None:
+        self._ended = True
+        self._session.end()
+
+    # One iteration -------------------------------------------------------------------------------------------------------
+
+    def _train(self, number: int) -> dict[str, float]:
+        member, feed = self.member, self._feed
+        member.model.train()
+        driven = [scheduler for scheduler in schedulers(member) if not isinstance(scheduler, ReduceLROnPlateau)]
+        each_update = member.lr_step == "update"
+        parameters = list(member.model.parameters())
+        size, accumulate, iteration = self._size(), member.accumulate, type(member).iteration
+        losses: list[tuple[Tensor, int]] = []
+        extras: Weighted = {}
+        begun, done = feed.epoch, 0
+        while feed.epoch == begun if iteration == "epoch" else done < iteration:
+            before = feed.epoch
+            self._update(feed.take(size, accumulate), parameters, losses, extras)
+            done += 1
+            for scheduler in driven:
+                for _ in range(1 if each_update else feed.epoch - before):
+                    scheduler.step()
+        self.updates += done
+        return {"train_loss": _finite_mean(losses, number), **means(extras)}
+
+    def _update(self, batches: list[tuple[Tree, int]], parameters: list[Any], losses: list[tuple[Tensor, int]], extras: Weighted) -> None:
+        member = self.member
+        for parameter in parameters:
+            parameter.grad = None
+        samples = sum(n for _, n in batches)
+        for batch, n in batches:
+            with autocast(member):
+                found = member.training_step(member.model, member.augment(batch))
+            loss = _loss(found, n, extras)
+            losses.append((loss.detach(), n))
+            (loss if n == samples else loss * (n / samples)).backward()  # type: ignore[no-untyped-call]
+        if member.max_grad_norm is not None:
+            clip_grad_norm_(parameters, member.max_grad_norm)
+        member.optimizer.step()
+
+    def _evaluate(self, number: int) -> dict[str, float]:
+        return evaluate(self.member, self._data.val, self._data.batch_size, derive(self._trial.seed, "validation", number))
+
+    def _follow(self, metrics: Mapping[str, float]) -> None:
+        """ReduceLROnPlateau hears of the study's first metric; without one, of the loss."""
+        watched = next(name for name in (*self._place.metrics[:1], "loss", "train_loss") if name in metrics)
+        for scheduler in schedulers(self.member):
+            if isinstance(scheduler, ReduceLROnPlateau):
+                scheduler.step(metrics[watched])
+
+    def _size(self) -> int:
+        return self.member.batch_size or self._data.batch_size
+
+    def _last(self) -> int | None:
+        return min((end for end in (self._end, self._place.max_t) if end is not None), default=None)
+
+
+def _joined(validated: Mapping[str, float], trained: Mapping[str, float]) -> dict[str, float]:
+    taken = [name for name in validated if name in trained or name == "lr"]
+    if taken:
+        raise ConfigurationError(f"validation_step: {', '.join(map(repr, taken))} is reported by training. Give the metric another name.")
+    return {**validated, **trained}
+
+
+def _loss(found: Any, n: int, extras: Weighted) -> Tensor:
+    """The loss in what `training_step` returned; its numbers are added to `extras`."""
+    loss = found
+    if isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Mapping):
+        loss = found[0]
+        for key, value in found[1].items():
+            if not is_scalar(value):
+                raise ConfigurationError(f"training_step: {key!r} must be a number or 0-dim tensor, not {value!r:.50}. Take its mean().")
+            extras.setdefault(f"train_{key}", []).append((value, n))
+    if not isinstance(loss, Tensor):
+        raise ConfigurationError(
+            f"training_step must return the loss as a tensor, or (loss, {{name: number}}), but returned a {type(found).__name__}."
+        )
+    if loss.dim() != 0:
+        raise ConfigurationError(f"training_step: the loss must be a 0-dim tensor, but has the shape {tuple(loss.shape)}. Take its mean().")
+    if not loss.requires_grad:
+        raise ConfigurationError(
+            "training_step: the loss must depend on parameters that require gradients, but it has none. Is it computed under no_grad, "
+            "or detached, or is every parameter frozen?"
+        )
+    return loss
+
+
+def _finite_mean(losses: list[tuple[Tensor, int]], number: int) -> float:
+    """The mean of the iteration's losses by samples. Looked at once an iteration: a look at each would wait for the device."""
+    values = torch.stack([loss for loss, _ in losses]).cpu().double()
+    wrong = (~values.isfinite()).nonzero()
+    if len(wrong):
+        at = int(wrong[0])
+        raise DivergedError(
+            f"The training loss must be finite, but was {values[at].item()} in iteration {number}, batch {at + 1} of {len(losses)}. "
+            "A smaller learning rate or max_grad_norm may help."
+        )
+    weights = torch.tensor([float(n) for _, n in losses], dtype=torch.float64)
+    return float((values * weights).sum() / weights.sum())

@@ -1,0 +1,128 @@
+"""A member's checkpoint: what training made of it, in plain tensors, numbers, strings, dicts and lists.
+
+Saved are the ordinary `state_dict()`s of model, optimizer and schedulers, the words (plain attributes of `self`) and which
+parameters are trained; and `initial`, what the last three and `param_groups` were right after `setup`. Loading is then a
+three-way merge of every hyperparameter: what training changed comes from the checkpoint, what the config changed comes from
+this trial's own `setup`. For the trial that was saved these never meet. For a fork (PBT), whose config differs from its parent's,
+they may: then the config wins, and a learning rate that a schedule had moved keeps the schedule's factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UnsafeCheckpointError
+from .hooks import ModelTrainable, schedulers
+
+Carried = dict[str, Any]
+
+
+def carry(member: ModelTrainable, initial: Carried) -> Carried:
+    """A copy of everything that training changes. `initial`: `hyper(member)` right after `setup`."""
+    state = {"model": member.model.state_dict(), "optimizer": member.optimizer.state_dict(), **_rest(member)}
+    return {**{name: storable(part, name) for name, part in state.items()}, "initial": storable(initial, "initial")}
+
+
+def hyper(member: ModelTrainable) -> Carried:
+    """The hyperparameters as they are now."""
+    made: Carried = storable({"param_groups": member.optimizer.state_dict()["param_groups"], **_rest(member)}, "")
+    return made
+
+
+def load(member: ModelTrainable, state: Mapping[str, Any]) -> None:
+    """Puts a member that was just set up where `state` was saved. The state is copied, never held."""
+    initial, mine = state["initial"], hyper(member)
+    member.model.load_state_dict(state["model"])
+    current = {"param_groups": state["optimizer"]["param_groups"], **{name: state[name] for name in _rest(member)}}
+    merged = merge(initial, current, mine)
+    groups = _like(member.optimizer.state_dict()["param_groups"], merged["param_groups"])
+    # torch keeps the tensors it is given; the state may be loaded again.
+    member.optimizer.load_state_dict({"state": storable(state["optimizer"]["state"], "optimizer"), "param_groups": groups})
+    for scheduler, made in zip(schedulers(member), merged["lr_scheduler"], strict=True):
+        scheduler.load_state_dict(_like(scheduler.state_dict(), made))
+    for name, value in merged["words"].items():
+        if not (hasattr(member, name) and same(getattr(member, name), value)):
+            setattr(member, name, value)
+    for name, parameter in member.model.named_parameters():
+        parameter.requires_grad_(merged["requires_grad"].get(name, parameter.requires_grad))
+
+
+def _rest(member: ModelTrainable) -> Carried:
+    return {
+        "lr_scheduler": [scheduler.state_dict() for scheduler in schedulers(member)],
+        "words": {name: value for name, value in vars(member).items() if value is None or isinstance(value, (bool, int, float, str))},
+        "requires_grad": {name: parameter.requires_grad for name, parameter in member.model.named_parameters()},
+    }
+
+
+def merge(initial: Any, current: Any, mine: Any, key: Any = None) -> Any:
+    """`current` where training changed `initial`, else `mine`; where the config changed it too, `mine`, scaled if a learning rate."""
+    if isinstance(mine, Mapping) and isinstance(initial, Mapping) and isinstance(current, Mapping):
+        parts = {name: [part.get(name, _ABSENT) for part in (initial, current, mine)] for name in {**mine, **current}}
+        merged = {name: merge(three[0], three[1], three[2], name) for name, three in parts.items()}
+        return {name: value for name, value in merged.items() if value is not _ABSENT}
+    if isinstance(mine, list) and isinstance(initial, list) and isinstance(current, list) and len(mine) == len(initial) == len(current):
+        return [merge(*parts, key) for parts in zip(initial, current, mine, strict=True)]
+    if same(initial, current):
+        return mine
+    if same(initial, mine):
+        return current
+    if key in ("lr", "_last_lr") and all(isinstance(part, (float, int, Tensor)) for part in (initial, current, mine)) and initial:
+        return mine * (current / initial)
+    return mine
+
+
+_ABSENT = object()
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal, NaN included, down to the elements."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, Tensor):
+        return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b.to(a.device))
+    if isinstance(a, Mapping):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b or (a != a and b != b))
+
+
+def storable(value: Any, where: str) -> Any:
+    """A deep copy in tensors, numbers, strings, None, dicts and lists. UnsafeCheckpointError names what is none of these."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, Mapping):
+        return {_key(key, where): storable(part, f"{where}.{key}" if where else str(key)) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [storable(part, f"{where}[{i}]") for i, part in enumerate(value)]
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):        # a numpy scalar
+        return value.item()
+    if isinstance(value, (bool, int, float, str)):       # an enum's member, say
+        return next(kind(value) for kind in (bool, int, float, str) if isinstance(value, kind))
+    raise UnsafeCheckpointError(
+        f"a checkpoint holds tensors, numbers, strings, dicts and lists, but {where!r} is a {type(value).__name__}. "
+        "Keep it out of the state_dict, or as a tensor."
+    )
+
+
+def _key(key: Any, where: str) -> Any:
+    if isinstance(key, (str, int)):
+        return key
+    raise UnsafeCheckpointError(f"the keys of a checkpoint are strings and whole numbers, but {where!r} has the key {key!r}.")
+
+
+def _like(live: Any, value: Any) -> Any:
+    """`value` in the container types of `live`: torch's betas are a tuple, its milestones a Counter."""
+    if isinstance(value, dict) and isinstance(live, Mapping):
+        made = {key: _like(live.get(key), part) for key, part in value.items()}
+        return made if type(live) is dict else type(live)(made)  # type: ignore[call-arg]
+    if isinstance(value, list) and isinstance(live, (list, tuple)):
+        return type(live)(_like(live[i] if i < len(live) else None, part) for i, part in enumerate(value))
+    return value.clone() if isinstance(value, Tensor) else value

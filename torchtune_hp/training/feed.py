@@ -1,0 +1,177 @@
+"""Batches: which samples, in which order.
+
+The order of pass e is a function of (seed, e) alone: the seed is the trial's own (`order="member"`), or one for all trials
+(`order="shared"`). A feed stands at (epoch, offset) and can be put there again, so a training that is resumed in the middle
+of a pass reads the samples it would have read.
+
+    Table     a data set as tensors on the device; batches by index
+    Stream    a DataLoader; batches as they come, moved to the device
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ..errors import ConfigurationError
+from ..seeds import derive
+from .drain import Tree, leaves, tree_map
+from .seeding import seeded
+
+SHARED = 0
+"""The seed of whatever is the same for every trial: the split, what `data()` draws, the shared order."""
+
+
+class Feed(Protocol):
+    """The training batches of one trial. `epoch`: passes ended so far; `offset`: where in the pass it stands.
+
+    Laws:
+    1. `take` gives one update's worth: at most `accumulate` batches of at most `size` samples, and moves on. Where too little
+       is left for another update, the pass ends at once: `epoch` counts up and `offset` is 0.
+    2. With `drop_last` every update has exactly `accumulate` batches of `size`.
+    3. What comes after (epoch, offset) does not depend on how the feed got there.
+    """
+
+    epoch: int
+    offset: int
+
+    def updates(self, size: int, accumulate: int) -> int: ...      # in one pass
+    def take(self, size: int, accumulate: int) -> list[tuple[Tree, int]]: ...
+
+
+@dataclass(frozen=True)
+class Table:
+    """A data set as a tree of tensors, each with `size` samples."""
+
+    tree: Tree
+    size: int
+
+    def to(self, device: torch.device) -> Table:
+        return Table(tree_map(lambda leaf: leaf.to(device), self.tree), self.size)
+
+    def rows(self, index: Tensor) -> Tree:
+        return tree_map(lambda leaf: leaf.index_select(0, index), self.tree)
+
+    def batches(self, size: int) -> Iterator[tuple[Tree, int]]:
+        """In the order they stand, the remainder too; views, not copies."""
+        for start in range(0, self.size, size):
+            part = slice(start, min(start + size, self.size))
+            yield tree_map(itemgetter(part), self.tree), part.stop - start
+
+    def feed(self, seed: int, drop_last: bool) -> Feed:
+        return TableFeed(self, seed, drop_last)
+
+
+class TableFeed:
+    def __init__(self, table: Table, seed: int, drop_last: bool) -> None:
+        self.epoch = self.offset = 0
+        self._table, self._seed, self._drop_last = table, seed, drop_last
+        self._device = next(leaves(table.tree)).device
+        self._order: tuple[int, Tensor] | None = None
+
+    def updates(self, size: int, accumulate: int) -> int:
+        whole, left = divmod(self._table.size, size * accumulate)
+        if self._drop_last and not whole:
+            what = f"batch_size={size}" if accumulate == 1 else f"batch_size={size} x accumulate={accumulate}"
+            raise ConfigurationError(
+                f"one update must fit the training set, but got {what} and {self._table.size} samples. Take a smaller batch_size, "
+                "or hp.Data(..., drop_last=False)."
+            )
+        return whole if self._drop_last or not left else whole + 1
+
+    def take(self, size: int, accumulate: int) -> list[tuple[Tree, int]]:
+        n, chunk = self._table.size, size * accumulate
+        enough = chunk if self._drop_last else 1
+        if n - self.offset < enough:        # the batch size grew since the last update
+            self.updates(size, accumulate)
+            self._turn()
+        if self._order is None or self._order[0] != self.epoch:
+            generator = torch.Generator().manual_seed(derive(self._seed, "order", self.epoch))
+            self._order = self.epoch, torch.randperm(n, generator=generator).to(self._device)
+        stop = min(self.offset + chunk, n)
+        order, rows = self._order[1], self._table.rows
+        batches = [(rows(order[a : min(a + size, stop)]), min(a + size, stop) - a) for a in range(self.offset, stop, size)]
+        self.offset = stop
+        if n - stop < enough:
+            self._turn()
+        return batches
+
+    def _turn(self) -> None:
+        self.epoch, self.offset = self.epoch + 1, 0
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A DataLoader. What it draws, in its sampler or its data set's transforms, depends on (seed, pass, batch) alone."""
+
+    loader: DataLoader[Any]
+    device: torch.device
+
+    def to(self, device: torch.device) -> Stream:
+        return Stream(self.loader, device)
+
+    def batches(self, size: int) -> Iterator[tuple[Tree, int]]:
+        """One pass in the loader's own batches, whatever `size`."""
+        yield from self.play(derive(SHARED, "evaluation"))
+
+    def play(self, seed: int) -> Iterator[tuple[Tree, int]]:
+        for generator in (self.loader.generator, getattr(self.loader.sampler, "generator", None)):
+            if generator is not None:
+                generator.manual_seed(seed)
+        with seeded(seed):
+            loaded = iter(self.loader)
+        for k in range(len(self.loader)):
+            with seeded(derive(seed, "batch", k)):
+                batch = next(loaded, None)
+            if batch is None:
+                raise ConfigurationError(f"a DataLoader must give len(loader) batches, but it ended after {k} of {len(self.loader)}.")
+            batch = tree_map(lambda leaf: leaf.to(self.device, non_blocking=True) if isinstance(leaf, Tensor) else leaf, batch)
+            yield batch, len(next(leaves(batch)))
+
+    def feed(self, seed: int, drop_last: bool) -> Feed:
+        return StreamFeed(self, seed, drop_last)
+
+
+class StreamFeed:
+    def __init__(self, stream: Stream, seed: int, drop_last: bool) -> None:
+        self.epoch = self.offset = 0        # offset: in batches
+        self._stream, self._seed, self._drop_last = stream, seed, drop_last
+        self._playing: tuple[int, int, Iterator[tuple[Tree, int]]] | None = None
+
+    def updates(self, size: int, accumulate: int) -> int:
+        whole, left = divmod(len(self._stream.loader), accumulate)
+        if self._drop_last and not whole:
+            raise ConfigurationError(
+                f"one update must fit the training set, but got accumulate={accumulate} and a DataLoader of {len(self._stream.loader)} "
+                "batches. Take a smaller accumulate, or hp.Data(..., drop_last=False)."
+            )
+        return whole if self._drop_last or not left else whole + 1
+
+    def take(self, size: int, accumulate: int) -> list[tuple[Tree, int]]:
+        n = len(self._stream.loader)
+        enough = accumulate if self._drop_last else 1
+        if n - self.offset < enough:
+            self.updates(size, accumulate)
+            self._turn()
+        if self._playing is None or self._playing[:2] != (self.epoch, self.offset):
+            playing = self._stream.play(derive(self._seed, "order", self.epoch))
+            for _ in range(self.offset):
+                next(playing)
+        else:
+            playing = self._playing[2]
+        stop = min(self.offset + accumulate, n)
+        batches = [next(playing) for _ in range(self.offset, stop)]
+        self.offset = stop
+        self._playing = self.epoch, self.offset, playing
+        if n - stop < enough:
+            self._turn()
+        return batches
+
+    def _turn(self) -> None:
+        self.epoch, self.offset, self._playing = self.epoch + 1, 0, None

@@ -1,0 +1,120 @@
+"""ModelTrainable as executors see it: the recipe that begins, restores, evaluates and tests its trials.
+
+    hooks.py        ModelTrainable: the words and hooks of the author
+    alone.py        ModelRunner: one trial trained alone
+    data.py         hp.Data; feed.py: batches and their order; drain.py: other data sets as tensors
+    evaluation.py   metrics over whole sets
+    carried.py      checkpoints, and forks whose config differs
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import CheckpointError, ConfigurationError
+from ..trial import Scalar, Trial
+from .alone import ModelRunner
+from .data import Data, data_of
+from .hooks import ModelTrainable, is_count, own_end
+from .runner import Place, State
+
+__all__ = ["Data", "ModelRecipe", "ModelRunner", "ModelTrainable"]
+
+
+class ModelRecipe:
+    """A ModelTrainable class with the keyword arguments of its `setup` and `data`; each gets those it names.
+
+    Raises ConfigurationError for a class that lacks a hook, and for a keyword that neither names.
+    """
+
+    saves = True
+
+    def __init__(self, cls: type[ModelTrainable], keywords: Mapping[str, Any] | None = None) -> None:
+        self.cls = cls
+        self.keywords = dict(keywords or {})
+        _check_class(cls)
+        self.name = cls.__name__
+        self.max_t = own_end(cls)
+        self.ends = self.max_t is not None
+        setup, data = _names(cls.setup, skip=2), _names(cls.data, skip=0)
+        problems = [
+            f"with_parameters: setup or data must name {key!r}, but {self.name}.setup names {_listed(setup)} and data {_listed(data)}."
+            for key in self.keywords
+            if not (_takes(setup, key) or _takes(data, key))
+        ]
+        for hook, names in (("setup", setup), ("data", data)):
+            missing = [key for key, needed in names.items() if needed and key not in self.keywords]
+            if missing:
+                problems.append(f"{self.name}.{hook} needs {_listed(missing)}. Give it: hp.with_parameters({self.name}, {missing[0]}=...).")
+        if problems:
+            raise ConfigurationError("\n".join(problems))
+        self._setup = {key: value for key, value in self.keywords.items() if _takes(setup, key)}
+        self._data = {key: value for key, value in self.keywords.items() if _takes(data, key)}
+
+    def start(self, trial: Trial, place: Place, state: State | None = None, step: int = 0) -> ModelRunner:
+        if isinstance(state, Path):
+            raise CheckpointError(f"A {self.name} starts from a dict of tensors, but the checkpoint is the folder {state}.")
+        data = data_of(self.cls, self._data, torch.device(place.device))
+        return ModelRunner(self.cls, self._setup, trial, place, data, state, step)
+
+    def restore(self, trial: Trial, place: Place, state: State, step: int) -> nn.Module:
+        """The model with the weights of `state`, in eval mode, on the place's device."""
+        runner = self.start(trial, place, state, step)
+        runner.close()
+        return runner.member.model.eval()
+
+    def evaluate(self, trial: Trial, place: Place, state: State, step: int) -> dict[str, Scalar]:
+        """The metrics of the validation sets: those that were reported at `step`, bit for bit on the same machine."""
+        runner = self.start(trial, place, state, step)
+        try:
+            return dict(runner.evaluate())
+        finally:
+            runner.close()
+
+    def test(self, trial: Trial, place: Place, state: State, step: int) -> dict[str, Scalar]:
+        runner = self.start(trial, place, state, step)
+        try:
+            return dict(runner.test())
+        finally:
+            runner.close()
+
+
+def _check_class(cls: type[ModelTrainable]) -> None:
+    name, problems = cls.__name__, []
+    for hook in ("setup", "data", "training_step"):
+        if inspect.getattr_static(cls, hook) is inspect.getattr_static(ModelTrainable, hook):
+            problems.append(f"{name}.{hook} must be written.")
+    if not isinstance(inspect.getattr_static(cls, "data"), (classmethod, staticmethod)):
+        problems.append(f"{name}.data is called on the class, once for all trials: write @classmethod above it.")
+    if cls.iteration != "epoch" and not is_count(cls.iteration):
+        problems.append(f'{name}.iteration must be "epoch" or a number of updates, at least 1, but is {cls.iteration!r}.')
+    if own_end(cls) is not None and not is_count(own_end(cls)):
+        problems.append(f"{name}.max_t: `max_t >= 1` must hold, but is {own_end(cls)!r}.")
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+
+
+def _names(hook: Callable[..., Any], skip: int) -> dict[str, bool]:
+    """The keywords a hook names, and whether it needs each; "**": it takes any."""
+    parameters = list(inspect.signature(hook).parameters.values())
+    named: dict[str, bool] = {}
+    for position, parameter in enumerate(parameters):
+        if parameter.kind is parameter.VAR_KEYWORD:
+            named["**"] = False
+        elif parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD) and position >= skip:
+            named[parameter.name] = parameter.default is parameter.empty
+    return named
+
+
+def _takes(names: Mapping[str, bool], key: str) -> bool:
+    return key in names or "**" in names
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(map(repr, names)) or "none"
