@@ -32,7 +32,9 @@ class Secretive:
         return "Secretive!"
 
 
-@pytest.mark.parametrize("part", [ASHA(max_t=27, reduction_factor=3), MaxSteps(5), Plateau(3, 0.5), AnyOf([MaxSteps(2), Plateau(1)]), GridSearch()])
+@pytest.mark.parametrize(
+    "part", [ASHA(max_t=27, reduction_factor=3), MaxSteps(5), Plateau(3, 0.5), AnyOf([MaxSteps(2), Plateau(1)]), GridSearch()]
+)
 def test_a_part_of_the_package_comes_back_equal(part: Any) -> None:
     described = spec(part)
     again = rebuild(json.loads(json.dumps(described)), "scheduler")
@@ -56,7 +58,7 @@ def test_an_importable_function_is_named_and_any_other_is_hashed() -> None:
     assert spec(math.sqrt) == {"callable": "math:sqrt"}
     one, same, other = (of_callable(function) for function in (lambda x: x + 1, lambda x: x + 1, lambda x: x + 2))
     assert set(one) == {"source_sha256", "name"} and len(one["source_sha256"]) == 64
-    assert one == same          # all three stand in one line, and it is the source that is hashed
+    assert one == same  # all three stand in one line, and it is the source that is hashed
     blank = eval("lambda x: x + 1"), eval("lambda x: x + 1"), eval("lambda x: x + 2")
     hashes = [of_callable(function)["source_sha256"] for function in blank]
     assert hashes[0] == hashes[1] != hashes[2] and other
@@ -67,13 +69,16 @@ def test_an_importable_function_is_named_and_any_other_is_hashed() -> None:
     [
         (spec(Foreign()), "is not a part of torchtune_hp; pass searcher= again"),
         (spec(Secretive(1)), "cannot be brought back from the journal; pass searcher= again"),
-        (spec(named), "named cannot be brought back"), (spec(lambda: 0), "cannot be brought back"),
+        (spec(named), "named cannot be brought back"),
+        (spec(lambda: 0), "cannot be brought back"),
         ({"type": "torchtune_hp.seeds:derive", "args": {}}, "is not a class"),
         ({"type": "os:system", "args": {"command": "true"}}, "os:system is not a part of torchtune_hp"),
-        ({"type": "torchtune_hpx:Evil", "args": {}}, "is not a part of torchtune_hp"), ({"type": "torchtune_hp.seeds:derive"}, "is not a part"),
-        ([1, {"type": "os:system", "args": {}}], "os:system"), ({"deep": {"callable": "os:system"}}, "os:system"),
+        ({"type": "torchtune_hpx:Evil", "args": {}}, "is not a part of torchtune_hp"),
+        ({"type": "torchtune_hp.seeds:derive"}, "is not a part"),
+        ([1, {"type": "os:system", "args": {}}], "os:system"),
+        ({"deep": {"callable": "os:system"}}, "os:system"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_rebuilt_says_which_argument_to_pass(described: Any, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         rebuild(described, "searcher")

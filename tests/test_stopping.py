@@ -28,11 +28,17 @@ def test_max_steps_ends_at_its_step() -> None:
 @pytest.mark.parametrize(
     ("rule", "losses", "end"),
     [
-        (Plateau(2), [5, 4, 4, 4, 4], 4), (Plateau(2), [5, 4, 3, 2, 1], None), (Plateau(1), [5, 5], 2), (Plateau(3), [5, 6, 7, 4, 9, 9, 9], 7),
-        (Plateau(2, min_delta=1.0), [5, 4.5, 4, 3.5], 3), (Plateau(2, min_delta=1.0), [5, 3.9, 2.8, 1.7], None),
-        (Plateau(1, grace_period=4), [5, 5, 5, 5, 5, 5], 5), (Plateau(2), [math.nan, math.nan, math.nan], 3), (Plateau(2), [math.nan, 1, 2, 3], 4),
+        (Plateau(2), [5, 4, 4, 4, 4], 4),
+        (Plateau(2), [5, 4, 3, 2, 1], None),
+        (Plateau(1), [5, 5], 2),
+        (Plateau(3), [5, 6, 7, 4, 9, 9, 9], 7),
+        (Plateau(2, min_delta=1.0), [5, 4.5, 4, 3.5], 3),
+        (Plateau(2, min_delta=1.0), [5, 3.9, 2.8, 1.7], None),
+        (Plateau(1, grace_period=4), [5, 5, 5, 5, 5, 5], 5),
+        (Plateau(2), [math.nan, math.nan, math.nan], 3),
+        (Plateau(2), [math.nan, 1, 2, 3], 4),
     ],
-)  # fmt: skip
+)
 def test_plateau_ends_a_trial_that_stopped_improving(rule: Plateau, losses: list[float], end: int | None) -> None:
     assert first_end(rule, losses) == end
 
@@ -58,7 +64,9 @@ def test_thresholds_follow_the_metrics_direction_and_are_maximized_otherwise() -
     rule = Threshold({"loss": 0.5, "steps": 10})
     rule.begin(Objective("loss", "min"))
     assert rule.ends(0, 1, {"loss": 0.5, "steps": 0}) and rule.ends(0, 1, {"loss": 0.6, "steps": 10}) and rule.ends(0, 1, {"steps": 11})
-    assert not rule.ends(0, 1, {"loss": 0.6, "steps": 9}) and not rule.ends(0, 1, {"loss": math.nan}) and not rule.ends(0, 1, {"loss": "low"})
+    assert (
+        not rule.ends(0, 1, {"loss": 0.6, "steps": 9}) and not rule.ends(0, 1, {"loss": math.nan}) and not rule.ends(0, 1, {"loss": "low"})
+    )
 
 
 def test_a_predicate_sees_trial_metrics_and_step() -> None:
@@ -73,7 +81,7 @@ def test_any_of_several_ends_a_trial_and_each_hears_of_every_look() -> None:
     rule.begin(Objective("loss", "min"))
     assert [rule.ends(0, step, {"loss": 1.0}) for step in (1, 2, 3, 4)] == [False, True, True, True]
     plateau = rule.rules[1]
-    plateau._best.clear()       # type: ignore[attr-defined]
+    plateau._best.clear()  # type: ignore[attr-defined]
     rule.forget(0)
     assert [first_end(AnyOf([MaxSteps(9), Plateau(1)]), [1, 1, 1])] == [2]
 
@@ -101,12 +109,17 @@ def test_what_is_no_rule_is_refused(wrong: object) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: MaxSteps(0), "`steps >= 1` must hold for an int, but got 0"), (lambda: MaxSteps(1.5), "got 1.5"),
-        (lambda: MaxSteps(True), "got True"), (lambda: Plateau(0), "`patience >= 1`"), (lambda: Plateau(1, min_delta=-1), "`min_delta >= 0`"),
-        (lambda: Plateau(1, min_delta=math.inf), "`min_delta >= 0`"), (lambda: Plateau(1, grace_period=-1), "`grace_period >= 0`"),
-        (lambda: Plateau(1, mode="up"), 'must be "min", "max" or None'), (lambda: Plateau(1, metric="x"), "needs mode="),
+        (lambda: MaxSteps(0), "`steps >= 1` must hold for an int, but got 0"),
+        (lambda: MaxSteps(1.5), "got 1.5"),
+        (lambda: MaxSteps(True), "got True"),
+        (lambda: Plateau(0), "`patience >= 1`"),
+        (lambda: Plateau(1, min_delta=-1), "`min_delta >= 0`"),
+        (lambda: Plateau(1, min_delta=math.inf), "`min_delta >= 0`"),
+        (lambda: Plateau(1, grace_period=-1), "`grace_period >= 0`"),
+        (lambda: Plateau(1, mode="up"), 'must be "min", "max" or None'),
+        (lambda: Plateau(1, metric="x"), "needs mode="),
     ],
-)  # fmt: skip
+)
 def test_wrong_arguments_are_named(make: Any, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         make()

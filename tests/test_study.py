@@ -19,7 +19,22 @@ from torchtune_hp.space import Space, choice, grid_search, sample_from, uniform
 from torchtune_hp.stopping import MaxSteps, stop_rule
 from torchtune_hp.study import BREAKER, Study
 from torchtune_hp.trial import (
-    ENDLESS, Command, Decision, Drop, Event, Failed, Fork, Keep, Launch, Limits, New, Note, Reached, Report, Setting, Train,
+    ENDLESS,
+    Command,
+    Decision,
+    Drop,
+    Event,
+    Failed,
+    Fork,
+    Keep,
+    Launch,
+    Limits,
+    New,
+    Note,
+    Reached,
+    Report,
+    Setting,
+    Train,
 )  # fmt: skip
 
 
@@ -79,7 +94,8 @@ def died(trial: int, step: int = 1, kind: str = "error", error: str = "Traceback
 
 def kinds(commands: Sequence[Command]) -> list[tuple[str, int, int | None]]:
     return [
-        ("Launch", c.trial.id, c.until) if isinstance(c, Launch) else (type(c).__name__, c.trial, getattr(c, "until", None)) for c in commands
+        ("Launch", c.trial.id, c.until) if isinstance(c, Launch) else (type(c).__name__, c.trial, getattr(c, "until", None))
+        for c in commands
     ]
 
 
@@ -201,7 +217,7 @@ def test_a_searcher_that_learns_is_told_every_look_and_asked_beside_what_runs() 
     study.step((), LIMITS)
     assert learner.asked == [(2, 0, 0)]
     study.step([at(0, 1, 5.0)], LIMITS)
-    assert learner.asked[1:] == [(1, 2, 2)]                       # both of the first two run on
+    assert learner.asked[1:] == [(1, 2, 2)]  # both of the first two run on
     assert [(report.trial, report.step, report.values) for report in learner.told] == [(0, 1, (5.0,))]
     study.step([at(0, 2, 4.0), at(1, 1, 6.0)], LIMITS)
     assert [(report.trial, report.step) for report in learner.told] == [(0, 1), (0, 2), (1, 1)]
@@ -209,7 +225,7 @@ def test_a_searcher_that_learns_is_told_every_look_and_asked_beside_what_runs() 
 
 def test_a_searcher_that_does_not_learn_is_asked_in_blocks_and_told_nothing() -> None:
     learner = Learner()
-    learner.adaptive = False        # type: ignore[misc]
+    learner.adaptive = False  # type: ignore[misc]
     study = make(FullRuns(max_t=1), learner, capacity=1)
     limits = Limits(1, trials=2000)
     commands = study.step((), limits)
@@ -280,7 +296,7 @@ def test_a_fork_starts_from_its_parents_step_and_counts_against_no_limit() -> No
     study.step([at(0, 1)], Limits(4, trials=1))
     commands = study.step([at(0, 2, 9.0)], Limits(4, trials=1))
     assert kinds(commands) == [("Launch", 1, 3), ("Drop", 0, None)]
-    child = commands[0].trial     # type: ignore[union-attr]
+    child = commands[0].trial  # type: ignore[union-attr]
     assert (child.parent, child.tag, child.seed) == (0, 4, derive(0, "trial", 1))
     assert child.x == tuple(SPACE.canonical(torch.tensor([[0.3, 0.5]], dtype=torch.float64))[0].tolist())
     study.step([at(1, 3)], Limits(4, trials=1))
@@ -309,7 +325,7 @@ def test_a_dropped_trial_is_dropped_once() -> None:
 def test_keep_comes_before_the_state_moves_on_and_names_whose_place_it_takes() -> None:
     study = make(Script([New(9), New(9)]))
     study.step((), LIMITS)
-    assert study.step([at(0, 1, 2.0), at(1, 1, 1.0)], LIMITS)[0] == Keep(1)          # 0 was never the best of the batch
+    assert study.step([at(0, 1, 2.0), at(1, 1, 1.0)], LIMITS)[0] == Keep(1)  # 0 was never the best of the batch
     assert study.step([at(0, 2, 0.5), at(1, 2, 0.7)], LIMITS)[0] == Keep(0, (1,))
     assert study.best == 0.5
 
@@ -410,7 +426,8 @@ def turns(make_study: Callable[[], Study], limits: Limits, rounds: int) -> list[
     for turn in range(rounds):
         log.append((events, limits, study.step(events, limits)))
         events = [
-            died(trial, until) if (trial + turn) % 7 == 6 else at(trial, until, ((trial * 37) % 11) / until) for trial, until in study.running.items()
+            died(trial, until) if (trial + turn) % 7 == 6 else at(trial, until, ((trial * 37) % 11) / until)
+            for trial, until in study.running.items()
         ]
     return log
 
@@ -434,7 +451,7 @@ def test_replay_trains_nothing_anew_and_takes_recorded_trials_as_they_are() -> N
     study = make(Script([New(1)]), seed=1)
     (launch,) = make(Script([New(1)]), seed=2).step((), LIMITS)
     study.replay((), LIMITS, [launch])
-    assert study.standing().live == ((launch.trial, 0),)     # type: ignore[union-attr]
+    assert study.standing().live == ((launch.trial, 0),)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("recorded", [[Train(0, 5)], [], [Keep(0), Train(0, 2), Drop(0)]])
@@ -480,4 +497,4 @@ def test_reconfigure_gives_live_trials_other_configs() -> None:
     study.reconfigure(lambda trial: {"instead": trial.id})
     ((trial, _),) = study.standing().live
     assert trial.config == {"instead": 0}
-    assert dataclasses.replace(trial, config={}) == trial       # configs are not compared
+    assert dataclasses.replace(trial, config={}) == trial  # configs are not compared

@@ -39,7 +39,8 @@ def spec(part: Any) -> Any:
         names = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         return {"type": f"{cls.__module__}:{cls.__qualname__}", "args": {name: spec(getattr(part, name)) for name in names}}
     except (AttributeError, TypeError, ValueError):
-        return {"type": f"{cls.__module__}:{cls.__qualname__}"} | ({"repr": repr(part)} if cls.__repr__ is not object.__repr__ else {})
+        says = getattr(cls, "__repr__", None) is not object.__repr__       # object's own names an address, which changes
+        return {"type": f"{cls.__module__}:{cls.__qualname__}"} | ({"repr": repr(part)} if says else {})
 
 
 def of_callable(function: Any) -> dict[str, str]:

@@ -68,9 +68,12 @@ Point = tuple[tuple[float, ...], Config, int | None]
 
 
 class _Live:
-    """A trial that may still be named. `granted` None: to its own end. `since`, `at`: tick and step of its last submission."""
+    """A trial that may still be named. `granted` None: to its own end. `since`, `at`: tick and step of its last submission.
 
-    __slots__ = ("at", "granted", "since", "step", "trial")
+    `values`: of its last look, None before the first.
+    """
+
+    __slots__ = ("at", "granted", "since", "step", "trial", "values")
 
     def __init__(self, trial: Trial, step: int, granted: int | None) -> None:
         self.trial = trial
@@ -78,6 +81,7 @@ class _Live:
         self.granted = granted
         self.since = 0
         self.at = step
+        self.values: tuple[float, ...] | None = None
 
 
 class Study:
@@ -176,8 +180,9 @@ class Study:
 
     def stood(self, trial: int, events: Sequence[Event]) -> int:
         """The step of a trial's last look, also if these events, the newest, ended it."""
-        live = self._live.get(trial)
-        return live.step if live is not None else max(event.step for event in events if not isinstance(event, Note) and event.trial == trial)
+        if trial in self._live:
+            return self._live[trial].step
+        return max(event.step for event in events if not isinstance(event, Note) and event.trial == trial)
 
     def reconfigure(self, config: Callable[[Trial], Config]) -> None:
         """Gives live trials the configs that `config` says: a journal holds JSON, and a config may hold any object."""
@@ -216,7 +221,9 @@ class Study:
             values: tuple[float, ...] = (math.inf,) * self.setting.objectives
             done, failed, over = False, True, True
         else:
-            values = self.objective.values(event.metrics)
+            if step > live.step or live.values is None:     # else it ended without a further report
+                live.values = self.objective.values(event.metrics)
+            values = live.values
             done, failed = event.done, False
             over = done or values[0] == math.inf
             self._failures = 0

@@ -35,9 +35,10 @@ ENDLESS = 2**53
 class Dim:
     """One hyperparameter, as one coordinate of the unit cube.
 
-    `levels` is the number of distinct values (None: a continuum); level k of n covers [k/n, (k+1)/n) and is canonical at the
-    middle. `parent` is (name of a categorical Dim, index of its category): the hyperparameter exists only in that branch,
-    and rests at 0.5 elsewhere. `grid`: written as `grid_search`, to be crossed exhaustively.
+    `levels` is the number of distinct values (None: a continuum). Each covers an interval and is canonical at its middle;
+    level k of n covers [k/n, (k+1)/n), except on a log scale and where rounding makes unequal cells (`Setting.levels`).
+    `parent` is (name of a categorical Dim, index of its category): the hyperparameter exists only in that branch, and rests
+    at 0.5 elsewhere. `grid`: written as `grid_search`, to be crossed exhaustively.
     """
 
     name: str
@@ -53,8 +54,9 @@ class Setting:
     """What searchers and schedulers are told once, at the beginning.
 
     `feasible` maps points (n, d) float64 to a mask (n,) bool. `rows`: None, or (m, d) float64: the only points there are.
-    `max_t`: the largest budget of a trial in steps, None if trials end by themselves. `capacity`: how many trials run at
-    once, logically. `saves`: resting trials can be saved and woken elsewhere.
+    `levels(k, most)`: the canonical coordinates of dimension k's levels, (m,) float64 ascending, all of them or about `most`
+    of them; None: all cells are equal. `max_t`: the largest budget of a trial in steps, None if trials end by themselves.
+    `capacity`: how many trials run at once, logically. `saves`: resting trials can be saved and woken elsewhere.
     """
 
     dims: tuple[Dim, ...]
@@ -65,6 +67,7 @@ class Setting:
     seed: int = 0
     saves: bool = True
     rows: Tensor | None = None
+    levels: Callable[[int, int], Tensor] | None = None
 
 
 @dataclass(frozen=True, slots=True)

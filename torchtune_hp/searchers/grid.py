@@ -149,6 +149,9 @@ def _check(total: int, dims: Sequence[Dim], sizes: Mapping[int, int]) -> None:
 def _coordinates(setting: Setting, k: int, size: int) -> Floats:
     """Where the levels of axis `k` stand, ascending: at most `size` of them."""
     levels = setting.dims[k].levels
+    if levels is not None and setting.levels is not None:
+        coordinates: Floats = setting.levels(k, size).numpy()
+        return coordinates
     middles = (np.arange(size) + 0.5) / size
     if levels is None or levels == size:
         return middles

@@ -1,0 +1,44 @@
+"""What several tests need."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import suppress
+
+import pytest
+
+from torchtune_hp.executors.server import ForkServer, serve
+
+
+@pytest.fixture
+def quick_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork servers are forked from this process, which has torch, instead of importing it for seconds each time."""
+    monkeypatch.setattr(ForkServer, "_start", lambda self, channel, environment: Forked(channel))
+
+
+class Forked:
+    """What `subprocess.Popen` gives, for a fork server that is forked from this process: importing torch takes seconds."""
+
+    def __init__(self, channel: int) -> None:
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.closerange(3, channel)               # what exec would close, the driver's own end of the channel above all
+            os.closerange(channel + 1, 1024)
+            try:
+                serve(channel)
+            finally:
+                os._exit(0)
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self, timeout: float | None = None) -> int:
+        until = time.monotonic() + (60.0 if timeout is None else timeout)
+        while time.monotonic() < until:
+            if os.waitpid(self.pid, os.WNOHANG)[0]:
+                return 0
+            time.sleep(0.005)
+        raise TimeoutError(f"the fork server {self.pid} does not end")

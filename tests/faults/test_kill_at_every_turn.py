@@ -1,0 +1,86 @@
+"""Interrupted equals uninterrupted: killed at every single turn, with virtual slots and with worker processes.
+
+A kill is played in this process: the journal's connection, the executor and all states in memory are let go of as they
+are, and worker processes get a real SIGKILL, as they do when their driver dies. Real deaths of a real driver, at random
+moments, are in test_kill_at_random.py.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import torchtune_hp as hp
+from torchtune_hp.journal import Journal
+
+from .studies import arguments, best_again, story
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing after it is cleaned up by the study."""
+
+
+def run_and_kill(turn: int, committed: bool, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs the study until its turn number `turn` was, or was about to be, written, and then lets it die."""
+    append, turns = Journal.append, [0]
+
+    def dying(self: Journal, *what: Any) -> None:
+        turns[0] += 1
+        if turns[0] < turn or committed:
+            append(self, *what)
+        if turns[0] == turn:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", dying)
+        patch.setattr(type(given["executor"]), "close", abandon)
+        with pytest.raises(Killed):
+            hp.Tuner(**given).fit()
+
+
+def abandon(executor: Any, save: bool = False) -> None:
+    crew = getattr(executor, "_crew", None)
+    if crew is not None:
+        for member in crew.members:
+            if member.pid:
+                with suppress(ProcessLookupError):
+                    os.kill(member.pid, signal.SIGKILL)
+        crew.close(0.0)
+
+
+@pytest.mark.parametrize("committed", [False, True], ids=["before-its-commit", "after-its-commit"])
+def test_a_simulated_study_killed_at_any_turn_resumes_to_the_same_story(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, committed: bool
+) -> None:
+    hp.Tuner(**arguments(tmp_path / "whole", hp.Simulated(8))).fit()
+    whole = story(tmp_path / "whole" / "walk")
+    assert len(whole) > 8
+    for turn in range(1, len(whole) + 1):
+        folder = tmp_path / str(turn)
+        run_and_kill(turn, committed, arguments(folder, hp.Simulated(8)), monkeypatch)
+        hp.Tuner(**arguments(folder, hp.Simulated(8))).fit()
+        assert story(folder / "walk") == whole, f"killed at turn {turn}"
+        reported, loaded = best_again(folder / "walk")
+        assert reported == loaded
+
+
+# Slow, about half a minute: for each turn, 16 worker processes are started and half of them killed.
+@pytest.mark.usefixtures("quick_server")
+def test_ordered_processes_killed_at_any_turn_resume_to_the_story_of_simulated_slots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"trials": 14}
+    hp.Tuner(**arguments(tmp_path / "whole", hp.Simulated(8), **small)).fit()
+    whole = story(tmp_path / "whole" / "walk")
+    for turn in range(1, len(whole) + 1):
+        folder = tmp_path / str(turn)
+        run_and_kill(turn, turn % 2 == 0, arguments(folder, hp.Processes(8, ordered=True), **small), monkeypatch)
+        hp.Tuner(**arguments(folder, hp.Processes(8, ordered=True), **small)).fit()
+        assert story(folder / "walk") == whole, f"killed at turn {turn}"
+        reported, loaded = best_again(folder / "walk")
+        assert reported == loaded

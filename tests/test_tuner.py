@@ -1,0 +1,514 @@
+"""A Tuner as its users meet it: what runs, what ends it, what is refused, what goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import torchtune_hp as hp
+from torchtune_hp.lock import DriverLock
+from torchtune_hp.testing.toy_models import ToyModel
+
+SPACE = {"x": hp.uniform(-1.0, 1.0), "width": hp.choice([1, 2, 4])}
+
+
+@hp.trainable(space=SPACE, metric="loss", mode="min", storage=None, verbose=0, executor=hp.Serial(), trials=4)
+def train(config: dict[str, Any]) -> None:
+    for step in range(1, 6):
+        hp.report(loss=config["x"] ** 2 + 1 / step, size=config["width"])
+
+
+class Counter(hp.Trainable):
+    def setup(self, config: dict[str, Any]) -> None:
+        self.steps = 0
+
+    def step(self) -> dict[str, Any]:
+        self.steps += 1
+        return {"loss": self.config["x"] ** 2 + 1 / self.steps, "steps": self.steps}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+    def load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.steps = checkpoint["steps"]
+
+
+def counting(tmp_path: Path, **changes: Any) -> dict[str, Any]:
+    given = {
+        "trainable": Counter,
+        "space": SPACE,
+        "metric": "loss",
+        "mode": "min",
+        "executor": hp.Serial(),
+        "storage": tmp_path,
+        "verbose": 0,
+    }
+    return given | {"scheduler": hp.FullRuns(max_t=3), "trials": 5, "name": "counting"} | changes
+
+
+# Running ------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_decorated_function_is_tuned_with_its_own_defaults_and_whatever_is_passed() -> None:
+    results = train.tune()
+    assert len(results) == 4 and results.counts() == {"completed": 4}
+    assert results.best.metrics["loss"] == min(0.2 + result.config["x"] ** 2 for result in results)
+    assert len(hp.Tuner(train, trials=7).fit()) == 7
+    assert len(hp.tune(train, {"x": hp.grid_search([0.1, 0.2, 0.3]), "width": 1}, trials=None)) == 3
+
+
+def test_a_study_has_a_name_and_a_folder_of_its_own(tmp_path: Path) -> None:
+    for expected in ("Counter-1", "Counter-2"):
+        results = hp.Tuner(**counting(tmp_path, name=None)).fit()
+        assert results.header["name"] == expected and (tmp_path / expected / "study.db").is_file()
+
+
+def test_an_existing_name_is_an_error_that_says_how_to_go_on(tmp_path: Path) -> None:
+    hp.Tuner(**counting(tmp_path)).fit()
+    with pytest.raises(hp.StudyExistsError, match=f"torchtune-hp resume {tmp_path}/counting"):
+        hp.Tuner(**counting(tmp_path)).fit()
+
+
+def test_points_are_tried_first() -> None:
+    results = train.tune(points=[{"x": 0.25, "width": 4}, {"x": -0.5, "width": 1}])
+    assert [results[0].config, results[1].config] == [{"x": 0.25, "width": 4}, {"x": -0.5, "width": 1}]
+    assert len(results) == 4
+
+
+def test_the_best_state_is_loaded_as_of_its_best_report(tmp_path: Path) -> None:
+    class Bumpy(Counter):
+        def step(self) -> dict[str, Any]:
+            super().step()
+            return {"loss": abs(self.steps - 3) + self.config["x"] ** 2}
+
+    results = hp.Tuner(**counting(tmp_path, trainable=Bumpy, scheduler=hp.FullRuns(max_t=5), keep=2)).fit()
+    assert results.best.step == 3 and results.best.load().steps == 3
+    assert [result.load().steps for result in results.top(2)] == [3, 3]
+    with pytest.raises(hp.CheckpointError, match="keep"):
+        results.top(3)[2].load()
+
+
+def test_a_models_best_weights_evaluate_to_its_best_metrics(tmp_path: Path) -> None:
+    space = {"lr": hp.loguniform(1e-3, 1e-1), "width": hp.choice([4, 8]), "dropout": 0.1, "momentum": 0.9}
+    results = hp.Tuner(**counting(tmp_path, trainable=ToyModel, space=space, scheduler=hp.ASHA(max_t=4, reduction_factor=2))).fit()
+    best = results.best
+    assert sum(parameter.numel() for parameter in best.load().parameters()) > 0
+    trial = results.launched(best.trial)
+    again = results.recipe.evaluate(trial, results.place, results.vault.kept(best.trial), best.step)  # type: ignore[attr-defined]
+    assert again["loss"] == best.metrics["loss"]
+
+
+def test_several_objectives_have_a_front_and_no_single_best(tmp_path: Path) -> None:
+    results = hp.Tuner(**counting(tmp_path, metric=["loss", "steps"], mode=["min", "min"])).fit()
+    with pytest.raises(hp.SeveralObjectivesError, match="pareto"):
+        _ = results.best
+    front = results.pareto
+    assert front and all(result.load().steps == result.step for result in front)
+
+
+# What ends it -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_target_ends_the_study() -> None:
+    results = train.tune(trials=500, target=0.3)
+    assert results.best.metrics["loss"] <= 0.3 and len(results) < 100
+
+
+def test_a_time_budget_ends_the_study_within_a_step() -> None:
+    began = time.monotonic()
+    results = hp.tune(train.function, SPACE, metric="loss", mode="min", time_budget=0.3, storage=None, verbose=0, executor=hp.Serial())
+    assert results.seconds >= 0.3 and time.monotonic() - began < 5 and len(results) > 4
+
+
+def test_a_stop_rule_ends_trials() -> None:
+    results = train.tune(stop=hp.MaxSteps(2))
+    assert all(len(curve) == 2 for curve in results.curves().values())
+    results = train.tune(stop={"loss": 10.0})
+    assert all(len(curve) == 1 for curve in results.curves().values())
+
+
+def test_an_outcome_constraint_keeps_a_violator_from_being_best() -> None:
+    results = train.tune(trials=30, outcome_constraints=["size <= 1"])
+    assert results.best.config["width"] == 1
+    assert any(result.config["width"] > 1 for result in results)
+
+
+# Failures -----------------------------------------------------------------------------------------------------------------
+
+
+def test_an_exception_fails_its_trial_alone() -> None:
+    def sometimes(config: dict[str, Any]) -> None:
+        hp.report(loss=config["x"])
+        if config["width"] == 4:
+            raise ValueError("too wide")
+        hp.report(loss=config["x"])
+
+    results = hp.tune(sometimes, SPACE, metric="loss", mode="min", trials=12, storage=None, verbose=0, executor=hp.Serial())
+    wide = sum(result.config["width"] == 4 for result in results)
+    assert results.counts() == {"completed": 12 - wide, "failed": wide} and 0 < wide < 12
+    assert {error.kind for error in results.errors} == {"error"} and "too wide" in results.errors[0].traceback
+
+
+@pytest.mark.parametrize(
+    ("metrics", "words"),
+    [({"lossy": 1.0}, "Did you mean 'lossy'?"), ({"loss": "low"}, "str"), ({"loss": True}, "bool"), ({"loss": [1.0]}, "list")],
+)
+def test_a_study_whose_trials_all_fail_stops_after_five_with_the_first_traceback(metrics: dict[str, Any], words: str) -> None:
+    made = []
+
+    def wrong(config: dict[str, Any]) -> None:
+        made.append(1)
+        hp.report(metrics)
+
+    with pytest.raises(hp.StudyFailedError, match="5 trials failed in a row") as caught:
+        hp.tune(wrong, SPACE, metric="loss", mode="min", trials=50, storage=None, verbose=0, executor=hp.Serial())
+    assert words in str(caught.value) and "loss" in str(caught.value) and len(made) == 5
+
+
+def test_a_nan_trial_ends_at_its_first_look_and_is_not_the_best() -> None:
+    def nan(config: dict[str, Any]) -> None:
+        for _ in range(9):
+            hp.report(loss=float("nan") if config["x"] < 0 else config["x"])
+
+    results = hp.tune(
+        nan,
+        SPACE,
+        metric="loss",
+        mode="min",
+        trials=20,
+        storage=None,
+        verbose=0,
+        executor=hp.Serial(2),
+        scheduler=hp.ASHA(max_t=9, reduction_factor=3, variant="promotion"),
+    )
+    for trial, curve in results.curves().items():
+        assert results[trial].config["x"] > 0 or len(curve) == 1
+    assert results.best.metrics["loss"] > 0
+
+
+# What is refused ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "ours"),
+    [
+        ("num_samples", "trials="),
+        ("n_trials", "trials="),
+        ("max_evals", "trials="),
+        ("param_space", "space="),
+        ("direction", "mode="),
+        ("resources_per_trial", "executor="),
+        ("search_alg", "searcher="),
+        ("pruner", "scheduler="),
+        ("metrics", "did you mean metric="),
+    ],
+)
+def test_a_word_of_another_library_is_answered_with_ours(word: str, ours: str) -> None:
+    with pytest.raises(TypeError, match=ours):
+        hp.Tuner(train, **{word: 3})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"trials": 0}, "`trials >= 1`"),
+        ({"trials": 1.5}, "`trials >= 1`"),
+        ({"trials": None}, "when does the study end"),
+        ({"time_budget": -1}, "`time_budget > 0`"),
+        ({"target": float("nan")}, "target: a finite value"),
+        ({"keep": -1}, "`keep >= 0`"),
+        ({"seed": -1}, "`seed >= 0`"),
+        ({"look_every": 0}, "look_every"),
+        ({"checkpoint_every": -1}, "checkpoint_every"),
+        ({"verbose": 7}, "verbose"),
+        ({"name": "../x"}, "name: letters"),
+        ({"name": "a" * 101}, "name: letters"),
+        ({"name": ""}, "name: letters"),
+        ({"resume": "maybe"}, 'resume: must be "never" or "auto"'),
+        ({"resume": "auto"}, 'resume: "auto" needs name='),
+        ({"metric": None}, "what is to be optimized"),
+        ({"mode": "up"}, 'must be "min" or "max"'),
+        ({"searcher": hp.RandomSearch}, "write RandomSearch"),
+        ({"scheduler": 3}, "expected an object such as hp.ASHA"),
+        ({"executor": "fast"}, 'expected "auto" or an object'),
+        ({"stop": 3}, "stop: expected"),
+        ({"points": [{"x": 5}]}, "points"),
+        ({"points": "x"}, "points: a list of configs"),
+        ({"outcome_constraints": ["size"]}, "outcome_constraints"),
+        ({"space": {}}, "space"),
+    ],
+)
+def test_a_study_that_cannot_be_run_is_refused_before_anything_runs(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises((hp.ConfigurationError, hp.SpaceError), match=words):
+        hp.Tuner(
+            train.function,
+            **{"space": SPACE, "metric": "loss", "mode": "min", "storage": None, "trials": 2, "executor": hp.Serial()} | changes,
+        )
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(hp.ConfigurationError) as caught:
+        hp.Tuner(3, trials=0, seed=-1, name="a b")
+    assert len(str(caught.value).splitlines()) >= 6
+
+
+def test_a_class_without_an_end_needs_one(tmp_path: Path) -> None:
+    with pytest.raises(hp.ConfigurationError, match=r"max_t.*stop=hp.MaxSteps"):
+        hp.Tuner(**counting(tmp_path, scheduler=None))
+    assert len(hp.Tuner(**counting(tmp_path, scheduler=None, stop=hp.MaxSteps(2))).fit()) == 5
+
+
+def test_a_scheduler_that_ranks_refuses_several_objectives(tmp_path: Path) -> None:
+    with pytest.raises(hp.ConfigurationError, match="objective"):
+        hp.Tuner(**counting(tmp_path, metric=["loss", "steps"], mode="min", scheduler=hp.ASHA(max_t=3)))
+
+
+# Going on -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_study_is_extended_and_is_the_longer_study_it_would_have_been(tmp_path: Path) -> None:
+    hp.Tuner(**counting(tmp_path / "a")).fit()
+    more = hp.Tuner.resume(tmp_path / "a" / "counting", Counter, trials="+4", verbose=0).fit()
+    whole = hp.Tuner(**counting(tmp_path / "b", trials=9)).fit()
+    assert [result.config for result in more] == [result.config for result in whole] and len(more) == 9
+    assert hp.Tuner.resume(tmp_path / "a" / "counting", Counter, trials=10, verbose=0).fit().counts() == {"completed": 10}
+
+
+def test_fewer_trials_than_there_are_is_an_error(tmp_path: Path) -> None:
+    hp.Tuner(**counting(tmp_path)).fit()
+    with pytest.raises(hp.ConfigurationError, match="there are 5 already"):
+        hp.Tuner.resume(tmp_path / "counting", Counter, trials=3)
+    with pytest.raises(hp.ConfigurationError, match=r'"\+100"'):
+        hp.Tuner.resume(tmp_path / "counting", Counter, trials="more")
+
+
+def test_one_script_starts_and_goes_on(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert len(hp.Tuner(**counting(tmp_path, resume="auto")).fit()) == 5
+    assert len(hp.Tuner(**counting(tmp_path, resume="auto", trials=7)).fit()) == 7
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"seed": 1}, "seed: 0 -> 1"),
+        ({"metric": "steps"}, "metric: ['loss'] -> ['steps']"),
+        ({"mode": "max"}, "mode: ['min'] -> ['max']"),
+        ({"space": {"x": hp.uniform(-1.0, 2.0), "width": hp.choice([1, 2, 4])}}, "x: uniform"),
+        ({"scheduler": hp.FullRuns(max_t=4)}, "scheduler.max_t: 3 -> 4"),
+        ({"keep": 3}, "keep: 1 -> 3"),
+        ({"stop": hp.MaxSteps(2)}, "stop: None -> MaxSteps(steps=2)"),
+        ({"searcher": hp.SobolSearch()}, "SobolSearch"),
+    ],
+)
+def test_a_changed_study_is_refused_with_a_diff_unless_allowed(tmp_path: Path, change: dict[str, Any], line: str) -> None:
+    hp.Tuner(**counting(tmp_path)).fit()
+    with pytest.raises(hp.StudyChangedError) as caught:
+        hp.Tuner.resume(tmp_path / "counting", Counter, **change)
+    assert line in str(caught.value)
+
+
+def test_another_trainable_is_refused(tmp_path: Path) -> None:
+    hp.Tuner(**counting(tmp_path)).fit()
+    with pytest.raises(hp.StudyChangedError, match="trainable: 'Counter' -> 'train'"):
+        hp.Tuner.resume(tmp_path / "counting", train)
+
+
+def test_a_change_on_purpose_is_allowed_by_name(tmp_path: Path) -> None:
+    hp.Tuner(**counting(tmp_path)).fit()
+    results = hp.Tuner.resume(tmp_path / "counting", Counter, seed=9, trials="+2", allow=("seed",), verbose=0).fit()
+    assert len(results) == 7 and results.header["seed"] == 9
+    again = hp.Tuner.resume(tmp_path / "counting", Counter, trials="+1", verbose=0).fit()
+    assert len(again) == 8
+    with pytest.raises(hp.ConfigurationError, match="allow: "):
+        hp.Tuner.resume(tmp_path / "counting", Counter, allow=("sede",))
+
+
+def test_parts_that_the_journal_cannot_hold_are_asked_for_by_name(tmp_path: Path) -> None:
+    hp.Tuner(**counting(tmp_path, stop=lambda trial, metrics: metrics["steps"] >= 2)).fit()
+    with pytest.raises(hp.ConfigurationError, match="pass stop= again"):
+        hp.Tuner.resume(tmp_path / "counting", Counter)
+
+
+def test_no_study_no_resume(tmp_path: Path) -> None:
+    with pytest.raises(hp.StudyNotFoundError):
+        hp.Tuner.resume(tmp_path / "nothing", Counter)
+
+
+def test_a_second_driver_is_told_of_the_first(tmp_path: Path) -> None:
+    hp.Tuner(**counting(tmp_path)).fit()
+    with DriverLock(tmp_path / "counting"), pytest.raises(hp.StudyLockedError, match=str(os.getpid())):
+        hp.Tuner.resume(tmp_path / "counting", Counter, trials="+1", verbose=0).fit()
+
+
+def test_choices_that_json_cannot_hold_come_back_as_objects(tmp_path: Path) -> None:
+    import torch
+
+    class Active(Counter):
+        def step(self) -> dict[str, Any]:
+            assert callable(self.config["activation"])
+            return super().step()
+
+    space = {"activation": hp.choice([torch.relu, torch.tanh]), "x": hp.uniform(0.0, 1.0)}
+    given = counting(tmp_path, trainable=Active, space=space, scheduler=hp.ASHA(max_t=3, reduction_factor=3))
+    hp.Tuner(**given).fit()
+    assert len(hp.Tuner(**given | {"trials": 9, "resume": "auto"}).fit()) == 9
+
+
+# Signals ------------------------------------------------------------------------------------------------------------------
+
+SLEEPER = """
+import sys, time
+import torchtune_hp as hp
+
+class Sleeper(hp.Trainable):
+    def setup(self, config): self.n = 0
+    def step(self):
+        time.sleep(0.05); self.n += 1
+        return {"loss": config_loss(self.config, self.n)}
+    def save_checkpoint(self, folder): return {"n": self.n}
+    def load_checkpoint(self, state): self.n = state["n"]
+
+def config_loss(config, n): return config["x"] + 1 / n
+
+try:
+    print("started", flush=True)
+    results = hp.Tuner(Sleeper, {"x": hp.uniform(0.0, 1.0)}, metric="loss", mode="min", trials=6, scheduler=hp.FullRuns(max_t=10),
+        executor=hp.Serial(2), storage=sys.argv[1], name="sleeper", resume="auto", verbose=0).fit()
+    print("best", results.best.metrics["loss"], len(results))
+except hp.StudyInterrupted as stopped:
+    print(stopped); sys.exit(128 + stopped.signum)
+"""
+
+
+# Slow: two processes that import torch.
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_session_and_a_resumed_study_is_the_uninterrupted_one(tmp_path: Path, signum: int) -> None:
+    def session(*, interrupt: bool) -> tuple[int, str]:
+        child = subprocess.Popen([sys.executable, "-c", SLEEPER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None and child.stdout.readline() == "started\n"
+        while interrupt and not (tmp_path / "sleeper" / "study.db").exists():
+            time.sleep(0.02)
+        if interrupt:
+            time.sleep(0.4)
+            child.send_signal(signum)
+        return child.wait(60), child.stdout.read()
+
+    code, said = session(interrupt=True)
+    assert code == 128 + signum and f"torchtune-hp resume {tmp_path}/sleeper" in said
+    assert 0 < len(hp.Results.open(tmp_path / "sleeper")) < 6
+    code, said = session(interrupt=False)
+    assert code == 0
+    turns = len(hp.Results.open(tmp_path / "sleeper").get_dataframe())
+    assert said.endswith(" 6\n") and turns >= 6
+
+
+def test_a_study_runs_off_the_main_thread() -> None:
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.append(len(train.tune())))
+    thread.start()
+    thread.join(60)
+    assert found == [4]
+
+
+def test_the_old_signal_handlers_are_back() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    train.tune()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+# Observers ----------------------------------------------------------------------------------------------------------------
+
+
+def test_observers_are_told_each_turn_and_an_exception_costs_nothing() -> None:
+    class Watcher:
+        def __init__(self) -> None:
+            self.calls: list[str] = []
+
+        def begin(self, info: hp.StudyInfo) -> None:
+            self.calls.append(f"begin {info.name}")
+
+        def told(self, events: Any, commands: Any) -> None:
+            self.calls.append("told")
+
+        def end(self, results: hp.Results) -> None:
+            self.calls.append(f"end {len(results)}")
+
+    class Clumsy(Watcher):
+        def told(self, events: Any, commands: Any) -> None:
+            super().told(events, commands)
+            raise ValueError("oops")
+
+    watcher, clumsy = Watcher(), Clumsy()
+    results = train.tune(observers=[clumsy, watcher], name="watched")
+    assert watcher.calls[0] == "begin watched" and watcher.calls[-1] == "end 4" and watcher.calls.count("told") == 1 + 4 * 6
+    assert clumsy.calls == ["begin watched", "told", "told", "told"]
+    assert [note.text for note in results.log if note.kind == "observer"][
+        -1
+    ] == "Clumsy.told raised ValueError('oops'); it is not told any more."
+
+
+# AskTell ------------------------------------------------------------------------------------------------------------------
+
+
+def test_ask_and_tell_in_a_loop_of_ones_own() -> None:
+    study = hp.AskTell(SPACE, metric="loss", mode="min", trials=20)
+    asked = 0
+    while (trial := study.ask()) is not None:
+        asked += 1
+        assert study.tell(trial, trial.config["x"] ** 2) is False
+    best, metrics = study.best
+    assert asked == 20 and metrics["loss"] == best.config["x"] ** 2
+    with pytest.raises(hp.TrialFinishedError):
+        study.tell(best, 0.0)
+
+
+def test_ask_and_tell_with_a_scheduler_says_when_to_go_on() -> None:
+    study = hp.AskTell(SPACE, scheduler=hp.ASHA(max_t=9, reduction_factor=3), metric="loss", mode="min", trials=9)
+    steps = 0
+    while (trial := study.ask()) is not None:
+        step = study.steps(trial)
+        while True:
+            step += 1
+            steps += 1
+            if not study.tell(trial, {"loss": trial.config["x"] ** 2}, step=step):
+                break
+    assert 9 < steps < 81
+    assert study.best[0].id in range(9)
+
+
+def test_several_workers_may_hold_trials_and_fail_them() -> None:
+    study = hp.AskTell(SPACE, metric="loss", mode="min", trials=3)
+    first, second, third = study.ask(), study.ask(), study.ask()
+    assert study.ask() is None and first and second and third
+    study.fail(second, "out of luck")
+    assert study.tell(third, 1.0) is False and study.tell(first, 2.0) is False
+    assert study.best[0] is third
+    with pytest.raises(hp.ConfigurationError, match="needed"):
+        hp_study = hp.AskTell(SPACE, metric="loss", mode="min")
+        trial = hp_study.ask()
+        assert trial is not None
+        hp_study.tell(trial, {"lose": 1.0})
+
+
+def test_a_grid_over_unequal_cells_tries_each_value_once() -> None:
+    space = {"n": hp.lograndint(1, 33), "q": hp.quniform(0.0, 1.0, 0.5)}
+    results = hp.tune(
+        lambda config: {"loss": config["n"]},
+        space,
+        metric="loss",
+        mode="min",
+        searcher=hp.GridSearch(),
+        storage=None,
+        verbose=0,
+        executor=hp.Serial(),
+    )
+    assert sorted((result.config["n"], result.config["q"]) for result in results) == [(n, q) for n in range(1, 33) for q in (0.0, 0.5, 1.0)]

@@ -1,0 +1,137 @@
+"""The decision core without an executor, for a loop of one's own: ask where, train, tell what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .errors import ConfigurationError, TrialFinishedError
+from .objective import Objective
+from .plan import default_searcher
+from .schedulers import FullRuns
+from .schedulers.base import Scheduler
+from .searchers.base import Searcher
+from .space import Space
+from .study import Study
+from .trial import Command, Failed, FailKind, Launch, Limits, Reached, Scalar, Setting, Train, Trial
+
+
+class AskTell:
+    """Ask for a trial, tell its metrics.
+
+    >>> import torchtune_hp as hp
+    >>> study = hp.AskTell({"x": hp.uniform(-1.0, 1.0)}, metric="y", mode="min", seed=0)
+    >>> for _ in range(20):
+    ...     trial = study.ask()
+    ...     _ = study.tell(trial, {"y": trial.config["x"] ** 2})
+    >>> study.best[1]["y"] < 0.1
+    True
+
+    With a scheduler, tell every step, and train on for as long as `tell` says so:
+
+        trial = study.ask()
+        for step in range(1, max_t + 1):
+            if not study.tell(trial, train_one_epoch(trial.config), step=step):
+                break
+    """
+
+    def __init__(
+        self,
+        space: Space | Mapping[str, Any],
+        searcher: Searcher | None = None,
+        scheduler: Scheduler | None = None,
+        *,
+        metric: str | Sequence[str],
+        mode: str | Sequence[str],
+        trials: int | None = None,
+        points: Sequence[Mapping[str, Any]] = (),
+        outcome_constraints: Sequence[str] = (),
+        seed: int = 0,
+    ) -> None:
+        self.space = Space.of(space)
+        self.objective = Objective(metric, mode, outcome_constraints)       # type: ignore[arg-type]
+        searcher = searcher or default_searcher(self.space)
+        scheduler = scheduler or FullRuns()
+        setting = Setting(
+            self.space.dims, self.space.feasible, len(self.objective.metrics), scheduler.max_t, 1, seed, True, self.space.rows,
+            self.space.levels,
+        )  # fmt: skip
+        self._study = Study(self.space, searcher, scheduler, self.objective, setting, points=points, keep=0)
+        self._trials = trials
+        self._ready: list[Trial] = []               # what the study set running and nobody has asked for yet
+        self._out: dict[int, Trial] = {}            # asked for, and not at its end
+        self._steps: dict[int, int] = {}
+        self._best: tuple[Trial, dict[str, Scalar]] | None = None
+        self._known: dict[int, Trial] = {}
+
+    def ask(self) -> Trial | None:
+        """A trial to train: `trial.config`, under `trial.seed`. It may be one that rested and now goes on: `steps(trial)` says
+        how far it came. None: nothing to do now; tell more first, or the study is over."""
+        if not self._ready:
+            self._do((), len(self._study.running) + 1)
+        if not self._ready:
+            return None
+        trial = self._ready.pop(0)
+        self._out[trial.id] = trial
+        return trial
+
+    def tell(self, trial: Trial, metrics: Mapping[str, Scalar] | float, step: int | None = None) -> bool:
+        """The metrics of a trial at a step (None: the trial has ended). True: train it on.
+
+        Steps count from 1 and only go up. A number stands for {metric: number}. Raises TrialFinishedError for a trial that
+        is not asked for, or has ended; ConfigurationError for a step that does not go up or a metric that is missing.
+        """
+        self._check(trial)
+        values: dict[str, Scalar] = {self.objective.metrics[0]: metrics} if isinstance(metrics, (int, float)) else dict(metrics)
+        missing = [name for name in self.objective.needed if name not in values]
+        if missing:
+            raise ConfigurationError(f"tell: the metrics {missing} are needed, but got {sorted(values)}.")
+        before = self._steps[trial.id]
+        now = before + 1 if step is None else step
+        if now <= before:
+            raise ConfigurationError(f"tell: steps of a trial go up, but trial {trial.id} stands at {before} and got {step}.")
+        score = self.objective.values(values)
+        if self._best is None or score < self.objective.values(self._best[1]):
+            self._best = (trial, values)
+        self._steps[trial.id] = now
+        self._do((Reached(trial.id, now, values, 0.0, done=step is None),), len(self._study.running))
+        return self._goes_on(trial)
+
+    def fail(self, trial: Trial, error: BaseException | str, kind: FailKind = "error") -> None:
+        """The trial failed; it is scored as the worst."""
+        self._check(trial)
+        self._do((Failed(trial.id, self._steps[trial.id] + 1, kind, str(error), 0.0),), len(self._study.running))
+        self._goes_on(trial)
+
+    def steps(self, trial: Trial) -> int:
+        """The last step that was told of a trial."""
+        return self._steps.get(trial.id, 0)
+
+    @property
+    def best(self) -> tuple[Trial, dict[str, Scalar]]:
+        """The best report so far and its trial."""
+        if self._best is None:
+            raise ConfigurationError("best: nothing was told yet.")
+        return self._best
+
+    def _do(self, events: Sequence[Reached | Failed], capacity: int) -> None:
+        commands: list[Command] = self._study.step(events, Limits(capacity, self._trials))
+        for command in commands:
+            if isinstance(command, Launch):
+                self._known[command.trial.id] = command.trial
+                self._steps[command.trial.id] = 0
+                self._ready.append(command.trial)
+            elif isinstance(command, Train):
+                self._ready.append(self._known[command.trial])
+
+    def _goes_on(self, trial: Trial) -> bool:
+        """Whether the study set the trial that was just told running again; it then stays with whoever told."""
+        if any(ready.id == trial.id for ready in self._ready):
+            self._ready = [ready for ready in self._ready if ready.id != trial.id]
+            return True
+        del self._out[trial.id]
+        return False
+
+    def _check(self, trial: Trial) -> None:
+        if trial.id not in self._out:
+            raise TrialFinishedError(f"trial {trial.id} is not out: it has ended, rests, or was never asked for.")

@@ -1,0 +1,76 @@
+"""The contract of an executor: who does the work and says what happened."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
+
+from ..errors import DivergedError, ReportError
+from ..trial import Command, Event, Failed, FailKind, Note, Reached, Setting, Standing
+
+if TYPE_CHECKING:
+    from ..training.runner import Place, Recipe
+    from ..vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is to be trained and where it is kept. `place.folder` is the study's folder; a trial's lies in it."""
+
+    recipe: Recipe
+    place: Place
+    vault: Vault
+    checkpoint_every: float = 60.0
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """Does what it is told and says what happened. Owns devices, processes and the clock.
+
+    Laws:
+    1. Each Launch or Train is answered by exactly one Reached or Failed.
+    2. A resting trial is seen as of its last look: Keep and a later Train find it there.
+    3. Virtual time (`ordered`): what is submitted at tick s is due at s + (steps it took, at least 1); `wait` moves to the
+       earliest due tick and returns all that is due there, in order of submission. A failure is due at the end of the step
+       it happened in. Physical slots decide only how long a tick takes.
+    4. A trial whose state was lost is trained again from its newest durable checkpoint, or from 0; nothing of the
+       repetition is said twice.
+    5. `close` leaves no process, thread or file handle behind; after it, nothing is said.
+    """
+
+    ordered: bool
+
+    def prepare(self, job: Job) -> int:
+        """Once, before `begin`: what is to be done. Returns the capacity: how many trials run at once, logically."""
+        ...
+
+    def begin(self, setting: Setting, standing: Standing) -> None: ...
+    def submit(self, command: Command) -> None: ...
+    def wait(self) -> list[Event]: ...      # blocks; at least one event
+    def close(self, save: bool = False) -> None: ...       # save: first make every state durable that can be
+
+
+def failed(trial: int, step: int, error: BaseException, time: float) -> Failed:
+    """An exception as an event: the kind from its class, the text with its traceback."""
+    return Failed(trial, step, kind_of(error), "".join(traceback.format_exception(error)).rstrip(), time)
+
+
+def kind_of(error: BaseException) -> FailKind:
+    if isinstance(error, DivergedError):
+        return "diverged"
+    if isinstance(error, ReportError):
+        return "bad_metric"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "oom"
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    return "error"
+
+
+E = TypeVar("E", bound=Reached | Failed | Note)
+
+
+def stamped(event: E, time: float) -> E:
+    """The same event at this second of the study."""
+    return replace(event, time=time)

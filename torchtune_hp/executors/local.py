@@ -1,0 +1,150 @@
+"""The live trials of one process: started, trained, rested, kept and dropped. `Serial` and `Simulated` stand on it."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..training.runner import Place, Runner, State
+from ..trial import Drop, Failed, Keep, Launch, Note, Reached, Trial
+from .base import Job, failed
+
+RESTING_LIVE = 16
+"""Resting trials that stay as they are in this process; the longest resting beyond these are saved to the vault."""
+
+
+class LocalTrials:
+    """Runs trials in this process. `notes` collects what is worth logging until the executor says it."""
+
+    def __init__(self, job: Job, live: Iterable[tuple[Trial, int]] = ()) -> None:
+        self.job = job
+        self.notes: list[Note] = []
+        self._trials: dict[int, Trial] = {trial.id: trial for trial, _ in live}
+        self._steps: dict[int, int] = {trial.id: step for trial, step in live}
+        self._runners: dict[int, Runner] = {}           # in order of their last training: the head has rested longest
+        self._dirty: set[int] = set()                   # trained since their state was last durable
+        self._unsaved = 0.0                             # seconds of training that a crash would cost
+        self._folders: dict[int, set[Path]] = {}        # states that runners gave as folders, to be removed in the end
+
+    def launch(self, command: Launch) -> None:
+        self._trials[command.trial.id] = command.trial
+        self._steps[command.trial.id] = 0 if command.trial.parent is None else self._steps[command.trial.parent]
+
+    def step(self, trial: int) -> int:
+        """The step of the trial's last look."""
+        return self._steps[trial]
+
+    def train(self, trial: int, until: int) -> Reached | Failed:
+        """Trains to `until` or to the trial's own end, whichever comes first. The answer's time is 0: the caller knows it."""
+        began = time.monotonic()
+        at = self._steps[trial]
+        try:
+            runner = self._runners.pop(trial, None) or self._start(trial, until)
+            self._runners[trial] = runner
+            at = runner.step
+            while True:
+                look = runner.advance()
+                at = look.step
+                self.notes += [Note("report", text, trial) for text in look.notes]
+                if look.done or look.step >= until:
+                    break
+        except Exception as error:
+            answer: Reached | Failed = failed(trial, max(at + 1, self._steps[trial] + 1), error, 0.0)
+            self._close(trial)
+        else:
+            answer = Reached(trial, look.step, look.metrics, 0.0, look.done)
+            self._dirty.add(trial)
+        self._steps[trial] = max(self._steps[trial], answer.step)
+        self._unsaved += time.monotonic() - began
+        return answer
+
+    def keep(self, command: Keep) -> None:
+        state = self._state(command.trial)
+        if state is not None:
+            self.job.vault.put(command.trial, self._steps[command.trial], state, purpose="keep")
+        for other in command.instead_of:
+            self.job.vault.forget(other, purpose="keep")
+
+    def drop(self, command: Drop) -> None:
+        self._close(command.trial)
+        for folder in self._folders.pop(command.trial, ()):
+            shutil.rmtree(folder, ignore_errors=True)
+        self._dirty.discard(command.trial)
+        self._trials.pop(command.trial, None)
+        self._steps.pop(command.trial, None)
+        self.job.vault.forget(command.trial, purpose="resume")
+
+    def tidy(self, busy: set[int]) -> None:
+        """Between turns: saves states that a crash would cost too much of, and makes room. `busy` trials go on at once."""
+        if self._dirty and self._unsaved >= self.job.checkpoint_every:
+            self.save()
+        resting = [trial for trial in self._runners if trial not in busy]
+        if self.job.recipe.saves:
+            for trial in resting[: max(0, len(resting) - RESTING_LIVE)]:
+                state = self._saved(trial)
+                if state is not None:
+                    self.job.vault.rest(trial, self._steps[trial], state)
+                    self._close(trial)
+
+    def save(self) -> None:
+        """Makes every state durable that can be and is not yet."""
+        for trial in sorted(self._dirty):
+            state = self._state(trial)
+            if state is not None:
+                self.job.vault.put(trial, self._steps[trial], state, purpose="resume")
+        self._dirty.clear()
+        self._unsaved = 0.0
+
+    def close(self) -> None:
+        for trial in list(self._runners):
+            self._close(trial)
+        for folder in (folder for folders in self._folders.values() for folder in folders):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _start(self, trial: int, until: int) -> Runner:
+        """A runner at the trial's newest state before `until`: resting, durable, its parent's, or from nothing."""
+        spec, vault = self._trials[trial], self.job.vault
+        found = vault.wake(trial) or vault.newest(trial, upto=until - 1)
+        if found is None and spec.parent is not None:
+            state = self._state(spec.parent)
+            if state is not None:
+                found = (self._steps[spec.parent], state)
+                vault.put(trial, *found, purpose="resume")
+        if found is None:
+            return self.job.recipe.start(spec, place_of(self.job, trial))
+        return self.job.recipe.start(spec, place_of(self.job, trial), found[1], found[0])
+
+    def _state(self, trial: int) -> State | None:
+        if trial in self._runners:
+            return self._saved(trial)
+        found = self.job.vault.wake(trial)
+        if found is None:
+            return None
+        step, state = found
+        self.job.vault.rest(trial, step, state)
+        return state
+
+    def _saved(self, trial: int) -> State | None:
+        state = self._runners[trial].save()
+        if isinstance(state, Path):
+            self._folders.setdefault(trial, set()).add(state)
+        return state
+
+    def _close(self, trial: int) -> None:
+        runner = self._runners.pop(trial, None)
+        if runner is None:
+            return
+        try:
+            runner.close()
+        except Exception as error:      # of the user's cleanup; the trial is closed all the same
+            self.notes.append(Note("cleanup", f"the cleanup of trial {trial} raised {error!r}", trial))
+
+
+def place_of(job: Job, trial: int) -> Place:
+    """Where this trial lives: the study's place, with a folder of its own in it."""
+    if job.place.folder is None:
+        return job.place
+    return dataclasses.replace(job.place, folder=job.place.folder / "trials" / f"{trial:06d}")

@@ -1,0 +1,99 @@
+"""One after another in this process: the plain truth that every other executor is compared with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..errors import ConfigurationError
+from ..trial import Command, Event, Keep, Launch, Setting, Standing, Train
+from .base import Job, stamped
+from .clock import VirtualTime
+from .local import LocalTrials
+
+
+class Serial:
+    """Trains in this process, one trial at a time.
+
+    `slots`: how many trials run at once logically (ASHA's asynchrony); they take turns. `cpus`: threads torch may use while
+    a trial trains; the same as one worker of `Processes` has, so that both give the same bits.
+    """
+
+    ordered = True
+
+    def __init__(self, slots: int = 1, cpus: int = 1) -> None:
+        problems = [f"{name}: must be an int of at least 1, but got {value!r}."
+                    for name, value in (("slots", slots), ("cpus", cpus)) if type(value) is not int or value < 1]
+        if problems:
+            raise ConfigurationError("\n".join(problems))
+        self.slots = slots
+        self.cpus = cpus
+        self._trials: LocalTrials | None = None
+
+    def prepare(self, job: Job) -> int:
+        self._job = job
+        return self.slots
+
+    def begin(self, setting: Setting, standing: Standing) -> None:
+        self._clock = VirtualTime(standing.tick)
+        self._since = dict(standing.since)
+        self._trials = LocalTrials(self._job, standing.live)
+        self._work: list[tuple[int, int]] = []          # (trial, until), in order of submission
+        self._began = time.monotonic() - standing.seconds
+
+    def submit(self, command: Command) -> None:
+        trials = self._begun()
+        if isinstance(command, Launch):
+            trials.launch(command)
+            self._queue(command.trial.id, command.until)
+        elif isinstance(command, Train):
+            self._queue(command.trial, command.until)
+        elif isinstance(command, Keep):
+            trials.keep(command)
+        else:
+            trials.drop(command)
+
+    def wait(self) -> list[Event]:
+        trials = self._begun()
+        trials.tidy({trial for trial, _ in self._work})
+        work, self._work = self._work, []
+        with threads(self.cpus):
+            for trial, until in work:
+                self._clock.finish(trials.train(trial, until))
+        now = time.monotonic() - self._began
+        notes, trials.notes = trials.notes, []
+        return [*(stamped(note, now) for note in notes), *(stamped(answer, now) for answer in self._clock.pop())]
+
+    def close(self, save: bool = False) -> None:
+        trials, self._trials = self._trials, None
+        if trials is not None:
+            if save:
+                trials.save()
+            trials.close()
+
+    def _queue(self, trial: int, until: int | None) -> None:
+        if until is None:
+            raise ConfigurationError(f"Train({trial}, None): an executor needs a step to train to; the study grants ENDLESS.")
+        self._clock.submit(trial, self._begun().step(trial), self._since.pop(trial, None))
+        self._work.append((trial, until))
+
+    def _begun(self) -> LocalTrials:
+        if self._trials is None:
+            raise RuntimeError("Serial: prepare and begin come first, and close last.")
+        return self._trials
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Lets torch use `count` threads meanwhile."""
+    import torch
+
+    before = torch.get_num_threads()
+    if before != count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if before != count:
+            torch.set_num_threads(before)

@@ -1,0 +1,162 @@
+"""A cluster in virtual time: hundreds of workers, a clock that jumps, and the very same decisions.
+
+Two uses. With a `curve` nothing is trained: metrics come from a function of (config, step), such as a table of learning
+curves, and a million trials run on a laptop. Without one, the study's own trainable runs in this process while the clock
+pretends that `workers` of them ran side by side; with equal speeds the study is the one that `workers` slots of a fused
+population, or as many ordered processes, would give.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from heapq import heapify, heappop, heappush
+
+from ..errors import ConfigurationError
+from ..trial import Command, Config, Drop, Event, Failed, Keep, Launch, Reached, Scalar, Setting, Standing, Train, Trial
+from .base import Job, failed, stamped
+from .local import LocalTrials
+from .serial import threads
+
+Curve = Callable[[Config, int], Mapping[str, Scalar]]
+
+
+class Simulated:
+    """`workers` trials at once, in virtual time.
+
+    `curve(config, step)`: the metrics of a trial at a step (steps count from 1); an exception fails the trial there.
+    `seconds`: virtual seconds a step takes: a number, or a function of the config. `speeds`: how fast each worker is, a
+    number for each; a trial set running gets the free worker of the lowest number. `failures(config)`: the step at which a
+    trial dies ("lost"), or None.
+
+    With one number for all (the default), answers come by the rules of virtual time (`ordered`); with unequal ones they
+    come in their real order of arrival, which is an input of the study.
+    """
+
+    def __init__(
+        self,
+        workers: int = 8,
+        curve: Curve | None = None,
+        seconds: float | Callable[[Config], float] = 1.0,
+        speeds: Sequence[float] | None = None,
+        failures: Callable[[Config], int | None] | None = None,
+    ) -> None:
+        problems = []
+        if type(workers) is not int or workers < 1:
+            problems.append(f"workers: must be an int of at least 1, but got {workers!r}.")
+        if curve is not None and not callable(curve):
+            problems.append(f"curve: must be callable as curve(config, step), but got {curve!r}.")
+        if not callable(seconds) and not (isinstance(seconds, (int, float)) and 0 < seconds < math.inf):
+            problems.append(f"seconds: must be a positive number or a function of the config, but got {seconds!r}.")
+        if speeds is not None and (len(speeds) != workers or not all(0 < speed < math.inf for speed in speeds)):
+            problems.append(f"speeds: one positive number for each of the {workers!r} workers is needed, but got {speeds!r}.")
+        if problems:
+            raise ConfigurationError("\n".join(problems))
+        self.workers = workers
+        self.curve = curve
+        self.seconds = seconds
+        self.speeds = speeds
+        self.failures = failures
+        self._local: LocalTrials | None = None
+
+    @property
+    def ordered(self) -> bool:
+        return self.speeds is None and not callable(self.seconds)
+
+    def prepare(self, job: Job) -> int:
+        self._job = job
+        return self.workers
+
+    def begin(self, setting: Setting, standing: Standing) -> None:
+        self._local = LocalTrials(self._job, standing.live) if self.curve is None else None
+        self._trials: dict[int, tuple[Trial, int]] = {trial.id: (trial, step) for trial, step in standing.live}
+        self._since = dict(standing.since)
+        self._ticks = self.ordered
+        self._rate = float(self.seconds) if not callable(self.seconds) else 1.0
+        self._start = standing.seconds - (standing.tick * self._rate if self._ticks else 0.0)
+        self._now: float = standing.tick if self._ticks else 0.0     # in ticks if ordered, else in seconds
+        self._due: list[tuple[float, int, int, Event]] = []          # heap of (due, order, worker, answer)
+        self._order = 0
+        self._free = list(range(self.workers))
+        heapify(self._free)
+
+    def submit(self, command: Command) -> None:
+        if isinstance(command, Launch):
+            trial = command.trial
+            if self._local is not None:
+                self._local.launch(command)
+                self._trials[trial.id] = (trial, self._local.step(trial.id))
+            else:
+                self._trials[trial.id] = (trial, 0 if trial.parent is None else self._trials[trial.parent][1])
+            self._run(trial.id, command.until)
+        elif isinstance(command, Train):
+            if command.until is None:
+                raise ConfigurationError(f"Train({command.trial}, None): an executor needs a step to train to; the study grants ENDLESS.")
+            self._run(command.trial, command.until)
+        elif isinstance(command, Keep):
+            if self._local is not None:
+                self._local.keep(command)
+        elif isinstance(command, Drop):
+            self._trials.pop(command.trial, None)
+            if self._local is not None:
+                self._local.drop(command)
+
+    def wait(self) -> list[Event]:
+        due = self._now = self._due[0][0]
+        events: list[Event] = []
+        if self._local is not None:
+            self._local.tidy({answer.trial for _, _, _, answer in self._due if answer.trial is not None})
+            events = [stamped(note, self._seconds(due)) for note in self._local.notes]
+            self._local.notes.clear()
+        while self._due and self._due[0][0] == due:
+            _, _, worker, answer = heappop(self._due)
+            heappush(self._free, worker)
+            events.append(answer)
+        return events
+
+    def close(self, save: bool = False) -> None:
+        local, self._local = self._local, None
+        if local is not None:
+            if save:
+                local.save()
+            local.close()
+
+    def _run(self, id: int, until: int) -> None:
+        """Works the answer out at once; it is heard when it is due."""
+        trial, step = self._trials[id]
+        worker = heappop(self._free)
+        since = self._since.pop(id, self._now) if self._ticks else self._now
+        lost = None if self.failures is None else self.failures(trial.config)
+        answer: Reached | Failed
+        if lost is not None and step < lost <= until:
+            due = self._when(trial, since, lost - step, worker)
+            answer = Failed(id, lost, "lost", f"simulated failure at step {lost}", self._seconds(due))
+        elif self._local is not None:
+            with threads(1):
+                answer = self._local.train(id, until)
+            due = self._when(trial, since, answer.step - step, worker)
+            answer = stamped(answer, self._seconds(due))
+        else:
+            due = self._when(trial, since, until - step, worker)
+            answer = self._look_up(trial, until, self._seconds(due))
+        self._trials[id] = (trial, answer.step)
+        heappush(self._due, (due, self._order, worker, answer))
+        self._order += 1
+
+    def _look_up(self, trial: Trial, step: int, time: float) -> Reached | Failed:
+        assert self.curve is not None
+        try:
+            return Reached(trial.id, step, self.curve(trial.config, step), time)
+        except Exception as error:
+            return failed(trial.id, step, error, time)
+
+    def _when(self, trial: Trial, since: float, steps: int, worker: int) -> float:
+        """When `steps` of work are due; work that took no step is due after one all the same."""
+        return since + max(1, steps) * (1 if self._ticks else self._pace(trial, worker))
+
+    def _pace(self, trial: Trial, worker: int) -> float:
+        seconds = self.seconds(trial.config) if callable(self.seconds) else self.seconds
+        return seconds / (1.0 if self.speeds is None else self.speeds[worker])
+
+    def _seconds(self, due: float) -> float:
+        return self._start + (due * self._rate if self._ticks else due)

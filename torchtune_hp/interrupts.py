@@ -1,0 +1,45 @@
+"""Ctrl-C and SIGTERM: once, finish what is running and save it; twice, stop now."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class StudyInterrupted(KeyboardInterrupt):
+    """The study was interrupted by a signal, its states were saved, and it can be resumed. `signum`: which signal."""
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.signum = signum
+
+
+class Interrupts:
+    """While it lasts, the first SIGINT or SIGTERM is remembered and the second raises; then the old handlers are back.
+
+    Off the main thread, where Python allows no handlers, it does nothing: the program that started the thread decides.
+    """
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._old: dict[int, Any] = {}
+
+    def requested(self) -> bool:
+        return self.signum is not None
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self._old[signum] = signal.signal(signum, self._hear)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for signum, handler in self._old.items():
+            signal.signal(signum, handler)
+
+    def _hear(self, signum: int, frame: FrameType | None) -> None:
+        if self.signum is not None:
+            raise KeyboardInterrupt
+        self.signum = signum

@@ -1,0 +1,281 @@
+"""The journal: everything a study heard, was bound by and commanded, as it happened, in `study.db` (SQLite).
+
+A study is two verbs: `append` a turn, and read the `turns` back. Whatever else there is of it (searcher, scheduler, results)
+is computed from these.
+
+Laws:
+1. What `append` or `note` was given is durable when it returns: it survives a kill -9, and with `durable="power"` a power
+   cut as well (with "process" a power cut may cost the last turns, never a part of one). With `every=n`, for simulations,
+   this holds after each n-th turn, after `flush` and after `close`.
+2. A turn is there whole or not at all.
+3. `turns` gives back what was appended, equal and in order. NaN, infinities and text of any kind come back as they were;
+   configs as JSON (the truth about a trial is its x).
+4. One driver writes (see `lock.py`); anyone reads at any time, and neither waits for the other.
+5. A file that is damaged, or foreign, or made by a newer version is an error and stays as it is: no empty study is shown.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from . import journal_file as file
+from . import journal_rows as rows
+from .errors import JournalError
+from .journal_file import Durable
+from .journal_rows import Pending
+from .objective import Objective
+from .trial import Command, Event, Limits, Note, Trial
+
+_CHUNK = 512
+_TRIALS = "SELECT config, id, x, seed, tag, parent FROM trial"
+_OTHERS = """SELECT is_note, place, trial, step, kind, text, time FROM
+    (SELECT turn, place, 0 AS is_note, trial, step, kind, error AS text, time FROM failure UNION ALL
+     SELECT turn, place, 1, trial, 0, kind, text, time FROM note WHERE place IS NOT NULL) WHERE turn <= ? ORDER BY turn, place"""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRow:
+    """A file of the vault. `path` is relative to the study's folder; `purpose` is "resume" or "keep"."""
+
+    id: int
+    trial: int
+    step: int
+    purpose: str
+    path: str
+    size: int
+    sha256: str
+    kind: str
+
+
+class Journal:
+    """Made by `Journal.create` or `Journal.open`; a context manager that closes itself."""
+
+    def __init__(self, db: sqlite3.Connection, folder: Path | None, *, write: bool, every: int = 1) -> None:
+        self.folder = folder
+        self.write = write
+        self._db = db
+        self._path: str | Path = ":memory:" if folder is None else folder / file.NAME
+        self._every = every
+        self._lock = threading.RLock()
+        self._failed = False
+        with file.failing(self._path):
+            self._header: dict[str, Any] = {key: rows.from_json(value) for key, value in db.execute("SELECT key, value FROM header")}
+            if "metric" not in self._header or "mode" not in self._header:
+                raise sqlite3.DatabaseError("malformed header")
+        self.objective = objective_of(self._header)
+        self._pending = self._empty()
+        self._turns, self._seconds = self._stand()
+
+    @classmethod
+    def create(cls, folder: Path | None, header: Mapping[str, Any], *, durable: Durable = "process", every: int = 1) -> Journal:
+        """A new journal in `folder` (None: in memory). `header` is JSON: metric, mode, outcome_constraints, seed, name, and more.
+
+        The file appears under its name with tables and header in it, or not at all. StudyExistsError if there is one.
+        """
+        objective_of(header)        # a wrong one is refused before anything exists
+        db = file.create(folder, _header_rows(header), durable, page=4096 if every == 1 else 16384)
+        return cls._of(db, folder, write=True, every=every)
+
+    @classmethod
+    def open(cls, folder: Path | str, *, write: bool = False, durable: Durable = "process", every: int = 1) -> Journal:
+        """The journal in `folder`. StudyNotFoundError if there is none, JournalError if it cannot be used. Reading changes nothing."""
+        db = file.writer(Path(folder), durable) if write else file.reader(Path(folder))
+        return cls._of(db, Path(folder), write=write, every=every)
+
+    @classmethod
+    def _of(cls, db: sqlite3.Connection, folder: Path | None, *, write: bool, every: int) -> Journal:
+        try:
+            return cls(db, folder, write=write, every=every)
+        except BaseException:
+            db.close()
+            raise
+
+    # Writing --------------------------------------------------------------------------------------------------------------
+
+    def append(self, events: Sequence[Event], limits: Limits, commands: Sequence[Command]) -> None:
+        """One turn. JournalError if it cannot be written: then nothing of it is in the file, and `flush` tries once more."""
+        with self._lock:
+            seconds = max([event.time for event in events], default=0.0)
+            self._seconds = seconds if seconds > self._seconds else self._seconds
+            self._pending.add(self._turns, events, limits, commands, self._seconds)
+            self._turns += 1
+            if len(self._pending.turns) >= self._every:
+                self.flush()
+
+    def note(self, note: Note) -> None:
+        """A note outside of any turn: `turns` does not give it back, `notes` does."""
+        with self._lock:
+            self._seconds = max(self._seconds, note.time)
+            self._pending.notes.append(rows.note_row(self._turns, note))
+            if self._every == 1:
+                self.flush()
+
+    def update_header(self, **changes: Any) -> None:
+        with self._transaction() as db:
+            db.executemany("INSERT OR REPLACE INTO header VALUES (?, ?)", _header_rows(changes))
+        self._header.update({key: rows.from_json(value) for key, value in _header_rows(changes)})
+
+    def add_checkpoint(self, trial: int, step: int, purpose: str, path: str, size: int, sha256: str, kind: str) -> int:
+        """Records a file that lies complete on the disk. Returns the row's id."""
+        with self._transaction() as db:
+            values = (trial, step, purpose, path, size, sha256, kind)
+            cursor = db.execute("INSERT INTO checkpoint VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)", values)
+        return int(cursor.lastrowid or 0)
+
+    def remove_checkpoints(self, ids: Iterable[int]) -> None:
+        with self._transaction() as db:
+            db.executemany("DELETE FROM checkpoint WHERE id = ?", [(id,) for id in ids])
+
+    def flush(self) -> None:
+        """Commits what is pending."""
+        if self._pending:
+            with self._transaction():
+                pass
+
+    def close(self) -> None:
+        """Flushes and closes; after a failed write it only closes. A second close does nothing."""
+        with self._lock:
+            try:
+                if self.write and not self._failed:
+                    self.flush()
+            finally:
+                self._pending = self._empty()
+                self._db.close()
+
+    # Reading --------------------------------------------------------------------------------------------------------------
+
+    @property
+    def header(self) -> dict[str, Any]:
+        return dict(self._header)
+
+    @property
+    def seconds(self) -> float:
+        """Study time so far: the largest time of an event or a note."""
+        return self._seconds if self.write else self._stand()[1]
+
+    def __len__(self) -> int:
+        """How many turns there are."""
+        return self._turns if self.write else self._stand()[0]
+
+    def turns(self) -> Iterator[tuple[tuple[Event, ...], Limits, list[Command]]]:
+        """What was appended until now, in order: (events, limits, commands)."""
+        last = self._stand()[0] - 1
+        reports = rows.reports_of(self._chunks("SELECT metrics, trial, step, time, done FROM report WHERE turn <= ? ORDER BY id", last))
+        others = rows.others_of(self.rows(_OTHERS, last))
+        trial = _Launched(rows.trials_of(self._chunks(f"{_TRIALS} WHERE turn <= ? ORDER BY id", last)))
+        turns = self.rows("SELECT reports, others, capacity, trials, seconds, target, commands FROM turn WHERE id <= ? ORDER BY id", last)
+        with file.failing(self._path):
+            for heard, more, *limits, commands in turns:
+                yield rows.merged(reports, others, heard, more), Limits(*limits), rows.commands_of(commands, trial)
+
+    def last_limits(self) -> Limits | None:
+        """The limits of the last turn; None if there was none."""
+        for row in self.rows("SELECT capacity, trials, seconds, target FROM turn ORDER BY id DESC LIMIT 1"):
+            return Limits(*row)
+        return None
+
+    def trials(self) -> int:
+        """How many trials were launched."""
+        return int(next(self.rows("SELECT count(*) FROM trial"))[0])
+
+    def trial(self, id: int) -> Trial:
+        """A launched trial; its config is what JSON holds of it. KeyError if there is none."""
+        for trial in rows.trials_of(self._chunks(f"{_TRIALS} WHERE id = ?", id)):
+            return trial
+        raise KeyError(id)
+
+    def notes(self, kind: str | None = None) -> list[Note]:
+        """All notes, or those of a kind, in order: those inside turns and those between them."""
+        found = self.rows("SELECT kind, text, trial, time FROM note ORDER BY id")
+        notes = [Note(rows.text_of(row[0]), rows.text_of(row[1]), row[2], row[3]) for row in found]
+        return notes if kind is None else [note for note in notes if note.kind == kind]
+
+    def checkpoints(self, trial: int | None = None, purpose: str | None = None) -> list[CheckpointRow]:
+        """Rows of the vault, in the order they were added."""
+        where = "?1 IS NULL" if trial is None else "trial = ?1"
+        sql = f"SELECT * FROM checkpoint WHERE {where} AND (?2 IS NULL OR purpose = ?2) ORDER BY id"
+        return [CheckpointRow(*row) for row in self.rows(sql, trial, purpose)]
+
+    def rows(self, sql: str, *parameters: Any) -> Iterator[tuple[Any, ...]]:
+        """Rows of a query, streamed; what is pending is written first."""
+        return chain.from_iterable(self._chunks(sql, *parameters))
+
+    def check(self) -> list[str]:
+        """What is wrong with the file, page by page; nothing if it is sound."""
+        return [row[0] for row in self.rows("PRAGMA integrity_check") if row[0] != "ok"]
+
+    def _chunks(self, sql: str, *parameters: Any) -> Iterator[list[tuple[Any, ...]]]:
+        if self.write and not self._failed:
+            self.flush()
+        with file.failing(self._path):
+            cursor = self._db.execute(sql, parameters)
+            while chunk := cursor.fetchmany(_CHUNK):
+                yield chunk
+
+    def _stand(self) -> tuple[int, float]:
+        last = next(self.rows("SELECT id + 1, time FROM turn ORDER BY id DESC LIMIT 1"), (0, 0.0))
+        (noted,) = next(self.rows("SELECT max(time) FROM note"))
+        return last[0], max(last[1], noted or 0.0)
+
+    def _empty(self) -> Pending:
+        max_t = self._header.get("max_t")
+        return Pending(self.objective, float("inf") if max_t is None else max_t)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """What is pending and what the caller adds, in one transaction."""
+        with self._lock:
+            if not self.write:
+                raise JournalError(f"Only the driver writes a journal, but {self._path} was opened to be read. Open it with write=True.")
+            self._failed = True
+            with file.failing(self._path):
+                try:
+                    self._db.execute("BEGIN IMMEDIATE")
+                    self._pending.insert(self._db)
+                    yield self._db
+                    self._db.execute("COMMIT")
+                except BaseException:
+                    with suppress(sqlite3.Error):
+                        self._db.rollback()
+                    raise
+            self._failed = False
+            self._pending = self._empty()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class _Launched:
+    """Trials by id, from a stream that is read no further than needed: launches come in order of ids, nearly always."""
+
+    def __init__(self, trials: Iterator[Trial]) -> None:
+        self._trials = trials
+        self._passed: dict[int, Trial] = {}
+
+    def __call__(self, id: int) -> Trial:
+        if id in self._passed:
+            return self._passed.pop(id)
+        for trial in self._trials:
+            if trial.id == id:
+                return trial
+            self._passed[trial.id] = trial
+        raise sqlite3.DatabaseError(f"malformed: trial {id} is launched, but is not there")
+
+
+def objective_of(header: Mapping[str, Any]) -> Objective:
+    return Objective(header["metric"], header["mode"], header.get("outcome_constraints") or ())
+
+
+def _header_rows(header: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(key, rows.to_json(value)) for key, value in header.items()]

@@ -1,0 +1,133 @@
+"""The file of a journal: made whole or not at all, opened only if it is what it should be, and its errors in words."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from .errors import JournalError, StudyExistsError, StudyNotFoundError
+from .journal_rows import APPLICATION, SCHEMA, TABLES
+
+NAME = "study.db"
+Durable = Literal["process", "power"]
+_SYNCHRONOUS = {"process": "NORMAL", "power": "FULL"}
+
+
+def create(folder: Path | None, header: Sequence[tuple[str, str]], durable: Durable, page: int) -> sqlite3.Connection:
+    """A new file with tables and header, open for writing. `page`: bytes; small turns write whole pages, large turns want few."""
+    if folder is None:
+        db = _connect(":memory:", ":memory:")
+        _build(db, header)
+        return db
+    path = Path(folder) / NAME
+    if path.exists():
+        raise StudyExistsError(f"A journal is created once, but {path} exists. Resume that study, or choose another name.")
+    draft = path.with_name(NAME + ".new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.unlink(missing_ok=True)
+        with failing(path):
+            db = _connect(str(draft), draft)
+            try:
+                db.execute("PRAGMA synchronous = FULL")
+                db.execute(f"PRAGMA page_size = {page:d}")
+                _build(db, header)
+            finally:
+                db.close()
+        os.replace(draft, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise JournalError(f"A study's folder must be writable, but {path} cannot be created ({error}). Choose another storage.") from error
+    return writer(path.parent, durable)
+
+
+def writer(folder: Path, durable: Durable) -> sqlite3.Connection:
+    """A connection for the driver. What cannot be used is found out by a reader, so that it is not written to."""
+    path = Path(folder) / NAME
+    reader(folder).close()
+    db = _connect(f"{path.absolute().as_uri()}?mode=rw", path)
+    with failing(path):
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durable]}")
+        db.execute("PRAGMA cache_size = -65536")
+    return db
+
+
+def reader(folder: Path) -> sqlite3.Connection:
+    """A connection that cannot write, to a file that was found to be a journal of this version."""
+    path = Path(folder) / NAME
+    if not path.is_file():
+        raise StudyNotFoundError(f"A study is a folder with a {NAME}, but {folder} has none. `torchtune-hp ls` lists studies.")
+    uri = path.absolute().as_uri()
+    db = _connect(f"{uri}?mode=ro", path)
+    try:
+        with failing(path):
+            try:
+                db.execute("SELECT 1 FROM sqlite_master").fetchall()
+            except sqlite3.OperationalError:
+                if path.with_name(NAME + "-wal").exists() or os.access(path.parent, os.W_OK):
+                    raise
+                db.close()
+                db = _connect(f"{uri}?immutable=1", path)      # a read-only medium: no room for a reader's own index, and nobody writes
+            (application,) = db.execute("PRAGMA application_id").fetchone()
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+        if application != APPLICATION:
+            raise JournalError(f"{path} is not a journal of torchtune_hp: it is empty, or another program's. It was left as it is.")
+        if version > SCHEMA:
+            raise JournalError(
+                f"{path} was made by a newer version of torchtune_hp (format {version}; this version reads up to {SCHEMA})."
+                " It was left as it is. Update torchtune_hp to open it."
+            )
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+@contextmanager
+def failing(path: str | Path) -> Iterator[None]:
+    """Errors of SQLite, and of rows that cannot be read, in words that say what is wrong with which file, and what to do."""
+    try:
+        yield
+    except (sqlite3.Error, OverflowError, ValueError, struct.error) as error:
+        text = str(error)
+        if "full" in text or "disk I/O error" in text:
+            hint = (
+                f"Is the disk full? The journal takes {_size(path):,} bytes, and needs up to 1,000 for each report."
+                " Make room and resume: whole turns are safe."
+            )
+        elif "not a database" in text:
+            hint = "It is not a journal, or its beginning was overwritten. It was left as it is; restore it from a copy."
+        elif "malformed" in text or not isinstance(error, (sqlite3.Error, OverflowError)):
+            hint = "It is damaged. It was left as it is; restore it from a copy."
+        else:
+            hint = "Is its folder readable, writable and on a local disk?"
+        raise JournalError(f"{path}: {text}. {hint}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder durable, as fsync does for the content of a file."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _connect(target: str, path: str | Path) -> sqlite3.Connection:
+    with failing(path):
+        return sqlite3.connect(target, timeout=30.0, isolation_level=None, check_same_thread=False, uri=target.startswith("file:"))
+
+
+def _build(db: sqlite3.Connection, header: Sequence[tuple[str, str]]) -> None:
+    db.executescript(f"BEGIN; {TABLES} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {SCHEMA}; COMMIT;")
+    db.executemany("INSERT INTO header VALUES (?, ?)", header)
+
+
+def _size(path: str | Path) -> int:
+    return 0 if path == ":memory:" else sum(file.stat().st_size for file in Path(path).parent.glob(NAME + "*"))

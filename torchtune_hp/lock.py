@@ -1,0 +1,92 @@
+"""One driver for a study at a time: an advisory lock on `driver.lock` in its folder.
+
+The operating system holds the lock and lets go of it when the process ends, however it ends: there is no lock to grow stale,
+no clock to compare and nothing to break by hand. The file's text only says who holds it. Readers take no lock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import weakref
+from pathlib import Path
+from types import TracebackType
+
+from .errors import JournalError, StudyLockedError
+
+NAME = "driver.lock"
+_held: weakref.WeakSet[DriverLock] = weakref.WeakSet()
+
+
+class DriverLock:
+    """The right to write to the study in `folder`.
+
+    `acquire` raises StudyLockedError, which names process and host, while another driver holds it, in this process or in
+    any other. `with DriverLock(folder):` acquires and releases.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.path = Path(folder) / NAME
+        self._file: int | None = None
+
+    def acquire(self) -> DriverLock:
+        import fcntl
+
+        if self._file is not None:
+            return self
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise JournalError(f"A study must be writable, but {self.path} cannot be opened ({error}). Choose another storage.") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(file)
+            if isinstance(error, BlockingIOError):
+                raise StudyLockedError(self._told()) from None
+            raise JournalError(f"A study needs a disk with file locks, but {self.path} cannot be locked ({error}).") from error
+        os.ftruncate(file, 0)
+        os.pwrite(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}).encode(), 0)
+        self._file = file
+        _held.add(self)
+        return self
+
+    def release(self) -> None:
+        """Lets go; a second release does nothing. The file stays: removing it would let two drivers lock two files of one name."""
+        if self._file is not None:
+            os.ftruncate(self._file, 0)
+            self._close()
+
+    def _close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+            _held.discard(self)
+
+    def _told(self) -> str:
+        try:
+            owner = json.loads(self.path.read_text())
+            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(owner["since"]))
+            who = f"process {owner['pid']} on {owner['host']} has driven it since {since}"
+        except (OSError, ValueError, KeyError, TypeError):
+            who = "another process drives it"
+        return f"A study has one driver at a time, but {self.path.parent} is locked: {who}. Wait for it, or stop it; reading needs no lock."
+
+    def __enter__(self) -> DriverLock:
+        return self.acquire()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.release()
+
+
+def _forget_in_child() -> None:
+    """A forked child shares the lock until it closes its copy: it must not keep a dead driver's study locked."""
+    for lock in list(_held):
+        lock._close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)

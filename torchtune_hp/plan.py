@@ -1,0 +1,226 @@
+"""What a study is to be: a Tuner's arguments, checked and resolved; as JSON for the journal's header; and back from it."""
+
+from __future__ import annotations
+
+import copy
+import platform
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from .arguments import Problems, check_numbers, shown
+from .errors import ConfigurationError
+from .executors.base import Executor
+from .objective import Objective
+from .schedulers import FullRuns
+from .schedulers.base import Scheduler
+from .searchers import GridSearch, RandomSearch
+from .searchers.base import Searcher
+from .space import Space
+from .spec import of_callable, spec
+from .stopping import MaxSteps, StopRule, stop_rule
+from .study import Study
+from .training.recipe import recipe_of
+from .training.runner import Place, Recipe, Runner, State
+from .trial import Limits, Scalar, Setting, Trial
+from .version import __version__
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a study is made of. What stands in the header is fixed for the study's life; the rest is a session's."""
+
+    trainable: Any
+    recipe: Recipe
+    space: Space
+    objective: Objective
+    searcher: Searcher
+    scheduler: Scheduler
+    executor: Executor
+    stop: StopRule | None
+    points: tuple[Mapping[str, Any], ...]
+    keep: int
+    seed: int
+    look_every: int | Literal["grant"]
+    checkpoint_every: float
+    trials: int | None
+    time_budget: float | None
+    target: float | None
+    storage: Path | None
+    name: str | None
+    resume: str
+    verbose: int
+    observers: tuple[Any, ...]
+
+    @property
+    def max_t(self) -> int | None:
+        """The largest budget of a trial in steps: the scheduler's, the stop rule's or the trainable's own."""
+        known = [limit for limit in (self.scheduler.max_t, self.recipe.max_t) if limit is not None]
+        known += [self.stop.steps] if isinstance(self.stop, MaxSteps) else []
+        return min(known, default=None)
+
+    def setting(self, capacity: int) -> Setting:
+        return Setting(
+            self.space.dims, self.space.feasible, len(self.objective.metrics), self.max_t, capacity, self.seed,
+            self.recipe.saves, self.space.rows, self.space.levels,
+        )  # fmt: skip
+
+    def study(self, capacity: int) -> Study:
+        return Study(
+            self.space, self.searcher, self.scheduler, self.objective, self.setting(capacity),
+            points=self.points, stop=self.stop, keep=self.keep, look_every=self.look_every,
+        )  # fmt: skip
+
+    def limits(self, capacity: int) -> Limits:
+        return Limits(capacity, self.trials, self.time_budget, self.target)
+
+    def header(self) -> dict[str, Any]:
+        """JSON. The session adds `name` and `capacity`."""
+        return {
+            "trainable": ({} if self.trainable is None else source_of(self.trainable)) | {"name": self.recipe.name},
+            "space": self.space.describe(),
+            "metric": list(self.objective.metrics),
+            "mode": list(self.objective.modes),
+            "outcome_constraints": list(self.objective.texts),
+            "searcher": spec(self.searcher),
+            "scheduler": spec(self.scheduler),
+            "executor": spec(self.executor),
+            "stop": spec(self.stop),
+            "points": spec(self.points),
+            "keep": self.keep,
+            "seed": self.seed,
+            "look_every": self.look_every,
+            "checkpoint_every": self.checkpoint_every,
+            "max_t": self.max_t,
+            "saves": self.recipe.saves,
+            "versions": {"torchtune_hp": __version__, "torch": _torch_version(), "python": platform.python_version()},
+        }
+
+
+def make_plan(given: Mapping[str, Any]) -> Plan:
+    """A Tuner's arguments -> a Plan, or one ConfigurationError that lists every problem."""
+    problems = Problems()
+    trainable, executor = given["trainable"], given["executor"]
+    recipe: Recipe | None
+    if trainable is not None:
+        recipe = problems.attempt("trainable", lambda: recipe_of(trainable))
+    else:
+        recipe = Nothing()
+        pretends = getattr(executor, "curve", None) is not None
+        problems.need(pretends, "trainable: a function or a class is needed; only Simulated(curve=...) does without.")
+    space = None
+    if problems.need(given["space"] is not None, "space: what is to be searched? Pass space={'lr': hp.loguniform(1e-4, 1e-1)}, say."):
+        space = problems.attempt("space", lambda: Space.of(given["space"]))
+    objective = None
+    known = given["metric"] is not None and given["mode"] is not None
+    if problems.need(known, 'metric, mode: what is to be optimized? Pass metric="accuracy", mode="max", say.'):
+        objective = problems.attempt("metric", lambda: Objective(given["metric"], given["mode"], given["outcome_constraints"]))
+    stop = problems.attempt("stop", lambda: stop_rule(given["stop"]))
+    searcher = given["searcher"] if given["searcher"] is not None else default_searcher(space)
+    problems.need(_is_part(searcher, Searcher), f"searcher: expected an object such as hp.RandomSearch(), but got {shown(searcher)}.")
+    scheduler = given["scheduler"] if given["scheduler"] is not None else FullRuns()
+    problems.need(_is_part(scheduler, Scheduler), f"scheduler: expected an object such as hp.ASHA(max_t=27), but got {shown(scheduler)}.")
+    if executor == "auto":
+        from .executors.processes import Processes
+
+        executor = Processes()
+    problems.need(
+        _is_part(executor, Executor), f'executor: expected "auto" or an object such as hp.Processes(workers=4), but got {shown(executor)}.'
+    )
+    points = _points(given["points"], space, problems)
+    check_numbers(given, problems)
+    _check_names(given, problems)
+    if not problems.lines:
+        assert recipe is not None and space is not None
+        _check_ends(recipe, scheduler, stop, problems)
+        bounded = any(given[name] is not None for name in ("trials", "time_budget", "target"))
+        endless = space.rows is None and not isinstance(searcher, GridSearch)
+        problems.need(
+            bounded or not endless,
+            f"trials: when does the study end? Pass trials=, time_budget= or target= ({type(searcher).__name__} has no end of its own).",
+        )
+    problems.raise_any()
+    assert recipe is not None and space is not None and objective is not None
+    plan = Plan(
+        trainable, recipe, space, objective, searcher, scheduler, executor, stop, points, given["keep"], given["seed"],
+        given["look_every"], float(given["checkpoint_every"]), given["trials"], given["time_budget"], given["target"],
+        None if given["storage"] is None else Path(given["storage"]), given["name"], given["resume"], int(given["verbose"]),
+        tuple(given["observers"]),
+    )  # fmt: skip
+    for name, part in (("searcher", searcher), ("scheduler", scheduler)):       # on copies: a part begins once
+        problems.attempt(name, lambda: copy.deepcopy(part).begin(plan.setting(1)))     # noqa: B023  (called at once)
+    problems.raise_any()
+    return plan
+
+
+def default_searcher(space: Space | None) -> Searcher:
+    """GridSearch for a space with a `grid_search` axis, RandomSearch for any other."""
+    return GridSearch() if space is not None and any(dim.grid for dim in space.dims) else RandomSearch()
+
+
+def source_of(trainable: Any) -> dict[str, str]:
+    """Where a trainable comes from: "module:qualname" where it can be imported, a hash of its source, and its file."""
+    target = getattr(trainable, "__wrapped__", None) or getattr(trainable, "target", trainable)
+    found = of_callable(trainable if trainable is target else target)
+    module = sys.modules.get(getattr(target, "__module__", ""), None)
+    file = getattr(module, "__file__", None)
+    return {**found, "qualname": getattr(target, "__qualname__", "")} | ({"file": str(Path(file).resolve())} if file else {})
+
+
+class Nothing:
+    """The recipe of a study that trains nothing: Simulated(curve=...) answers for it."""
+
+    saves: bool = True      # a promotion costs a simulation nothing
+    name: str = "simulated"
+    max_t: int | None = None
+    ends: bool = False
+
+    def start(self, trial: Trial, place: Place, state: State | None = None, step: int = 0) -> Runner:
+        raise ConfigurationError("a study of learning curves trains nothing.")
+
+    def restore(self, trial: Trial, place: Place, state: State, step: int) -> Any:
+        raise ConfigurationError("a study of learning curves has no weights to load.")
+
+    def test(self, trial: Trial, place: Place, state: State, step: int) -> dict[str, Scalar]:
+        raise ConfigurationError("a study of learning curves has no test set.")
+
+
+def _is_part(value: Any, contract: type) -> bool:
+    return isinstance(value, contract) and not isinstance(value, type)
+
+
+def _points(points: Any, space: Space | None, problems: Problems) -> tuple[Mapping[str, Any], ...]:
+    fine = isinstance(points, Sequence) and all(isinstance(point, Mapping) for point in points)
+    if not problems.need(fine, f"points: a list of configs is needed, but got {points!r}.") or space is None:
+        return ()
+    if points:
+        problems.attempt("points", lambda: space.encode(points))
+    return tuple(points)
+
+
+def _check_names(given: Mapping[str, Any], problems: Problems) -> None:
+    name, resume = given["name"], given["resume"]
+    fine = name is None or (isinstance(name, str) and NAME.fullmatch(name) is not None)
+    problems.need(fine, f"name: letters, digits, '.', '_' and '-', at most 100, the first a letter or digit, but got {name!r}.")
+    problems.need(resume in ("never", "auto"), f'resume: must be "never" or "auto", but got {resume!r}.')
+    found = resume != "auto" or (name is not None and given["storage"] is not None)
+    problems.need(found, 'resume: "auto" needs name= and storage= to find the study by.')
+
+
+def _check_ends(recipe: Recipe, scheduler: Scheduler, stop: StopRule | None, problems: Problems) -> None:
+    problems.need(
+        recipe.ends or recipe.max_t is not None or scheduler.max_t is not None or stop is not None,
+        f"scheduler, stop: {recipe.name} has no end of its own. Pass a scheduler with max_t, such as "
+        f"scheduler=hp.FullRuns(max_t=27) or hp.ASHA(max_t=27), or a stop, such as stop=hp.MaxSteps(27).",
+    )
+
+
+def _torch_version() -> str:
+    import torch
+
+    return str(torch.__version__)

@@ -1,0 +1,293 @@
+"""Results: what came of a study, read from its journal, while it runs and ever after.
+
+Nothing here is taken from live objects, so a study that was killed, copied elsewhere or finished a year ago answers the
+same. The best report is found by an index: a million trials take no longer than ten.
+
+"Best" is what the study was after: the first metric in its mode. A report that is not finite or violates an outcome
+constraint is never the best; of equals the earliest is, and within one turn that of the smaller trial id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from .errors import CheckpointError, ConfigurationError, SeveralObjectivesError, SpaceError, TorchtuneError
+from .journal import Journal
+from .journal_rows import RANKED, from_json, text_of, to_json
+from .objective import VIOLATED, Mode, Objective
+from .result import Point, flat, front, line_of
+from .result import Result as Result
+from .result import TrialError as TrialError
+from .trial import Note, Trial
+
+if TYPE_CHECKING:
+    from .training.runner import Place, Recipe
+    from .vault import Vault
+
+_INFINITE = float("inf")
+_RESULT = """SELECT t.id, t.config, t.state, t.kind, t.step, r.step, r.metrics, r.time, r.done, l.time,
+    (SELECT error FROM failure WHERE trial = t.id) FROM trial t
+    LEFT JOIN report r ON r.id = {report} LEFT JOIN turn l ON l.id = t.turn"""
+# What a trial is shown with: its best report; of several objectives the report whose weights are kept, else the last one.
+_BEST = "(SELECT id FROM report WHERE trial = t.id ORDER BY value = -9e999, value, turn LIMIT 1)"
+_KEPT = "(SELECT c.step FROM checkpoint c WHERE c.trial = report.trial AND c.purpose = 'keep' ORDER BY c.id DESC LIMIT 1)"
+_SHOWN = f"(SELECT id FROM report WHERE trial = t.id ORDER BY step = {_KEPT} DESC, id DESC LIMIT 1)"
+
+
+class Results:
+    """`Results.open("runs/digits")`, or what `fit` returns. A sequence of `Result`, one for each trial, by trial id."""
+
+    def __init__(self, journal: Journal, recipe: Recipe | None = None, vault: Vault | None = None, *, space: Any = None) -> None:
+        self.journal = journal
+        self.objective: Objective = journal.objective
+        self._recipe = recipe
+        self._vault = vault
+        self._space = space
+        self._trainable: Any = None
+        self._single = len(self.objective.metrics) == 1
+
+    @classmethod
+    def open(cls, path: Path | str, *, trainable: Any = None, space: Any = None) -> Results:
+        """The study in a folder. `trainable` is needed for `load` and `test` only, `space` where it holds lambdas."""
+        results = cls(Journal.open(path), space=space)
+        results._trainable = trainable
+        return results
+
+    # The best -------------------------------------------------------------------------------------------------------------
+
+    @property
+    def best(self) -> Result:
+        """The best report, with its trial.
+
+        SeveralObjectivesError where there is no single best; TorchtuneError if no report is finite yet.
+        """
+        return next(iter(self.top(1)), None) or self._nothing(self.objective.metrics[0])
+
+    def top(self, k: int) -> list[Result]:
+        """The k trials with the best reports, best first, each once; fewer if there are fewer."""
+        self._one_objective()
+        reports: dict[int, int] = {}
+        if k > 0:
+            for trial, report in self.journal.rows(f"SELECT trial, id FROM report WHERE {RANKED} ORDER BY value, turn, trial"):
+                if reports.setdefault(trial, report) == report and len(reports) >= k:
+                    break
+        return [self._result(trial, report) for trial, report in reports.items()]
+
+    @property
+    def pareto(self) -> list[Result]:
+        """The trials with a report that no other report dominates, each once, ordered by their values.
+
+        Of several such reports of a trial, the one whose weights are kept is shown, else the earliest.
+        """
+        points: list[Point] = []
+        for report, turn, trial, step, metrics in self.journal.rows("SELECT id, turn, trial, step, metrics FROM report ORDER BY id"):
+            values = self.objective.values(from_json(metrics))
+            if all(-_INFINITE < value < VIOLATED for value in values):
+                points.append((values, turn, trial, report, step))
+        kept = {row.trial: row.step for row in self.journal.checkpoints(purpose="keep")}
+        shown: dict[int, tuple[bool, int, tuple[float, ...]]] = {}
+        for values, _, trial, report, step in front(points):
+            entry = (kept.get(trial) != step, report, values)
+            shown[trial] = min(entry, shown.get(trial, entry))
+        ordered = sorted((values, report, trial) for trial, (_, report, values) in shown.items())
+        return [self._result(trial, report) for _, report, trial in ordered]
+
+    def get_best_result(
+        self, metric: str | None = None, mode: Mode | None = None, scope: Literal["best", "last"] = "best"
+    ) -> Result:
+        """The best by any reported metric. `scope`: over all reports ("best"), or over the last one of each trial ("last")."""
+        if scope not in ("best", "last"):
+            raise ConfigurationError(f'scope: must be "best" or "last", but got {scope!r}.')
+        if metric is None:
+            self._one_objective()
+            metric = self.objective.metrics[0]
+        if mode is None:
+            if metric not in self.objective.metrics:
+                raise ConfigurationError(f'mode: "min" or "max" is needed for {metric!r}, which is not a metric of this study.')
+            mode = self.objective.modes[self.objective.metrics.index(metric)]
+        objective = Objective(metric, mode, self.journal.header.get("outcome_constraints") or ())
+        if scope == "best" and self._single and (objective.metrics, objective.modes) == (self.objective.metrics, self.objective.modes):
+            return self.best
+        where = "" if scope == "best" else "WHERE id IN (SELECT max(id) FROM report GROUP BY trial)"
+        best: tuple[float, int, int, int] | None = None
+        for report, turn, trial, metrics in self.journal.rows(f"SELECT id, turn, trial, metrics FROM report {where} ORDER BY id"):
+            value = objective.values(from_json(metrics))[0]
+            if -_INFINITE < value < VIOLATED and (best is None or (value, turn, trial) < best[:3]):
+                best = (value, turn, trial, report)
+        return self._nothing(metric) if best is None else self._result(best[2], best[3])
+
+    # All of them ----------------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return self.journal.trials()
+
+    def __getitem__(self, trial: int) -> Result:
+        for row in self._rows("WHERE t.id = ?", len(self) + trial if trial < 0 else trial):
+            return self._made(row)
+        raise IndexError(f"There are trials 0 to {len(self) - 1}, but trial {trial} was asked for.")
+
+    def __iter__(self) -> Iterator[Result]:
+        return map(self._made, self._rows("ORDER BY t.id"))
+
+    def get_dataframe(self) -> Any:
+        """A row for each trial, with its best report: trial, state, step, the metrics, config.<name>, time.
+
+        A pandas DataFrame; without pandas, a list of dicts with the same keys.
+        """
+        table: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], float | None]] = []
+        for row in self._rows("ORDER BY t.id"):
+            fixed = {"trial": row[0], "state": row[2], "step": row[5]}
+            metrics = {f"metrics.{name}" if name in (*fixed, "time") else name: value for name, value in _metrics(row[6]).items()}
+            table.append((fixed, metrics, flat(from_json(row[1])), row[7]))
+        columns = ["trial", "state", "step", *_keys(row[1] for row in table), *_keys(row[2] for row in table), "time"]
+        rows = [{**dict.fromkeys(columns), **fixed, **metrics, **config, "time": time} for fixed, metrics, config, time in table]
+        try:
+            import pandas
+        except ImportError:
+            return rows
+        return pandas.DataFrame(rows, columns=columns)
+
+    def curves(self) -> dict[int, list[dict[str, Any]]]:
+        """For each trial its reports in order: the step and the metrics."""
+        curves: dict[int, list[dict[str, Any]]] = {trial: [] for (trial,) in self.journal.rows("SELECT id FROM trial ORDER BY id")}
+        for trial, step, metrics, done in self.journal.rows("SELECT trial, step, metrics, done FROM report ORDER BY id"):
+            curve = curves.setdefault(trial, [])
+            if not (done and curve and curve[-1]["step"] == step):      # a trial that ended without a further report said so
+                curve.append({**from_json(metrics), "step": step})
+        return curves
+
+    def counts(self) -> dict[str, int]:
+        """How many trials are in each state there is."""
+        return dict(self.journal.rows("SELECT state, count(*) FROM trial GROUP BY state ORDER BY state"))
+
+    @property
+    def errors(self) -> list[TrialError]:
+        """The failed trials, by trial id, those whose metric stopped being finite included."""
+        rows = self._rows("WHERE t.state = 'failed' ORDER BY t.id")
+        return [TrialError(row[0], row[3], line_of(error), error) for row in rows for error in [self._error(row) or ""]]
+
+    @property
+    def log(self) -> list[Note]:
+        """What was worth knowing: each fallback, choice and retry."""
+        return self.journal.notes()
+
+    @property
+    def stacks(self) -> list[Any]:
+        """How trials shared stacks; none where each was trained alone."""
+        return []
+
+    @property
+    def header(self) -> dict[str, Any]:
+        return self.journal.header
+
+    @property
+    def seconds(self) -> float:
+        """Study time spent so far."""
+        return self.journal.seconds
+
+    def close(self) -> None:
+        self.journal.close()
+
+    def __enter__(self) -> Results:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Results({self.header.get('name')!r}, {len(self)} trials: {self.counts()})"
+
+    # What a Result needs --------------------------------------------------------------------------------------------------
+
+    @property
+    def recipe(self) -> Recipe:
+        if self._recipe is None:
+            if self._trainable is None:
+                raise ConfigurationError("load() and test() need the trainable, which no journal holds: Results.open(path, trainable=...).")
+            from .training.recipe import recipe_of
+
+            self._recipe = recipe_of(self._trainable)
+        return self._recipe
+
+    @property
+    def vault(self) -> Vault:
+        if self._vault is None:
+            from .vault import Vault
+
+            if self.journal.folder is None:
+                raise CheckpointError("The weights of a study in memory are gone with it. Give the Tuner a storage to keep them.")
+            self._vault = Vault(self.journal.folder, self.journal)
+        return self._vault
+
+    @property
+    def place(self) -> Place:
+        from .training.runner import Place
+
+        return Place(max_t=self.header.get("max_t"), metrics=self.objective.needed, study=str(self.header.get("name", "")))
+
+    def launched(self, trial: int) -> Trial:
+        """The trial as it was launched. Objects that JSON could not hold come from the space again, by the trial's x and seed."""
+        spec = self.journal.trial(trial)
+        if '"__repr__":' not in to_json(spec.config):
+            return spec
+        import torch
+
+        from .space import Space
+
+        try:
+            space = Space.rebuild(self.header["space"]) if self._space is None else Space.of(self._space)
+        except (SpaceError, KeyError) as error:
+            raise ConfigurationError(
+                f"The config of trial {trial} holds objects, and the space that made them cannot be rebuilt ({error}). Pass space=."
+            ) from error
+        config = space.decode(torch.tensor([spec.x], dtype=torch.float64), [spec.seed])[0]
+        return Trial(spec.id, spec.x, config, spec.seed, spec.tag, spec.parent)
+
+    def _rows(self, where: str, *parameters: Any) -> Iterator[tuple[Any, ...]]:
+        return self.journal.rows(f"{_RESULT.format(report=_BEST if self._single else _SHOWN)} {where}", *parameters)
+
+    def _result(self, trial: int, report: int) -> Result:
+        return self._made(next(self.journal.rows(f"{_RESULT.format(report='?1')} WHERE t.id = ?2", report, trial)))
+
+    def _made(self, row: Sequence[Any]) -> Result:
+        trial, config, state, _, _, step, metrics, time, done, launched, _ = row
+        config = from_json(config)
+        shown: dict[str, Any] = {}
+        if step is not None:
+            spent = max(0.0, time - launched)
+            shown = {"training_iteration": step, "time_total_s": spent, "trial_id": trial, "config": config, "done": bool(done)}
+            shown |= _metrics(metrics)
+        folder = self.journal.folder
+        path = None if folder is None else folder / "trials" / f"{trial:06d}"
+        return Result(trial, config, shown, step, state, self._error(row), path, self)
+
+    def _error(self, row: Sequence[Any]) -> str | None:
+        if row[2] != "failed":
+            return None
+        if row[10] is not None:
+            return text_of(row[10])
+        last = next(self.journal.rows("SELECT metrics FROM report WHERE trial = ? ORDER BY id DESC LIMIT 1", row[0]))
+        found = ", ".join(f"{name} = {value}" for name, value in _metrics(last[0]).items() if name in self.objective.needed)
+        return f"DivergedError: {found or 'no metric'} at step {row[4]}"
+
+    def _one_objective(self) -> None:
+        if not self._single:
+            raise SeveralObjectivesError(f"No single trial is best in {list(self.objective.metrics)}. `results.pareto` holds the front.")
+
+    def _nothing(self, metric: str) -> Result:
+        failed = self.errors
+        first = f" The first failure: {failed[0].line}" if failed else ""
+        raise TorchtuneError(
+            f"The best trial has a finite {metric!r} within the constraints, but none was reported yet (trials: {self.counts()}).{first}"
+        )
+
+
+def _metrics(text: str | None) -> dict[str, Any]:
+    return {} if text is None else from_json(text)
+
+
+def _keys(rows: Iterable[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(key for row in rows for key in row))

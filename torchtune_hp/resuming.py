@@ -1,0 +1,121 @@
+"""From a journal's header, and what is passed along, to the arguments of the Tuner that goes on with the study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from .errors import ConfigurationError, StudyChangedError
+from .journal import Journal
+from .objective import Objective
+from .space import Space
+from .space import difference as space_difference
+from .spec import brief, difference, rebuild, spec
+from .stopping import stop_rule
+
+SESSION = ("executor", "observers", "verbose", "checkpoint_every")
+"""Arguments that belong to a session: they may differ without a word."""
+
+_FIXED: dict[str, Callable[[Any], Any]] = {
+    "space": lambda space: Space.of(space).describe(),
+    "metric": lambda metric: list(Objective(metric, "min").metrics),
+    "mode": lambda mode: [mode] if isinstance(mode, str) else list(mode),
+    "outcome_constraints": list,
+    "searcher": spec,
+    "scheduler": spec,
+    "stop": lambda stop: spec(stop_rule(stop)),
+    "points": spec,
+    "keep": int,
+    "seed": int,
+    "look_every": lambda look: look,
+}
+"""Arguments that are fixed for a study's life, each with how the header describes it."""
+
+
+def resumed_arguments(journal: Journal, given: Mapping[str, Any], allow: Sequence[str] = ()) -> dict[str, Any]:
+    """The arguments of a Tuner for the study in `journal`: what was given, what the header holds, and what the last turn was bound by.
+
+    Raises:
+        StudyChangedError: something was given that differs from the header, and is not in `allow`.
+        ConfigurationError: a part cannot be rebuilt and was not given, or a limit makes no sense.
+    """
+    header = journal.header
+    unknown = [name for name in allow if name not in (*_FIXED, "trainable")]
+    if unknown:
+        raise ConfigurationError(f"allow: {unknown} cannot be allowed; what can: {', '.join(_FIXED)}, trainable.")
+    arguments: dict[str, Any] = {"trainable": None, "storage": "runs", "name": None, "resume": "never", "verbose": 1, "observers": ()}
+    arguments |= {"executor": "auto", "checkpoint_every": header["checkpoint_every"]}
+    arguments |= {name: given[name] for name in ("trainable", *SESSION) if name in given}
+    lines: list[str] = []
+    for name, describe in _FIXED.items():
+        recorded = header[name]
+        if given.get(name) is None or (name in ("points", "outcome_constraints") and not given[name]):
+            arguments[name] = _rebuilt(name, recorded)
+            continue
+        arguments[name] = given[name]
+        described = describe(given[name])
+        if described != recorded and name not in allow:
+            lines += space_difference(recorded, described) if name == "space" else difference(name, recorded, described)
+    lines += _other_trainable(header, given, allow)
+    if lines:
+        raise StudyChangedError(
+            f"the study {header['name']!r} was made with other settings than are passed now:\n  "
+            + "\n  ".join(lines)
+            + "\nLeave them as they were, start another study, or name what is changed on purpose in allow=(...)."
+        )
+    if "executor" not in given:
+        arguments["executor"] = rebuild(header["executor"], "executor")
+    return arguments | _limits(journal, given)
+
+
+def _rebuilt(name: str, recorded: Any) -> Any:
+    if name == "space":
+        return Space.rebuild(recorded)
+    if name in ("metric", "mode"):
+        return recorded if len(recorded) > 1 else recorded[0]
+    return rebuild(recorded, name)
+
+
+def _other_trainable(header: Mapping[str, Any], given: Mapping[str, Any], allow: Sequence[str]) -> list[str]:
+    from .training.recipe import recipe_of
+
+    if given.get("trainable") is None or "trainable" in allow:
+        return []
+    return difference("trainable", header["trainable"]["name"], recipe_of(given["trainable"]).name)
+
+
+def _limits(journal: Journal, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The new totals: what was given, "+50" upon what there was, or what the last turn was bound by."""
+    last = journal.last_limits()
+    made = journal.trials()
+    now = {"trials": None, "time_budget": None, "target": None} if last is None else {
+        "trials": last.trials, "time_budget": last.seconds, "target": last.target,
+    }  # fmt: skip
+    for name, spent in (("trials", made), ("time_budget", journal.seconds)):
+        wanted = given.get(name)
+        if isinstance(wanted, str):
+            base = now[name] if now[name] is not None else spent
+            now[name] = base + _more(name, wanted, int if name == "trials" else float)
+        elif wanted is not None:
+            now[name] = wanted
+    if given.get("target") is not None:
+        now["target"] = given["target"]
+    if isinstance(now["trials"], int) and now["trials"] < made:
+        raise ConfigurationError(
+            f'trials: there are {made} already, so a total of {now["trials"]} cannot be; pass a larger one, or "+50" for more.'
+        )
+    return now
+
+
+def _more(name: str, text: str, number: Callable[[str], Any]) -> Any:
+    try:
+        if not text.startswith("+"):
+            raise ValueError
+        return number(text[1:])
+    except ValueError:
+        raise ConfigurationError(f'{name}: a total (300) or more of it ("+100") is needed, but got {text!r}.') from None
+
+
+def described(header: Mapping[str, Any]) -> dict[str, str]:
+    """A study's settings in a few words each, for people."""
+    return {name: brief(header[name]) for name in ("searcher", "scheduler", "executor", "stop") if header.get(name) is not None}

@@ -1,0 +1,181 @@
+"""What halving schedulers share: the levels at which trials are compared, and the ranking at one level.
+
+All arithmetic with the reduction factor is exact. A factor such as 1.1 is taken as the decimal it was written as (11/10, not
+the nearest binary fraction), so that floor(33 / 1.1) is 30, where floats give 29; logarithms are never taken.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from heapq import heapify, heappop, heappush, heappushpop, heapreplace
+from struct import Struct
+
+from ..trial import Report
+
+_AS_FLOAT = Struct("<d")
+_AS_INTEGER = Struct("<q")
+_ID_BITS = 48
+_ID_MASK = (1 << _ID_BITS) - 1
+_ALL = -1
+_NOBODY: list[int] = []
+
+
+def exact(reduction_factor: float) -> Fraction:
+    """The reduction factor as the decimal it was written as."""
+    return Fraction(str(reduction_factor))
+
+
+def levels(grace_period: int, max_t: int, eta: Fraction) -> tuple[int, ...]:
+    """`grace_period * eta**k`, rounded down, as long as it pays to look there; then `max_t`.
+
+    A level m with m * m * eta > max_t * max_t is left out: it is nearer to max_t than to the level below it, and a trial
+    that came so far is better trained to the end. Levels that are equal after rounding are one level.
+
+    >>> levels(1, 81, Fraction(3))
+    (1, 3, 9, 27, 81)
+    >>> levels(117, 30000, Fraction(4))
+    (117, 468, 1872, 7488, 30000)
+    """
+    found: list[int] = []
+    level = Fraction(grace_period)
+    while int(level) < max_t and int(level) ** 2 * eta <= max_t**2:
+        if not found or int(level) > found[-1]:
+            found.append(int(level))
+        level *= eta
+    return (*found, max_t)
+
+
+def score(report: Report) -> float:
+    """What a trial is ranked by. A failure and a NaN are +inf: the worst, never the best."""
+    value = report.values[0]
+    return value if value < math.inf and not report.failed else math.inf
+
+
+def rank_key(value: float, trial: int) -> int:
+    """One number to rank by: a smaller score comes first, then the smaller trial id. -0.0 and 0.0 are the same score.
+
+    A float's bits, read as an integer, are in the float's order (mirrored below zero), so the score goes into the upper bits
+    and the id into the lower ones: a third of the memory of a (score, id) pair, and faster to compare.
+    """
+    bits: int = _AS_INTEGER.unpack(_AS_FLOAT.pack(value))[0]
+    return (bits if bits >= 0 else -(bits + 2**63)) << _ID_BITS | trial
+
+
+def trial_of(key: int) -> int:
+    """The trial id in a key."""
+    return key & _ID_MASK
+
+
+class Rung:
+    """The trials that came to one level, and its best share: the best floor(n / eta) of the n recorded, at least `least`.
+
+    A score of +inf counts in n and is never in the share: a rung with too few finite scores has a smaller share. A trial may
+    rest here (be kept, to be promoted later). `hopeless` names those that rest in vain. Everything costs O(log n) per trial.
+
+    The ranking is cut in two heaps, `_top` (the share, worst first) and `_rest` (all others, best first); a trial that
+    crosses into the share goes to `_ready` as well. A crossing back is noticed only when `_ready` is read. All hold `rank_key`s,
+    negated where the worst comes first.
+    """
+
+    __slots__ = (
+        "_doomed", "_hope", "_kept", "_over", "_ready", "_rest", "_rests", "_times", "_top", "heading", "least", "n", "resting",
+    )
+
+    def __init__(self, eta: Fraction, least: int = 0) -> None:
+        self.n = 0
+        """How many trials were recorded, failed ones included."""
+        self.resting = 0
+        """How many trials rest here."""
+        self.heading = 0
+        """How many trials are running towards this level: the owner keeps this number."""
+        self.least = least
+        self._times, self._over = eta.denominator, eta.numerator
+        self._top: list[int] = []
+        self._rest: list[int] = []
+        self._ready: list[int] = []
+        self._rests = bytearray()           # by trial id: one byte a trial, where a set takes sixty
+        self._hope: list[int] = []          # the best `_kept`, worst first; empty while nobody is hopeless
+        self._kept = _ALL
+        self._doomed: list[int] = []        # who fell out of `_hope` since it was last asked for
+
+    def add(self, value: float, trial: int, rests: bool) -> None:
+        """Records a trial's score. `rests`: it stays here and may be promoted later."""
+        self.n += 1
+        size = max(self.least, self.n * self._times // self._over)
+        top, rest = self._top, self._rest
+        if not value < math.inf:
+            if len(top) < size and rest:
+                self._cross(heappop(rest))
+            return
+        key = rank_key(value, trial)
+        if trial >= len(self._rests):
+            self._rests.extend(bytes(trial + 1 - len(self._rests)))
+        if rests:
+            self._rests[trial] = 1
+            self.resting += 1
+        if self._kept != _ALL:
+            self._doomed.append(-heappushpop(self._hope, -key))
+        # One trial came and the share grew by one at most, so one crossing restores the cut.
+        if len(top) < size:
+            self._cross(heappushpop(rest, key))
+        elif top and -key > top[0]:
+            heappush(rest, -heapreplace(top, -key))
+            heappush(self._ready, key)
+        else:
+            heappush(rest, key)
+
+    def shares(self, value: float, trial: int) -> bool:
+        """Whether a recorded trial is in the best share now."""
+        return bool(self._top) and -rank_key(value, trial) >= self._top[0]
+
+    def promotable(self) -> int | None:
+        """The best trial of the share that rests here; None if there is none."""
+        ready = self._ready
+        while ready:
+            trial = trial_of(ready[0])
+            if self._rests[trial] and -ready[0] >= self._top[0]:
+                return trial
+            heappop(ready)
+        return None
+
+    def leave(self, trial: int) -> None:
+        """The trial rests here no longer."""
+        self._rests[trial] = 0
+        self.resting -= 1
+
+    def hopeless(self, most: int) -> list[int]:
+        """The trials that rest here in vain if at most `most` ever come; they leave.
+
+        Ranks only grow, and the share never exceeds floor(most / eta): who ranks behind that is never promoted.
+        """
+        keep = max(self.least, most * self._times // self._over)
+        if keep != self._kept:
+            self._expect(keep)
+        if not self._doomed:
+            return _NOBODY
+        gone = [trial for trial in map(trial_of, self._doomed) if self._rests[trial]]
+        self._doomed.clear()
+        for trial in gone:
+            self.leave(trial)
+        return gone
+
+    def _expect(self, keep: int) -> None:
+        """From now on the best `keep` are in `_hope`, and all others have been in `_doomed`."""
+        if keep >= len(self._top) + len(self._rest):
+            if self._kept != _ALL:
+                self._hope.clear()
+                self._doomed.clear()
+                self._kept = _ALL
+            return
+        if keep > self._kept:       # the first time, or more trials may come than was said before
+            self._hope = [*self._top, *(-key for key in self._rest)]
+            heapify(self._hope)
+            self._doomed.clear()
+        self._kept = keep
+        while len(self._hope) > keep:
+            self._doomed.append(-heappop(self._hope))
+
+    def _cross(self, key: int) -> None:
+        heappush(self._top, -key)
+        heappush(self._ready, key)

@@ -1,0 +1,182 @@
+"""One session of a study: from the first turn, or from where the journal ends, until it is over or interrupted."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from .errors import ReplayError, StudyFailedError
+from .executors.base import Executor, Job
+from .executors.local import place_of
+from .executors.serial import threads
+from .interrupts import Interrupts, StudyInterrupted
+from .journal import Journal
+from .journal_rows import from_json, to_json
+from .observers.base import Observer, Observers, StudyInfo
+from .plan import Nothing, Plan
+from .results import Results
+from .study import BREAKER, Study
+from .training.runner import Place
+from .training.seeding import undisturbed
+from .trial import Command, Config, Keep, Limits, Note, Trial
+from .vault import Vault
+
+
+def drive(
+    study: Study,
+    executor: Executor,
+    journal: Journal,
+    observers: Observers,
+    limits: Limits,
+    commands: Sequence[Command],
+    interrupted: Callable[[], bool] = lambda: False,
+) -> None:
+    """The one loop, whole. `commands`: the first step's, or `study.outstanding()`."""
+    while not interrupted():
+        for command in commands:
+            executor.submit(command)
+        if not study.running:
+            return
+        events = executor.wait()
+        commands = study.step(events, limits)
+        journal.append(events, limits, commands)        # durable before anything of it is done
+        observers.told(events, commands)
+
+
+class Session:
+    """Wires a plan to a journal. The caller holds the driver's lock, and closes the journal."""
+
+    def __init__(self, plan: Plan, folder: Path | None, journal: Journal) -> None:
+        self.plan = plan
+        self.journal = journal
+        self.folder = folder
+        self.vault = Vault(folder, journal)
+        name = journal.header["name"]
+        self.job = Job(plan.recipe, Place(folder, "cpu", plan.max_t, plan.objective.needed, name), self.vault, plan.checkpoint_every)
+
+    def run(self) -> Results:
+        """Runs the study until it is over, and returns what the journal holds of it then."""
+        observers = Observers([*_progress(self.plan.verbose), *self.plan.observers], self.journal.note)
+        try:
+            with undisturbed():
+                return self._run(observers)
+        finally:
+            observers.close()
+
+    def _run(self, observers: Observers) -> Results:
+        plan, journal, executor = self.plan, self.journal, self.plan.executor
+        interrupts = Interrupts()
+        finished = False
+        try:
+            with interrupts:
+                capacity = self._capacity(executor.prepare(self.job))
+                study = plan.study(capacity)
+                limits = plan.limits(capacity)
+                before = self._replay(study)
+                standing, commands = study.standing(), study.outstanding()
+                earlier = None if before is None else Results(journal)
+                header = journal.header
+                observers.begin(
+                    StudyInfo(header["name"], self.folder, plan.objective, limits, plan.max_t, header, study.trials, standing, earlier)
+                )
+                if before != limits or study.broken is not None or not study.running:
+                    more = study.step((), limits)
+                    if more or before is None:
+                        journal.append((), limits, more)
+                        observers.told((), more)
+                        commands += more
+                executor.begin(study.setting, standing)
+                drive(study, executor, journal, observers, limits, commands, interrupts.requested)
+                finished = not study.running
+        finally:
+            executor.close(save=interrupts.requested())
+            journal.flush()
+        results = Results(journal, recipe=plan.recipe, vault=self.vault)
+        observers.end(results)
+        if study.broken is not None:
+            raise StudyFailedError(_broken(journal.header["name"], study.broken))
+        if not finished:
+            raise StudyInterrupted(self._how_to_go_on(), interrupts.signum or 0)
+        return results
+
+    def _capacity(self, offered: int) -> int:
+        """The study's logical concurrency: the executor's when it began, and the same for ever after."""
+        recorded = self.journal.header.get("capacity")
+        if recorded is not None:
+            return int(recorded)
+        self.journal.update_header(capacity=offered)
+        self.journal.note(Note("choice", f"capacity: {offered} trials at once, as {type(self.plan.executor).__name__} offers"))
+        for name in self.plan.space.sampled:
+            self.journal.note(Note("space", f"{name} is drawn by sample_from under each trial's seed; no searcher sees it"))
+        if not self.plan.recipe.saves and self.plan.keep:
+            text = f"{self.plan.recipe.name} cannot save its state: weights are kept only where report() is given a checkpoint"
+            self.journal.note(Note("keep", text))
+        return offered
+
+    def _replay(self, study: Study) -> Limits | None:
+        """Goes through the journal's turns, checking each decision. Returns the limits of the last one."""
+        limits: Limits | None = None
+        kept: dict[int, int] = {}
+        for number, (events, limits, commands) in enumerate(self.journal.turns()):
+            try:
+                study.replay(events, limits, commands)
+            except ReplayError as error:
+                raise ReplayError(f"turn {number} of the journal is not what would be decided now: {error}") from None
+            for command in commands:
+                if isinstance(command, Keep):
+                    for other in command.instead_of:
+                        kept.pop(other, None)
+                    kept[command.trial] = study.stood(command.trial, events)
+        if limits is not None:
+            self.vault.sweep()
+            study.reconfigure(self._config)
+            self._keep_again(kept)
+        return limits
+
+    def _config(self, trial: Trial) -> Config:
+        """The config of a recorded trial, with the objects that JSON could not hold, if its space still gives the same."""
+        import torch
+
+        fresh: Config = self.plan.space.decode(torch.tensor([trial.x], dtype=torch.float64), [trial.seed])[0]
+        return fresh if from_json(to_json(fresh)) == trial.config else trial.config
+
+    def _keep_again(self, kept: dict[int, int]) -> None:
+        """Weights that were to be kept when the process died, and were not yet: their trials are trained to there again."""
+        if not self.plan.recipe.saves or isinstance(self.plan.recipe, Nothing):
+            return
+        for trial, step in kept.items():
+            if self.vault.kept_step(trial) == step:
+                continue
+            spec = self.journal.trial(trial)
+            start, state = self.vault.newest(trial, upto=step) or (0, None)
+            spec = dataclasses.replace(spec, config=self._config(spec))
+            runner = self.plan.recipe.start(spec, place_of(self.job, trial), state, start)
+            try:
+                with threads(1):
+                    while runner.step < step:
+                        runner.advance()
+                again = runner.save()
+            finally:
+                runner.close()
+            if again is not None:
+                self.vault.put(trial, step, again, purpose="keep")
+            text = f"the best weights of trial {trial} were not on disk; it was trained to step {step} again"
+            self.journal.note(Note("keep", text, trial))
+
+    def _how_to_go_on(self) -> str:
+        if self.folder is None:
+            return "interrupted; the study was in memory (storage=None), so it cannot be resumed."
+        return f"interrupted; nothing is lost. To go on: torchtune-hp resume {self.folder}"
+
+
+def _broken(name: str, first: str) -> str:
+    return f"{BREAKER} trials failed in a row, so the study {name!r} was stopped. The first of them:\n\n{first}"
+
+
+def _progress(verbose: int) -> list[Observer]:
+    if not verbose:
+        return []
+    from .observers.progress import Progress
+
+    return [Progress()]

@@ -1,0 +1,156 @@
+"""A space as JSON: what the journal's header stores, what a resumed study is compared with, and the way back.
+
+    {"space": node, "constraints": [value, ...]}        or        {"rows": [[[key, value], ...], ...]}
+
+    node     {"group": [[key, node], ...]} | {"branches": [[name, node], ...]} | {"constant": value} | {word: [value, ...]}
+             | {"mapped": [node, value, value]}
+    value    a JSON scalar | [value, ...] | {"tuple": [...]} | {"dict": [[key, value], ...]} | {"float": "inf"}
+             | {"callable": "module:qualname"} | {"source_sha256": hash} | {"repr": text}
+
+Dicts are lists of pairs because their order is the order of the coordinates. The last two kinds of value name an object
+without being able to bring it back.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
+from typing import Any
+
+from ..errors import SpaceError
+from .domains import FUNCTIONS, Domain
+
+
+def of_spec(spec: Mapping[str, Any], constraints: Sequence[Callable[..., Any]]) -> dict[str, Any]:
+    return {"space": _node(spec), "constraints": [_value(constraint) for constraint in constraints]}
+
+
+def of_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {"rows": [[[key, _value(value)] for key, value in row.items()] for row in rows]}
+
+
+def _node(spec: Any) -> dict[str, Any]:
+    if isinstance(spec, Mapping):
+        return {"group": [[key, _node(part)] for key, part in spec.items()]}
+    if not isinstance(spec, Domain):
+        return {"constant": _value(spec)}
+    if spec.word == "mapped":
+        inner, forward, inverse = spec.arguments
+        return {"mapped": [_node(inner), _value(forward), _value(inverse)]}
+    if spec.word == "choice" and isinstance(spec.arguments[0], Mapping):
+        return {"branches": [[name, _node(branch)] for name, branch in spec.arguments[0].items()]}
+    if spec.word in ("choice", "ordinal", "grid_search"):
+        return {spec.word: [_value(value) for value in spec.arguments[0]]}
+    return {spec.word: [_value(argument) for argument in spec.arguments]}
+
+
+def _value(value: Any) -> Any:
+    if value is None or type(value) in (bool, int, str):
+        return value
+    if type(value) is float:
+        return value if math.isfinite(value) else {"float": repr(value)}
+    if type(value) is list:
+        return [_value(part) for part in value]
+    if type(value) is tuple:
+        return {"tuple": [_value(part) for part in value]}
+    if type(value) is dict and all(type(key) is str for key in value):
+        return {"dict": [[key, _value(part)] for key, part in value.items()]}
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():        # a NumPy or torch scalar
+        return _value(value.item())
+    return _callable(value) if callable(value) else {"repr": _without_addresses(repr(value))}
+
+
+def _callable(function: Any) -> dict[str, str]:
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    if module and name and module != "__main__" and "<" not in name and _found(f"{module}:{name}") is function:
+        return {"callable": f"{module}:{name}"}
+    code = getattr(function, "__code__", None)
+    if code is None and not inspect.isclass(function):
+        return {"repr": _without_addresses(repr(function))}
+    try:
+        source = inspect.getsource(function).strip()
+    except (OSError, TypeError):        # typed at a prompt: what it was compiled to, instead
+        if code is None:
+            return {"repr": _without_addresses(repr(function))}
+        source = repr((code.co_code, _without_addresses(repr(code.co_consts)), code.co_names))
+    return {"source_sha256": sha256(source.encode()).hexdigest()}
+
+
+def _found(path: str) -> Any:
+    module, _, name = path.partition(":")
+    try:
+        here: Any = importlib.import_module(module)
+        for part in name.split("."):
+            here = getattr(here, part)
+    except (ImportError, AttributeError, ValueError):
+        return None
+    return here
+
+
+def _without_addresses(text: str) -> str:
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+
+
+# The way back ------------------------------------------------------------------------------------------------------------
+
+
+def spec_from(description: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+    constraints = [_restored(f"constraints[{i}]", value) for i, value in enumerate(description["constraints"])]
+    spec: dict[str, Any] = _spec("", description["space"])
+    return spec, constraints
+
+
+def rows_from(description: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{key: _restored(f"rows[{i}].{key}", value) for key, value in row} for i, row in enumerate(description["rows"])]
+
+
+def _spec(name: str, node: Mapping[str, Any]) -> Any:
+    ((word, content),) = node.items()
+    if word == "group":
+        return {key: _spec(f"{name}.{key}" if name else key, part) for key, part in content}
+    if word == "constant":
+        return _restored(name, content)
+    if word == "branches":
+        return Domain("choice", ({key: _spec(f"{name}.{key}", part) for key, part in content},))
+    if word == "mapped":
+        return Domain("mapped", (_spec(name, content[0]), _restored(name, content[1]), _restored(name, content[2])))
+    if word not in FUNCTIONS:
+        raise SpaceError(f"{name}: {word!r} is not a domain this version knows. Pass space= again.")
+    values = [_restored(name, value) for value in content]
+    return Domain(word, (values,) if word in ("choice", "ordinal", "grid_search") else tuple(values))
+
+
+def _restored(name: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_restored(name, part) for part in value]
+    if not isinstance(value, Mapping):
+        return value
+    ((tag, content),) = value.items()
+    if tag == "tuple":
+        return tuple(_restored(name, part) for part in content)
+    if tag == "dict":
+        return {key: _restored(name, part) for key, part in content}
+    if tag == "float":
+        return float(content)
+    found = _found(content) if tag == "callable" else None
+    if found is None:
+        raise SpaceError(f"{name}: {text_of_value(value)} cannot be rebuilt from what was stored. Pass space= again.")
+    return found
+
+
+def text_of_value(value: Any) -> str:
+    """A described value, for a person."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(text_of_value, value))}]"
+    if not isinstance(value, Mapping):
+        return repr(value)
+    ((tag, content),) = value.items()
+    if tag == "tuple":
+        return f"({', '.join(map(text_of_value, content))}{',' if len(content) == 1 else ''})"
+    if tag == "dict":
+        return f"{{{', '.join(f'{key!r}: {text_of_value(part)}' for key, part in content)}}}"
+    return f"a function with source {content[:8]}" if tag == "source_sha256" else str(content)

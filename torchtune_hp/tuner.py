@@ -1,0 +1,179 @@
+"""Tuner: one call that runs a study, and one that goes on with it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from .arguments import refuse_foreign
+from .errors import StudyExistsError
+from .executors.simulated import Simulated
+from .journal import Journal
+from .lock import DriverLock
+from .plan import make_plan
+from .results import Results
+from .resuming import resumed_arguments
+from .session import Session
+
+if TYPE_CHECKING:
+    from .executors.base import Executor
+    from .observers.base import Observer
+    from .schedulers.base import Scheduler
+    from .searchers.base import Searcher
+    from .space import Space
+
+
+class Tuner:
+    """Searches the space of a trainable; `fit` runs the study and returns its `Results`.
+
+    Args:
+        trainable: a decorated or plain train function, a generator function, a `Trainable` or `ModelTrainable` class.
+        space: a `Space`, or a dict of domains. This, `metric`, `mode` and any other argument may come from the decorator.
+        metric, mode: what is optimized ("min" or "max"); lists of both for several objectives.
+        trials, time_budget, target: when the study ends: so many trials in all, so many seconds, this value of the first
+            metric; whichever comes first. At least one, unless the searcher has an end of its own (a grid, rows).
+        stop: ends single trials: {"accuracy": 0.95}, `hp.Plateau(patience)`, `hp.MaxSteps(n)`, a function of (trial, metrics).
+        points: configs tried first. outcome_constraints: such as "params <= 50_000"; a report that violates one ranks last.
+        searcher: default `GridSearch` if the space has a `grid_search` axis, else `RandomSearch`.
+        scheduler: default `FullRuns()`. executor: "auto" is `Processes()`.
+        observers: told of every turn (see `observers.base.Observer`). keep: how many best trials keep their weights; with
+            several objectives the front does.
+        seed: the one seed of everything. storage: the folder of studies; None: in memory.
+        name: the study's name; default <trainable>-<n>. resume: "never", or "auto": go on if the study exists.
+        verbose: 1: progress; 0: silent. look_every: steps between looks, or "grant".
+        checkpoint_every: seconds of training that a crash may cost; 0: every look is saved.
+
+    Raises:
+        ConfigurationError: says of every argument that cannot be, why. SpaceError: a space that cannot be searched.
+        TypeError: an argument as another library calls it, with our word for it.
+    """
+
+    def __init__(
+        self,
+        trainable: Any,
+        space: Space | Mapping[str, Any] | None = None,
+        *,
+        metric: str | Sequence[str] | None = None,
+        mode: str | Sequence[str] | None = None,
+        trials: int | None = None,
+        time_budget: float | None = None,
+        target: float | None = None,
+        stop: Any = None,
+        points: Sequence[Mapping[str, Any]] = (),
+        outcome_constraints: Sequence[str] = (),
+        searcher: Searcher | None = None,
+        scheduler: Scheduler | None = None,
+        executor: Executor | Literal["auto"] = "auto",
+        observers: Sequence[Observer] = (),
+        keep: int = 1,
+        seed: int = 0,
+        storage: str | Path | None = "runs",
+        name: str | None = None,
+        resume: Literal["never", "auto"] = "never",
+        verbose: int = 1,
+        look_every: int | Literal["grant"] = 1,
+        checkpoint_every: float = 60.0,
+        **foreign: Any,
+    ) -> None:
+        given = {key: value for key, value in locals().items() if key in ARGUMENTS}
+        refuse_foreign("Tuner", foreign, ARGUMENTS)
+        self._given = _with_defaults(given)
+        self._folder: Path | None = None        # of a study to go on with
+        self._plan = make_plan(self._given)
+
+    def fit(self) -> Results:
+        """Runs the study to its end, and returns what came of it.
+
+        Raises:
+            StudyExistsError: there is a study of this name, and `resume` is "never". StudyLockedError: it is being driven.
+            StudyFailedError: trials failed one after another; the journal is kept.
+            StudyInterrupted: Ctrl-C or SIGTERM came; all there is was saved, and the message says how to go on.
+        """
+        plan = self._plan
+        if self._folder is not None:
+            return self._go_on(self._folder)
+        if plan.storage is None:
+            return Session(plan, None, Journal.create(None, plan.header() | {"name": plan.name or plan.recipe.name})).run()
+        folder = plan.storage / (plan.name or _next_name(plan.storage, plan.recipe.name))
+        if (folder / "study.db").exists():
+            if plan.resume == "auto":
+                return Tuner._resumed(folder, self._given).fit()
+            raise StudyExistsError(
+                f"there is a study at {folder} already. To go on with it: torchtune-hp resume {folder}, "
+                f'or Tuner(..., resume="auto"). For a new one, choose another name=.'
+            )
+        with DriverLock(folder):
+            with Journal.create(folder, plan.header() | {"name": folder.name}, every=_every(plan.executor)) as journal:
+                Session(plan, folder, journal).run()
+        return Results.open(folder, trainable=plan.trainable)
+
+    @classmethod
+    def resume(
+        cls, path: str | Path, trainable: Any = None, *, trials: int | str | None = None, allow: Sequence[str] = (), **changes: Any
+    ) -> Tuner:
+        """A study on disk, to go on with: `Tuner.resume("runs/digits", Digits, trials="+100").fit()`.
+
+        Args:
+            path: the study's folder. trainable: the class or function again; may be left out for a study of curves.
+            trials: a new total (50) or that many more ("+50"); time_budget likewise, in seconds; target: a new value.
+            allow: settings that differ on purpose, by name ("seed", "space", "stop").
+            changes: any argument of a Tuner: one that the journal cannot give back (the error names it), one that belongs to
+                a session (executor, observers, verbose, checkpoint_every), or one named in `allow`.
+
+        Raises:
+            StudyNotFoundError: no study there. StudyChangedError: something differs; the message is the difference.
+            ConfigurationError: names what has to be passed again.
+        """
+        refuse_foreign("Tuner.resume", [name for name in changes if name not in ARGUMENTS], ARGUMENTS)
+        given = {**changes, "trials": trials} | ({} if trainable is None else {"trainable": trainable})
+        return cls._resumed(Path(path), given, allow)
+
+    @classmethod
+    def _resumed(cls, folder: Path, given: Mapping[str, Any], allow: Sequence[str] = ()) -> Tuner:
+        tuner = cls.__new__(cls)
+        with Journal.open(folder) as journal:
+            tuner._given = resumed_arguments(journal, given, allow)
+        tuner._folder = folder
+        tuner._plan = make_plan(tuner._given)
+        return tuner
+
+    def _go_on(self, folder: Path) -> Results:
+        plan = self._plan
+        with DriverLock(folder):
+            with Journal.open(folder, write=True, every=_every(plan.executor)) as journal:
+                fixed = {key: value for key, value in plan.header().items() if key not in ("executor", "versions", "max_t", "saves")}
+                journal.update_header(**{key: value for key, value in fixed.items() if journal.header.get(key) != value})
+                Session(plan, folder, journal).run()
+        return Results.open(folder, trainable=plan.trainable)
+
+
+_PARAMETERS = {name: p.default for name, p in inspect.signature(Tuner).parameters.items() if name != "foreign"}
+ARGUMENTS = tuple(_PARAMETERS)
+
+
+def tune(trainable: Any, space: Space | Mapping[str, Any] | None = None, **arguments: Any) -> Results:
+    """`Tuner(trainable, space, ...).fit()` in one word; the arguments are a Tuner's."""
+    return Tuner(trainable, space, **arguments).fit()
+
+
+def _with_defaults(given: dict[str, Any]) -> dict[str, Any]:
+    """What was left at its default comes from the trainable's decorator, where that says it."""
+    own: Mapping[str, Any] = getattr(given["trainable"], "defaults", {})
+    return given | {name: value for name, value in own.items() if given[name] is _PARAMETERS[name]}
+
+
+def _next_name(storage: Path, name: str) -> str:
+    """<trainable>-<n>, with the first n that is free."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "study"
+    n = 1
+    while (storage / f"{stem}-{n}").exists():
+        n += 1
+    return f"{stem}-{n}"
+
+
+def _every(executor: Executor) -> int:
+    """Turns to a commit: each one is durable, but for a simulation, which costs nothing to repeat."""
+    return 256 if isinstance(executor, Simulated) and executor.curve is not None else 1
