@@ -89,7 +89,8 @@ class Pending:
                 trial, step, metrics, done = event.trial, event.step, event.metrics, event.done
                 value = values(metrics)[0]
                 reports.append((turn, trial, step, to_json(metrics), value if single else None, event.time, done))
-                moves[trial] = ("completed" if done else "resting", step, value == math.inf, None)
+                bad = value == math.inf and not (done and not metrics)      # an end without metrics is no look
+                moves[trial] = ("completed" if done else "resting", step, bad, None)
             elif isinstance(event, Failed):
                 self._failures.append((turn, place, event.trial, event.step, event.kind, _text(event.error), event.time))
                 _, last, bad, _ = moves.get(event.trial, _UNSEEN)
