@@ -21,7 +21,7 @@ study = hp.AskTell(
     scheduler=hp.ASHA(max_t=27, reduction_factor=3),
     metric="loss", mode="min", trials=30, seed=0,
 )  # fmt: skip
-weights = {}        # a trial may rest and be asked for again: what it learned is ours to keep
+weights: dict[int, torch.Tensor] = {}        # a trial may rest and be asked for again: what it learned is ours to keep
 steps = 0
 
 while (trial := study.ask()) is not None:

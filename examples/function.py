@@ -1,7 +1,7 @@
 """A train function: the loop stays yours, `hp.report` says once an epoch how it stands.
 
-Called by hand, `train({"lr": 1e-2, "width": 8})`, it trains as ever, and `report` does nothing. In a study ASHA stops most trials early; because each report
-carries a checkpoint, the best weights are kept.
+Called by hand, `train({"lr": 1e-2, "width": 8})`, it trains as ever, and `report` does nothing. In a study ASHA stops most
+trials early, and because each report carries a checkpoint, the best weights are kept.
 """
 
 from __future__ import annotations

@@ -66,4 +66,5 @@ results = hp.Tuner(
     scheduler=hp.ASHA(max_t=18, grace_period=2, reduction_factor=3),
 ).fit()
 best = results.best
-print(f"best after {best.step} steps: loss {best.metrics['loss']:.6f} when reported, {best.load().loss():.6f} with the weights that were kept")
+again = best.load().loss()
+print(f"best after {best.step} steps: loss {best.metrics['loss']:.6f} when reported, {again:.6f} with the weights that were kept")

@@ -25,7 +25,7 @@ LINES = {
     "model_trainable": r"validation: auc 0\.99\d\d; test: accuracy 0\.9\d\d\d, auc 0\.9\d\d\d",
     "own_scheduler": r"best loss 0\.0\d+; trials: \{'completed': \d+, 'stopped': \d+\}",
     "resume_after_kill": r"every report of all 40 trials is the same: True",
-    "simulated_cluster": r"ASHA +\d+ trials, best error 0\.0\d+: 10\.\d virtual hours, \d+\.\d real seconds",
+    "simulated_cluster": r"ASHA +best error 0\.0\d+ of 5000 trials, \d+\.\d virtual hours, \d+\.\d real seconds",
     "trainable": r"best after \d+ steps: loss (\S+) when reported, \1 with the weights that were kept",
 }
 

@@ -22,6 +22,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 from heapq import heappop, heappush
+from itertools import pairwise
 from operator import attrgetter
 from typing import Literal
 
@@ -86,7 +87,7 @@ class ASHA:
         eta, ladder = exact(self.reduction_factor), self._ladder
         promotes = self.variant == "promotion" or (self.variant == "auto" and setting.saves)
         kind = _Promotion if promotes else _Stopping
-        self._brackets: list[_Promotion | _Stopping] = [kind(ladder[s:], eta) for s in range(self.brackets)]
+        self._brackets: list[_Promotion | _Stopping] = [kind(ladder[s:], eta, s) for s in range(self.brackets)]
         parts = [_part(s, len(ladder), eta) for s in range(self.brackets)]
         self._stride = [math.lcm(*parts) // part for part in parts]     # a large part, small strides
         self._begun = [0] * self.brackets
@@ -107,58 +108,62 @@ class ASHA:
 
     def _begin(self, n: int, starts: list[Decision]) -> None:
         if self.brackets == 1:
-            starts.extend([self._brackets[0].new(0, n)] * n)
+            self._brackets[0].begin(n, starts)
             return
         for _ in range(n):
             tag = min(range(self.brackets), key=lambda s: ((self._begun[s] + 1) * self._stride[s], s))
             self._begun[tag] += 1
-            starts.append(self._brackets[tag].new(tag, 1))
+            self._brackets[tag].begin(1, starts)
 
 
 class _Promotion:
     """One bracket of Algorithm 2: trials rest at their rung until they are promoted, or cannot be any more."""
 
-    def __init__(self, ladder: tuple[int, ...], eta: Fraction) -> None:
-        self._ladder = ladder
-        self._rungs = [Rung(eta) for _ in ladder]       # the last one, at max_t, only counts who is heading there
-        self._at = {level: k for k, level in enumerate(ladder)}
+    def __init__(self, ladder: tuple[int, ...], eta: Fraction, tag: int) -> None:
+        self._new = New(ladder[0], tag)
+        self._end = ladder[-1]
+        self._rungs = {level: Rung(eta) for level in ladder}    # the last one, at max_t, only counts who is heading there
+        self._lowest = self._rungs[ladder[0]]
+        self._below = [self._rungs[level] for level in ladder[:-1]]
+        self._steps = [(self._rungs[low], self._rungs[high], high) for low, high in pairwise(ladder)][::-1]     # top one first
 
     def record(self, report: Report, drops: list[Decision]) -> None:
-        rung = self._rungs[self._at[report.step]]
+        rung = self._rungs[report.step]
         rung.heading -= 1
         value = score(report)
-        rests = value < math.inf and not report.done and report.step < self._ladder[-1]
-        if report.step < self._ladder[-1]:
+        rests = value < math.inf and not report.done and report.step < self._end
+        if report.step < self._end:
             rung.add(value, report.trial, rests)
         if not rests:
             drops.append(Drop(report.trial))
 
     def go_on(self, free: int, starts: list[Decision], drops: list[Decision]) -> None:
-        # Top rung first. Promoting from a rung makes nobody promotable above it, so one way down is enough.
-        for k in range(len(self._ladder) - 2, -1, -1):
-            while free > 0 and (trial := self._rungs[k].promotable()) is not None:
-                self._rungs[k].leave(trial)
-                self._rungs[k + 1].heading += 1
-                starts.append(Train(trial, self._ladder[k + 1]))
+        # Promoting from a rung makes nobody promotable above it, so one way down is enough.
+        for rung, above, level in self._steps:
+            while free > 0 and (trial := rung.promotable()) is not None:
+                rung.leave(trial)
+                above.heading += 1
+                starts.append(Train(trial, level))
                 free -= 1
 
-    def new(self, tag: int, n: int) -> New:
-        self._rungs[0].heading += n
-        return New(self._ladder[0], tag)
+    def begin(self, n: int, starts: list[Decision]) -> None:
+        self._lowest.heading += n
+        starts.extend([self._new] * n)
 
     def tidy(self, fresh: int, drops: list[Decision]) -> None:
         coming = fresh
-        for rung in self._rungs[:-1]:
+        for rung in self._below:
             coming += rung.heading
-            for trial in rung.hopeless(rung.n + coming):
-                drops.append(Drop(trial))
+            if gone := rung.hopeless(rung.n + coming):
+                drops.extend(map(Drop, gone))
             coming += rung.resting      # with improving trials every one that rests may be promoted yet
 
 
 class _Stopping:
     """One bracket in which a trial is judged once, on coming to a rung."""
 
-    def __init__(self, ladder: tuple[int, ...], eta: Fraction) -> None:
+    def __init__(self, ladder: tuple[int, ...], eta: Fraction, tag: int) -> None:
+        self._new = New(ladder[0], tag)
         self._ladder = ladder
         self._rungs = [Rung(eta, least=1) for _ in ladder[:-1]]
         self._at = {level: k for k, level in enumerate(ladder)}
@@ -187,8 +192,8 @@ class _Stopping:
             starts.append(Train(trial, self._ladder[1 - k]))
             free -= 1
 
-    def new(self, tag: int, n: int) -> New:
-        return New(self._ladder[0], tag)
+    def begin(self, n: int, starts: list[Decision]) -> None:
+        starts.extend([self._new] * n)
 
     def tidy(self, fresh: int, drops: list[Decision]) -> None:
         """Nobody rests here."""

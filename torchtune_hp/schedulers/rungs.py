@@ -18,7 +18,6 @@ _AS_INTEGER = Struct("<q")
 _ID_BITS = 48
 _ID_MASK = (1 << _ID_BITS) - 1
 _ALL = -1
-_NOBODY: list[int] = []
 
 
 def exact(reduction_factor: float) -> Fraction:
@@ -29,8 +28,8 @@ def exact(reduction_factor: float) -> Fraction:
 def levels(grace_period: int, max_t: int, eta: Fraction) -> tuple[int, ...]:
     """`grace_period * eta**k`, rounded down, as long as it pays to look there; then `max_t`.
 
-    A level m with m * m * eta > max_t * max_t is left out: it is nearer to max_t than to the level below it, and a trial
-    that came so far is better trained to the end. Levels that are equal after rounding are one level.
+    A level m with m * m * eta > max_t * max_t is left out: it is nearer (by ratio) to max_t than a level below it would be, and
+    a trial that came so far is better trained to the end. Levels that are equal after rounding are one level.
 
     >>> levels(1, 81, Fraction(3))
     (1, 3, 9, 27, 81)
@@ -150,10 +149,10 @@ class Rung:
         Ranks only grow, and the share never exceeds floor(most / eta): who ranks behind that is never promoted.
         """
         keep = max(self.least, most * self._times // self._over)
-        if keep != self._kept:
+        if keep != self._kept and (self._kept != _ALL or keep < len(self._top) + len(self._rest)):
             self._expect(keep)
         if not self._doomed:
-            return _NOBODY
+            return []
         gone = [trial for trial in map(trial_of, self._doomed) if self._rests[trial]]
         self._doomed.clear()
         for trial in gone:
@@ -163,10 +162,9 @@ class Rung:
     def _expect(self, keep: int) -> None:
         """From now on the best `keep` are in `_hope`, and all others have been in `_doomed`."""
         if keep >= len(self._top) + len(self._rest):
-            if self._kept != _ALL:
-                self._hope.clear()
-                self._doomed.clear()
-                self._kept = _ALL
+            self._hope.clear()
+            self._doomed.clear()
+            self._kept = _ALL
             return
         if keep > self._kept:       # the first time, or more trials may come than was said before
             self._hope = [*self._top, *(-key for key in self._rest)]
