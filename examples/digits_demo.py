@@ -86,7 +86,7 @@ def main(seed: int = 0, trials: int = 64) -> hp.Results:
         print(f"  {name:13} {value:.4g}")
     print(f"Its test accuracy:       {best.test()['accuracy']:.4f}")
     print(f"The default's, {MAX_T} epochs: {default.best.test()['accuracy']:.4f}")
-    folder, command = results.journal.folder, shutil.which("torchtune-hp") or Path(sys.executable).with_name("torchtune-hp")
+    folder, command = results.path, shutil.which("torchtune-hp") or Path(sys.executable).with_name("torchtune-hp")
     print(f"The study lies in {folder}. To look at it: {command} show {folder}")
     return results
 

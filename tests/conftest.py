@@ -10,6 +10,13 @@ from contextlib import suppress
 import pytest
 
 from torchtune_hp.executors.server import ForkServer, serve
+from torchtune_hp.training import context
+
+
+@pytest.fixture(autouse=True)
+def nothing_open() -> None:
+    """What other tests abandoned, as a kill does, is not taken for trials of this one."""
+    context._open.clear()
 
 
 @pytest.fixture

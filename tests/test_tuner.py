@@ -73,7 +73,7 @@ def test_a_study_has_a_name_and_a_folder_of_its_own(tmp_path: Path) -> None:
 
 def test_an_existing_name_is_an_error_that_says_how_to_go_on(tmp_path: Path) -> None:
     hp.Tuner(**counting(tmp_path)).fit()
-    with pytest.raises(hp.StudyExistsError, match=f"torchtune-hp resume {tmp_path}/counting"):
+    with pytest.raises(hp.StudyExistsError, match=f"torchtune-hp resume {tmp_path}/counting, or Tuner"):
         hp.Tuner(**counting(tmp_path)).fit()
 
 

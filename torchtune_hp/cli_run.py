@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .cli_output import NoResult, UsageError
@@ -75,18 +77,44 @@ def load(target: str) -> Any:
 
 
 def _imported(path: Path) -> Any:
-    root, module = path.parent, path.stem
+    """The module of a file. A script that starts its study at top level is read down to there."""
+    root, name = path.parent, path.stem
     while (root / "__init__.py").exists() and root != root.parent:      # a file of a package is imported as one
-        root, module = root.parent, f"{root.name}.{module}"
+        root, name = root.parent, f"{root.name}.{name}"
     sys.path.insert(0, str(root))
     importlib.invalidate_caches()
     try:
-        made = importlib.import_module(module)
+        if name in sys.modules:
+            made = sys.modules[name]
+        else:
+            spec = importlib.util.find_spec(name)
+            if spec is None or spec.loader is None or spec.origin is None or Path(spec.origin).resolve() != path:
+                raise UsageError(f"{path} has the name of another module, {name}: give the file another name.")
+            made = importlib.util.module_from_spec(spec)
+            _read(made, spec.loader)
     except (Exception, SystemExit) as error:
+        if isinstance(error, UsageError):
+            raise
         raise UsageError(f"{path} cannot be imported: {type(error).__name__}: {error} (--traceback shows where)") from error
     if Path(getattr(made, "__file__", None) or "").resolve() != path:
-        raise UsageError(f"{path} has the name of another module, {module}: give the file another name.")
+        raise UsageError(f"{path} has the name of another module, {name}: give the file another name.")
     return made
+
+
+def _read(module: ModuleType, loader: Any) -> None:
+    import cloudpickle
+
+    from .scripts import StudyMet, reading
+
+    sys.modules[module.__name__] = module
+    try:
+        with reading():
+            loader.exec_module(module)
+    except StudyMet:
+        cloudpickle.register_pickle_by_value(module)        # workers must not import it: they would come to the same fit()
+    except BaseException:
+        del sys.modules[module.__name__]
+        raise
 
 
 def _changes(arguments: argparse.Namespace) -> dict[str, Any]:

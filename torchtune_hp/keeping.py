@@ -13,7 +13,13 @@ Values = tuple[float, ...]
 
 
 class Keeper(Protocol):
-    """`offer` is told of a report; it answers None (not kept) or the trials whose place it takes (itself never named)."""
+    """`offer` is told of a report; it answers None (not kept) or the trials whose place it takes (itself never named).
+
+    A report whose first value is not below `bar` need not be offered: it is neither kept nor the best so far.
+    """
+
+    @property
+    def bar(self) -> float: ...
 
     def offer(self, trial: int, values: Values) -> tuple[int, ...] | None: ...
 
@@ -28,12 +34,15 @@ class BestFew:
 
     def __init__(self, k: int) -> None:
         self.k = k
+        self.bar = math.inf             # the worst kept; without any to be kept, the best
         self._kept: dict[int, float] = {}
-        self._worst = math.inf if k else -math.inf      # what a report must be below to be kept
 
     def offer(self, trial: int, values: Values) -> tuple[int, ...] | None:
         value = values[0]
-        if not value < self._worst:
+        if not value < self.bar:
+            return None
+        if self.k == 0:
+            self.bar = value
             return None
         out: tuple[int, ...] = ()
         if trial in self._kept:
@@ -45,12 +54,14 @@ class BestFew:
             out = (last,)
         self._kept[trial] = value
         if len(self._kept) == self.k:
-            self._worst = max(self._kept.values())
+            self.bar = max(self._kept.values())
         return out
 
 
 class Front:
     """The trials with a report that no report of another kept trial dominates; of a trial, the newest such report."""
+
+    bar = math.inf
 
     def __init__(self) -> None:
         self._kept: dict[int, Values] = {}

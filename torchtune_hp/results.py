@@ -181,7 +181,13 @@ class Results:
 
     @property
     def header(self) -> dict[str, Any]:
+        """What the study is: its settings, as JSON."""
         return self.journal.header
+
+    @property
+    def path(self) -> Path | None:
+        """The study's folder; None: it was in memory."""
+        return self.journal.folder
 
     @property
     def seconds(self) -> float:

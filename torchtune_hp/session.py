@@ -15,6 +15,7 @@ from .journal import Journal
 from .journal_rows import from_json, to_json
 from .observers.base import Observer, Observers, StudyInfo
 from .plan import Nothing, Plan
+from .scripts import how_to_resume
 from .results import Results
 from .study import BREAKER, Study
 from .training.runner import Place
@@ -130,9 +131,16 @@ class Session:
                     kept[command.trial] = study.stood(command.trial, events)
         if limits is not None:
             self.vault.sweep()
+            self._forget_ended(study)
             study.reconfigure(self._config)
             self._keep_again(kept)
         return limits
+
+    def _forget_ended(self, study: Study) -> None:
+        """A process that died may not have come to the Drops of its last turn."""
+        live = {trial.id for trial, _ in study.standing().live}
+        for trial in {row.trial for row in self.journal.checkpoints(purpose="resume")} - live:
+            self.vault.forget(trial)
 
     def _config(self, trial: Trial) -> Config:
         """The config of a recorded trial, with the objects that JSON could not hold, if its space still gives the same."""
@@ -167,7 +175,7 @@ class Session:
     def _how_to_go_on(self) -> str:
         if self.folder is None:
             return "interrupted; the study was in memory (storage=None), so it cannot be resumed."
-        return f"interrupted; nothing is lost. To go on: torchtune-hp resume {self.folder}"
+        return f"interrupted; nothing is lost. To go on: {how_to_resume(self.folder)}"
 
 
 def _broken(name: str, first: str) -> str:

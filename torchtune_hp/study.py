@@ -109,6 +109,7 @@ class Study:
         self.best: float = math.inf                     # best value of the first objective, smaller is better
         self.broken: str | None = None                  # the first error, once BREAKER trials failed in a row
         self.tick = 0
+        self._learns = searcher.adaptive
         self._stop = stop
         self._points = points
         self._look = ENDLESS if look_every == "grant" else look_every
@@ -214,8 +215,11 @@ class Study:
         live = self._live[id]
         step = event.step
         trial = live.trial
-        self.seconds = max(self.seconds, event.time)
-        self.tick = max(self.tick, live.since + max(1, step - live.at))
+        if event.time > self.seconds:
+            self.seconds = event.time
+        tick = live.since + (step - live.at or 1)       # an end without a further step takes a tick as well
+        if tick > self.tick:
+            self.tick = tick
         if isinstance(event, Failed):
             self._count(event)
             values: tuple[float, ...] = (math.inf,) * self.setting.objectives
@@ -228,13 +232,14 @@ class Study:
             over = done or values[0] == math.inf
             self._failures = 0
             if step > live.step:
-                if values[0] < VIOLATED:
+                if values[0] < self._keeper.bar and values[0] < VIOLATED:
                     offers.append((values, id))
                 if self._stop is not None and self._stop.ends(id, step, event.metrics):
                     over = done = True
-        live.step = max(live.step, step)
+        if step > live.step:
+            live.step = step
         granted = live.granted
-        if self.searcher.adaptive:
+        if self._learns:
             looks.append(Report(id, step, values, trial.tag, trial.x, done, failed))
         if over or (granted is not None and step >= granted):
             heard.append(Report(id, step if granted is None else granted, values, trial.tag, trial.x, done, failed))
@@ -256,7 +261,8 @@ class Study:
         commands: list[Command] = []
         offers.sort()
         for values, id in offers:
-            self.best = min(self.best, values[0])
+            if values[0] < self.best:
+                self.best = values[0]
             out = self._keeper.offer(id, values)
             if out is not None:
                 commands.append(Keep(id, out))
@@ -336,7 +342,9 @@ class Study:
     def _send(self, live: _Live) -> int:
         """Sets the trial running to its next look."""
         granted = ENDLESS if live.granted is None else live.granted
-        until = min(live.step + self._look, granted)
+        until = live.step + self._look
+        if until > granted:
+            until = granted
         live.since, live.at = self.tick, live.step
         self._running[live.trial.id] = until
         return until

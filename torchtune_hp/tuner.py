@@ -16,6 +16,7 @@ from .lock import DriverLock
 from .plan import make_plan
 from .results import Results
 from .resuming import resumed_arguments
+from .scripts import check_may_fit, how_to_resume
 from .session import Session
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Tuner:
             StudyFailedError: trials failed one after another; the journal is kept.
             StudyInterrupted: Ctrl-C or SIGTERM came; all there is was saved, and the message says how to go on.
         """
+        check_may_fit()
         plan = self._plan
         if self._folder is not None:
             return self._go_on(self._folder)
@@ -102,7 +104,7 @@ class Tuner:
             if plan.resume == "auto":
                 return Tuner._resumed(folder, self._given).fit()
             raise StudyExistsError(
-                f"there is a study at {folder} already. To go on with it: torchtune-hp resume {folder}, "
+                f"there is a study at {folder} already. To go on with it: {how_to_resume(folder)}, "
                 f'or Tuner(..., resume="auto"). For a new one, choose another name=.'
             )
         with DriverLock(folder):

@@ -39,7 +39,8 @@ class Executor(Protocol):
     5. `close` leaves no process, thread or file handle behind; after it, nothing is said.
     """
 
-    ordered: bool
+    @property
+    def ordered(self) -> bool: ...
 
     def prepare(self, job: Job) -> int:
         """Once, before `begin`: what is to be done. Returns the capacity: how many trials run at once, logically."""

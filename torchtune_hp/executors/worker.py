@@ -23,12 +23,16 @@ from .messages import Broken, Hello, Mark, Ready, Request, Said, Save, Saved, St
 from .origins import Origin
 
 
+IN_WORKER = "TORCHTUNE_HP_WORKER"
+"""Set in the environment of a worker and of whatever it starts."""
+
+
 def work(driver: Connection) -> int:
     """A worker's life after birth; its exit status."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     send(driver, Ready())
     hello: Hello = receive(driver)
-    os.environ.update(hello.environment)
+    os.environ.update(hello.environment, **{IN_WORKER: str(os.getpid())})
     import torch
 
     torch.set_num_threads(hello.cpus)

@@ -1,0 +1,236 @@
+"""A million trials: how many reports a second the decision core takes, alone and with its journal, and what a study of that size
+costs to open, to ask for its best, and to resume.
+
+Measured: ASHA (promotion, eta 4, max_t 64) over random search in six dimensions, on 512 simulated workers, with a learning
+curve that is computed from the config at every look, look_every="grant": about 4/3 reports a trial (`--eta 3` gives 1.5). Each
+part runs in a process of its own, one after the other, so that its memory is its own:
+
+    loop      Study + Simulated, no journal
+    journal   Tuner on disk (it commits every 256 turns of a simulation)
+    open      Results.open on that study, in a fresh process; best: results.best after it, both without torch
+    resume    Tuner.resume(trials="+512") until the replay is done and the first new turn may come
+
+"first tenth" and "last tenth" are the cost of a report over these parts of all reports. Memory is the high-water mark of the
+process, the import of torch (some 300 MB) included.
+
+The claim would be false if reports were skipped (they are counted, and in the journal as well), if the curve were trivial (it
+depends on every coordinate and on the step), or if cost grew with the number of trials (hence the tenths).
+
+    python benchmarks/scale.py [--quick] [--trials 1000000] [--eta 4] [--results DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+BEGAN = time.perf_counter()
+WORKERS = 512
+MAX_T = 64
+MARKS = 2048        # reports between two looks at the clock
+
+
+def curve(config: dict[str, float], step: int) -> dict[str, float]:
+    """A loss that falls from 1 to a floor, at a rate; both depend on the config, so curves cross."""
+    a, b, c = config["a"] - 0.3, config["b"] - 0.6, config["c"] - 0.5
+    floor = a * a + b * b + 0.1 * c * c * config["d"]
+    return {"loss": floor + (1.0 - floor) * math.exp(-(0.05 + 0.4 * config["e"] * config["f"]) * step)}
+
+
+class Pace:
+    """When how many reports had come. As an observer it counts a Tuner's."""
+
+    def __init__(self) -> None:
+        self.reports = 0
+        self.marks: list[tuple[int, float]] = [(0, time.perf_counter())]
+        self.replayed = math.nan
+
+    def begin(self, info: Any) -> None:
+        self.marks = [(0, time.perf_counter())]
+        self.replayed = time.perf_counter() - BEGAN
+
+    def told(self, events: Sequence[Any], commands: Sequence[Any]) -> None:
+        self.reports += len(events)
+        if self.reports - self.marks[-1][0] >= MARKS:
+            self.marks.append((self.reports, time.perf_counter()))
+
+    def end(self, results: Any) -> None:
+        """The journal's last commit came before this."""
+        self.marks.append((self.reports, time.perf_counter()))
+
+    def figures(self, trials: int) -> dict[str, Any]:
+        seconds = self.marks[-1][1] - self.marks[0][1]
+        first, last = self._cost(0.0, 0.1), self._cost(0.9, 1.0)
+        return {
+            "trials": trials, "reports": self.reports, "seconds": seconds, "reports_per_s": self.reports / seconds,
+            "us_first_tenth": first * 1e6, "us_last_tenth": last * 1e6, "last_to_first": last / first if first else math.nan,
+            "rss_GB": high_water(),
+        }  # fmt: skip
+
+    def _cost(self, low: float, high: float) -> float:
+        """Seconds a report between two shares of all reports, from the marks nearest to them."""
+        (n0, t0), (n1, t1) = (min(self.marks, key=lambda mark: abs(mark[0] - share * self.reports)) for share in (low, high))
+        return (t1 - t0) / max(1, n1 - n0)
+
+
+def high_water() -> float:
+    """GB of memory this process ever held.
+
+    Linux hands ru_maxrss of the parent on to what it starts, so there the kernel's own line of this process is read.
+    ru_maxrss counts KiB, but on macOS bytes.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) * 1024 / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+# The parts, each in a process of its own ---------------------------------------------------------------------------------------
+
+
+def loop(trials: int, eta: float, folder: str) -> dict[str, Any]:
+    import common
+
+    import torchtune_hp as hp
+    from torchtune_hp.trial import Limits
+
+    study, executor = common.simulated(
+        space(), hp.ASHA(max_t=MAX_T, reduction_factor=eta), curve, workers=WORKERS, seed=0, look_every="grant"
+    )
+    limits = Limits(WORKERS, trials)
+    pace = Pace()
+    commands = study.step((), limits)
+    while True:
+        for command in commands:
+            executor.submit(command)
+        if not study.running:
+            break
+        events = executor.wait()
+        commands = study.step(events, limits)
+        pace.told(events, commands)
+    pace.end(None)
+    return pace.figures(study.trials)
+
+
+def journal(trials: int, eta: float, folder: str) -> dict[str, Any]:
+    import common  # noqa: F401
+
+    import torchtune_hp as hp
+
+    pace = Pace()
+    tuner = hp.Tuner(
+        None, space(), metric="loss", mode="min", trials=trials, searcher=hp.RandomSearch(), executor=executor(), observers=[pace],
+        scheduler=hp.ASHA(max_t=MAX_T, reduction_factor=eta), storage=folder, name="scale", verbose=0, look_every="grant",
+    )  # fmt: skip
+    results = tuner.fit()
+    figures = pace.figures(len(results))
+    held = next(results.journal.rows("SELECT count(*) FROM report"))[0]
+    if held != pace.reports:
+        raise RuntimeError(f"the journal holds {held} reports, but {pace.reports} were made.")
+    return figures | {"file_GB": (Path(folder) / "scale" / "study.db").stat().st_size / 1e9, "best": results.best.metrics["loss"]}
+
+
+def opened(trials: int, eta: float, folder: str) -> dict[str, Any]:
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    import torchtune_hp as hp
+
+    open_ = hp.Results.open         # imports what it needs
+    began = time.perf_counter()
+    results = open_(Path(folder) / "scale")
+    after = time.perf_counter()
+    best = results.best
+    known = time.perf_counter()
+    n = len(results)
+    counted = time.perf_counter()
+    return {
+        "import_s": began - BEGAN, "open_s": after - began, "best_s": known - after, "len_s": counted - known, "trials": n,
+        "best": best.metrics["loss"], "rss_GB": high_water(), "torch": "torch" in sys.modules,
+    }  # fmt: skip
+
+
+def resume(trials: int, eta: float, folder: str) -> dict[str, Any]:
+    import common  # noqa: F401
+
+    import torchtune_hp as hp
+
+    pace = Pace()
+    results = hp.Tuner.resume(
+        Path(folder) / "scale", trials=f"+{WORKERS}", space=space(), executor=executor(), observers=[pace], verbose=0
+    ).fit()
+    return {"until_first_new_turn_s": pace.replayed, "trials": len(results), "new_reports": pace.reports, "rss_GB": high_water()}
+
+
+def space() -> Any:
+    import torchtune_hp as hp
+
+    return hp.Space({name: hp.uniform(0.0, 1.0) for name in "abcdef"})
+
+
+def executor() -> Any:
+    import torchtune_hp as hp
+
+    return hp.Simulated(WORKERS, curve)
+
+
+PARTS = {"loop": loop, "journal": journal, "open": opened, "resume": resume}
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="50,000 trials; writes nothing without --results")
+    parser.add_argument("--trials", type=int)
+    parser.add_argument("--eta", type=float, default=4)
+    parser.add_argument("--storage", help="folder in which the study is made; default: a temporary one")
+    parser.add_argument("--results", help="folder for the result; the full form's default is benchmarks/results")
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    trials = options.trials or (50_000 if options.quick else 1_000_000)
+    if options.part:
+        figures = PARTS[options.part](trials, options.eta, options.storage)
+        print(json.dumps(figures))
+        return figures
+    import common
+
+    where, probed = common.environment(), common.probes()
+    common.heading(where, probed)
+    folder = tempfile.mkdtemp(prefix="scale-", dir=options.storage)
+    try:
+        found = {}
+        for part in PARTS:
+            said = ["--part", part, "--trials", str(trials), "--eta", str(options.eta), "--storage", folder]
+            found[part] = common.child(__file__, *said)
+            print(f"  {part}: " + ", ".join(f"{key} {common.number(value)}" for key, value in found[part].items()), flush=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    goals = [
+        common.Goal("reports a second, no journal", found["loop"]["reports_per_s"], ">=", 30_000),
+        common.Goal("reports a second, journal on disk", found["journal"]["reports_per_s"], ">=", 20_000),
+        common.Goal("last tenth / first tenth, no journal", found["loop"]["last_to_first"], "<=", 1.5, "x"),
+        common.Goal("last tenth / first tenth, journal", found["journal"]["last_to_first"], "<=", 1.5, "x"),
+        common.Goal("memory, no journal", found["loop"]["rss_GB"], "<=", 2.0, " GB"),
+        common.Goal("memory, journal", found["journal"]["rss_GB"], "<=", 2.0, " GB"),
+        common.Goal("memory, resume", found["resume"]["rss_GB"], "<=", 2.0, " GB"),
+        common.Goal("open", found["open"]["open_s"], "<=", 1.0, " s"),
+        common.Goal("best known after opening", found["open"]["best_s"], "<=", 0.2, " s"),
+        common.Goal("resume, until the first new turn", found["resume"]["until_first_new_turn_s"], "<=", 60.0, " s"),
+    ]
+    if trials >= 1_000_000:
+        goals.append(common.Goal("reports in all", found["journal"]["reports"], ">=", 1_500_000 if options.eta < 4 else 1_300_000))
+    common.show_goals(goals)
+    result = {"environment": where, "probes": probed, "quick": options.quick, "eta": options.eta, "workers": WORKERS, "max_t": MAX_T}
+    result |= {"parts": found, "goals": common.goals_json(goals)}
+    common.save("scale", options.results or (None if options.quick else common.HERE / "results"), result)
+    return result
+
+
+if __name__ == "__main__":
+    main()
