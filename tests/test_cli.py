@@ -613,3 +613,45 @@ def test_a_signal_ends_a_run_with_its_status_and_the_command_to_go_on(train: Pat
     with contextlib.redirect_stderr(error):
         status = main(["run", "signals.py:train", "--trials", "3", "--executor", "serial", "--name", "x"])
     assert status == 143 and "torchtune-hp resume runs/x" in error.getvalue()
+
+
+UNGUARDED = """
+import torchtune_hp as hp
+
+def train(config):
+    for step in range(3):
+        hp.report(loss=config["x"] + step)
+
+space = {"x": hp.uniform(0.0, 1.0)}
+results = hp.Tuner(train, space, metric="loss", mode="min", trials=3, name="unguarded", verbose=0).fit()
+print("ended", len(results))
+"""
+
+
+# Slow: three processes that import torch, and workers.
+def test_a_script_that_starts_its_study_at_top_level_is_read_and_not_run_again(tmp_path: Path) -> None:
+    script = tmp_path / "unguarded.py"
+    script.write_text(UNGUARDED)
+    started = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert started.returncode == 0 and "ended 3" in started.stdout, started.stderr
+    command = [sys.executable, "-m", "torchtune_hp", "resume", "runs/unguarded", "--trials", "+2", "--quiet"]
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stderr
+    assert "ended" not in again.stdout and [path.name for path in (tmp_path / "runs").iterdir()] == ["unguarded"]
+    with Journal.open(tmp_path / "runs" / "unguarded") as journal:
+        assert journal.trials() == 5
+
+
+def test_a_worker_starts_no_study_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchtune_hp import ConfigurationError, Serial, tune
+    from torchtune_hp.executors.worker import IN_WORKER
+
+    monkeypatch.setenv(IN_WORKER, "1")
+    with pytest.raises(ConfigurationError, match="__main__"):
+        tune(lambda config: {"loss": 1.0}, {"x": _domain()}, metric="loss", mode="min", trials=1, storage=None, executor=Serial())
+
+
+def _domain() -> object:
+    from torchtune_hp import uniform
+
+    return uniform(0.0, 1.0)

@@ -17,8 +17,8 @@ from .journal import Journal
 from .journal_rows import from_json, to_json
 from .observers.base import Observer, Observers, StudyInfo
 from .plan import Nothing, Plan
-from .scripts import how_to_resume
 from .results import Results
+from .scripts import how_to_resume
 from .study import BREAKER, Study
 from .training.runner import Place
 from .training.seeding import undisturbed

@@ -103,7 +103,7 @@ class ForkServer:
 
 def serve(descriptor: int) -> None:
     """The server's whole life."""
-    import torch  # noqa: F401  (what it is all about)
+    import torch
     import torch._dynamo  # noqa: F401  (the first optimizer of a process imports it, in two seconds)
 
     from . import worker  # noqa: F401

@@ -22,7 +22,6 @@ from .base import kind_of
 from .messages import Broken, Hello, Mark, Ready, Request, Said, Save, Saved, Step, Work, receive, send, written
 from .origins import Origin
 
-
 IN_WORKER = "TORCHTUNE_HP_WORKER"
 """Set in the environment of a worker and of whatever it starts."""
 

@@ -1,0 +1,141 @@
+"""A cluster in virtual time."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+
+import torchtune_hp as hp
+from torchtune_hp.testing.executor_suite import ExecutorSuite
+from torchtune_hp.testing.toys import Quadratic
+from torchtune_hp.trial import Failed, Launch, Reached, Setting, Standing, Train, Trial
+
+
+class TestSimulated(ExecutorSuite):
+    def make(self, slots: int) -> hp.Simulated:
+        return hp.Simulated(slots)
+
+    def test_each_train_is_answered_once_and_time_never_decreases(self) -> None:
+        """Its own: time is virtual, one second a step from where the study stood."""
+
+
+def begun(standing: Standing | None = None, **given: Any) -> hp.Simulated:
+    simulated = hp.Simulated(**{"curve": lambda config, step: {"loss": config["x"] / step}} | given)
+    assert simulated.prepare(None) == simulated.workers  # type: ignore[arg-type]
+    simulated.begin(Setting((), lambda x: x), standing or Standing())
+    return simulated
+
+
+def launch(id: int, until: int, **config: Any) -> Launch:
+    return Launch(Trial(id, (0.5,), {"x": 12.0} | config, seed=id), until)
+
+
+def test_a_curve_answers_when_it_is_due_in_virtual_seconds() -> None:
+    simulated = begun(workers=3, seconds=2.0)
+    assert simulated.ordered
+    for command in (launch(0, 3), launch(1, 1), launch(2, 1)):
+        simulated.submit(command)
+    assert simulated.wait() == [Reached(1, 1, {"loss": 12.0}, 2.0), Reached(2, 1, {"loss": 12.0}, 2.0)]
+    simulated.submit(Train(1, 3))
+    assert simulated.wait() == [Reached(0, 3, {"loss": 4.0}, 6.0), Reached(1, 3, {"loss": 4.0}, 6.0)]
+
+
+def test_unequal_workers_answer_in_their_order_of_arrival() -> None:
+    simulated = begun(workers=2, speeds=[1.0, 4.0], seconds=lambda config: config.get("slow", 1.0))
+    assert not simulated.ordered
+    for command in (launch(0, 2), launch(1, 2)):
+        simulated.submit(command)
+    assert [(event.trial, event.time) for event in simulated.wait()] == [(1, 0.5)]
+    simulated.submit(launch(2, 2, slow=8.0))  # the fast worker is free
+    assert [(event.trial, event.time) for event in simulated.wait()] == [(0, 2.0)]
+    assert [(event.trial, event.time) for event in simulated.wait()] == [(2, 4.5)]
+
+
+def test_failures_come_at_their_step_once_and_exceptions_fail_their_trial() -> None:
+    def curve(config: dict[str, Any], step: int) -> dict[str, float]:
+        if config["x"] == 7.0:
+            raise ZeroDivisionError("no such row")
+        return {"loss": 1.0}
+
+    simulated = begun(workers=4, curve=curve, failures=lambda config: config.get("dies"))
+    for command in (launch(0, 5, dies=2), launch(1, 1, dies=2), launch(2, 1, x=7.0)):
+        simulated.submit(command)
+    one, two = simulated.wait()
+    assert isinstance(one, Reached) and isinstance(two, Failed)
+    assert (two.trial, two.kind) == (2, "error") and "no such row" in two.error
+    (dead,) = simulated.wait()
+    assert dead == Failed(0, 2, "lost", "simulated failure at step 2", 2.0)
+    simulated.submit(Train(1, 2))
+    assert simulated.wait()[0] == Failed(1, 2, "lost", "simulated failure at step 2", 2.0 + 1.0)
+
+
+def test_a_resumed_simulation_goes_on_from_where_the_study_stands() -> None:
+    standing = Standing(5, {0: 4}, ((launch(0, 0).trial, 2), (launch(1, 0).trial, 1)), 7.0)
+    simulated = begun(standing, workers=2)
+    simulated.submit(Train(0, 4))
+    simulated.submit(Train(1, 2))
+    assert [(event.trial, event.time) for event in simulated.wait()] == [(0, 8.0), (1, 8.0)]
+
+
+def test_a_fork_of_a_curve_counts_on_from_its_parent() -> None:
+    simulated = begun(workers=2)
+    simulated.submit(launch(0, 3))
+    simulated.wait()
+    simulated.submit(Launch(Trial(1, (0.5,), {"x": 12.0}, 1, parent=0), 4))
+    assert simulated.wait() == [Reached(1, 4, {"loss": 3.0}, 4.0)]
+
+
+def test_collecting_garbage_is_as_before_afterwards() -> None:
+    gc.set_threshold(700, 10, 10)  # Python's own
+    simulated = begun(workers=1)
+    assert gc.get_threshold() == (50_000, 20, 100)
+    simulated.close()
+    simulated.close()
+    assert gc.get_threshold() == (700, 10, 10)
+
+
+def test_a_study_of_curves_needs_no_trainable_and_has_nothing_to_load(tmp_path: Any) -> None:
+    def study() -> hp.Tuner:
+        return hp.Tuner(
+            None, {"x": hp.uniform(0.0, 1.0)}, metric="loss", mode="min", trials=20, scheduler=hp.ASHA(max_t=9, reduction_factor=3),
+            executor=hp.Simulated(4, curve=lambda config, step: {"loss": config["x"] + 1 / step}), storage=tmp_path, name="curves",
+            resume="auto", verbose=0,
+        )  # fmt: skip
+
+    results = study().fit()
+    assert len(results) == 20 and results.best.metrics["loss"] < 1.0
+    assert len(study().fit()) == 20
+    with pytest.raises(hp.TorchtuneError):
+        results.best.load()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"workers": 0}, "workers: must be an int"),
+        ({"curve": 3}, "curve: must be callable"),
+        ({"seconds": 0}, "seconds: must be a positive"),
+        ({"seconds": "1"}, "seconds"),
+        ({"speeds": [1.0]}, "speeds: one positive number for each of the 2"),
+        ({"speeds": [1.0, 0.0]}, "speeds"),
+    ],
+)
+def test_wrong_arguments_are_named(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(hp.ConfigurationError, match=words):
+        hp.Simulated(**{"workers": 2} | given)
+
+
+def test_a_train_needs_a_step() -> None:
+    with pytest.raises(hp.ConfigurationError, match="needs a step to train to"):
+        begun(workers=1).submit(Train(0, None))
+
+
+def test_real_trainings_may_be_simulated_with_failures() -> None:
+    results = hp.tune(
+        Quadratic, {"x": hp.uniform(0.0, 1.0), "y": hp.uniform(0.0, 1.0)}, metric="loss", mode="min", trials=12, storage=None, verbose=0,
+        scheduler=hp.FullRuns(max_t=3), executor=hp.Simulated(4, failures=lambda config: 2 if config["x"] > 0.5 else None),
+    )  # fmt: skip
+    assert {error.kind for error in results.errors} == {"lost"}
+    assert 2.0 * 6 / 4 < results.seconds <= 3.0 * 12 / 4
