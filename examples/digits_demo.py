@@ -1,4 +1,4 @@
-"""The demo: 64 small CNNs on scikit-learn's digits, tuned with ASHA, in about a minute on two cores.
+"""The demo: 64 small CNNs on scikit-learn's digits, tuned with ASHA, in one to two minutes on two cores.
 
 Six hyperparameters: two of the architecture, one of regularization, three of the optimizer. The search sees the training and
 the validation set; at the end the best model and one with default hyperparameters meet the test set, which nobody saw before.

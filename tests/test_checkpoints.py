@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tests.spoiled import DAMAGES, Malicious, a_folder
 from torchtune_hp.checkpoints import Stamp, normalized, pack, read_state, unpack, write_state

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from torchtune_hp import journal_file, journal_rows
 from torchtune_hp.errors import ConfigurationError, JournalError, StudyExistsError, StudyNotFoundError

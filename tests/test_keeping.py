@@ -1,7 +1,6 @@
 """Whose weights are kept."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from torchtune_hp.keeping import BestFew, Front, dominates
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from torchtune_hp.errors import CheckpointError, ConfigurationError, SeveralObjectivesError, StudyNotFoundError, TorchtuneError
 from torchtune_hp.journal import Journal

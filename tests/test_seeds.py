@@ -1,7 +1,6 @@
 """derive: the only source of seeds."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from torchtune_hp.seeds import derive
 

@@ -483,14 +483,6 @@ def test_an_end_without_a_step_takes_a_tick() -> None:
     assert study.standing().tick == 2
 
 
-def test_stood_is_the_step_of_a_trials_last_look_though_it_ended() -> None:
-    study = make(Script([New(2), New(1)]))
-    study.step((), LIMITS)
-    events = [at(0, 1), at(1, 1, done=True), Note("n", "t")]
-    study.step(events, LIMITS)
-    assert (study.stood(0, events), study.stood(1, events)) == (1, 1)
-
-
 def test_reconfigure_gives_live_trials_other_configs() -> None:
     study = make(Script([New(2)]))
     study.step((), LIMITS)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .errors import ConfigurationError, TrialFinishedError
-from .objective import Objective
+from .errors import ConfigurationError, SeveralObjectivesError, StudyFailedError, TrialFinishedError
+from .objective import VIOLATED, Objective
 from .plan import default_searcher
 from .schedulers import FullRuns
 from .schedulers.base import Scheduler
 from .searchers.base import Searcher
 from .space import Space
-from .study import Study
+from .study import BREAKER, Study
 from .trial import Command, Failed, FailKind, Launch, Limits, Reached, Scalar, Setting, Train, Trial
 
 
@@ -66,7 +66,10 @@ class AskTell:
 
     def ask(self) -> Trial | None:
         """A trial to train: `trial.config`, under `trial.seed`. It may be one that rested and now goes on: `steps(trial)` says
-        how far it came. None: nothing to do now; tell more first, or the study is over."""
+        how far it came. None: nothing to do now; tell more first, or the study is over. StudyFailedError after five errors in
+        a row."""
+        if self._study.broken is not None:
+            raise StudyFailedError(f"{BREAKER} trials failed in a row. The first of them: {self._study.broken}")
         if not self._ready:
             self._do((), len(self._study.running) + 1)
         if not self._ready:
@@ -90,8 +93,8 @@ class AskTell:
         now = before + 1 if step is None else step
         if now <= before:
             raise ConfigurationError(f"tell: steps of a trial go up, but trial {trial.id} stands at {before} and got {step}.")
-        score = self.objective.values(values)
-        if self._best is None or score < self.objective.values(self._best[1]):
+        score = self.objective.values(values)[0]
+        if score < VIOLATED and (self._best is None or score < self.objective.values(self._best[1])[0]):
             self._best = (trial, values)
         self._steps[trial.id] = now
         self._do((Reached(trial.id, now, values, 0.0, done=step is None),), len(self._study.running))
@@ -109,9 +112,11 @@ class AskTell:
 
     @property
     def best(self) -> tuple[Trial, dict[str, Scalar]]:
-        """The best report so far and its trial."""
+        """The best report so far and its trial. SeveralObjectivesError where there is no single best."""
+        if len(self.objective.metrics) > 1:
+            raise SeveralObjectivesError(f"best: there is no single best of {list(self.objective.metrics)}.")
         if self._best is None:
-            raise ConfigurationError("best: nothing was told yet.")
+            raise ConfigurationError("best: no finite report within the outcome constraints was told yet.")
         return self._best
 
     def _do(self, events: Sequence[Reached | Failed], capacity: int) -> None:

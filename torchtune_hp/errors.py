@@ -17,7 +17,8 @@
     `-- CheckpointError          a checkpoint that is missing or damaged
         `-- UnsafeCheckpointError    a checkpoint that would run code, or a state that cannot be stored safely
 
-    TrialStopped (BaseException)   raised inside `report` to end a train function; not an error
+    TrialStopped (BaseException)          raised inside `report` to end a train function; not an error
+    StudyInterrupted (KeyboardInterrupt)  a signal ended the session, and the study can be resumed; in interrupts.py
 """
 
 from __future__ import annotations

@@ -26,8 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from . import journal_file as file
-from . import journal_rows as rows
+from . import journal_file as file, journal_rows as rows
 from .errors import JournalError
 from .journal_file import Durable
 from .journal_rows import Pending

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from .arguments import Problems, check_numbers, shown
 from .errors import ConfigurationError
 from .executors.base import Executor
+from .executors.simulated import Simulated
 from .objective import Objective
 from .schedulers import FullRuns
 from .schedulers.base import Scheduler
@@ -33,7 +34,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a study is made of. What stands in the header is fixed for the study's life; the rest is a session's."""
+    """Everything a study is made of. What the header describes is fixed for the study's life, but for the executor and
+    `checkpoint_every`, which belong to a session like the rest."""
 
     trainable: Any
     recipe: Recipe
@@ -56,6 +58,11 @@ class Plan:
     resume: str
     verbose: int
     observers: tuple[Any, ...]
+
+    @property
+    def pretends(self) -> bool:
+        """Nothing is trained: metrics come from a curve."""
+        return isinstance(self.recipe, Nothing)
 
     @property
     def max_t(self) -> int | None:
@@ -107,11 +114,12 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
     problems = Problems()
     trainable, executor = given["trainable"], given["executor"]
     recipe: Recipe | None
+    pretends = isinstance(executor, Simulated) and executor.curve is not None
     if trainable is not None:
         recipe = problems.attempt("trainable", lambda: recipe_of(trainable))
+        recipe = Nothing(recipe.name, recipe.max_t) if pretends and recipe is not None else recipe
     else:
         recipe = Nothing()
-        pretends = getattr(executor, "curve", None) is not None
         problems.need(pretends, "trainable: a function or a class is needed; only Simulated(curve=...) does without.")
     space = None
     if problems.need(given["space"] is not None, "space: what is to be searched? Pass space={'lr': hp.loguniform(1e-4, 1e-1)}, say."):
@@ -173,12 +181,14 @@ def source_of(trainable: Any) -> dict[str, str]:
 
 
 class Nothing:
-    """The recipe of a study that trains nothing: Simulated(curve=...) answers for it."""
+    """The recipe of a study that trains nothing: Simulated(curve=...) answers for it, until `max_t` if that is known."""
 
-    saves: bool = True      # a promotion costs a simulation nothing
-    name: str = "simulated"
-    max_t: int | None = None
-    ends: bool = False
+    saves = True            # a promotion costs a simulation nothing
+    ends = False
+
+    def __init__(self, name: str = "simulated", max_t: int | None = None) -> None:
+        self.name = name
+        self.max_t = max_t
 
     def start(self, trial: Trial, place: Place, state: State | None = None, step: int = 0) -> Runner:
         raise ConfigurationError("a study of learning curves trains nothing.")

@@ -18,9 +18,7 @@ from .errors import CheckpointError, ConfigurationError, SeveralObjectivesError,
 from .journal import Journal
 from .journal_rows import RANKED, from_json, text_of, to_json
 from .objective import VIOLATED, Mode, Objective
-from .result import Point, flat, front, line_of
-from .result import Result as Result
-from .result import TrialError as TrialError
+from .result import Point, Result as Result, TrialError as TrialError, flat, front, line_of
 from .trial import Note, Trial
 
 if TYPE_CHECKING:

@@ -8,9 +8,8 @@ from typing import Any
 from .errors import ConfigurationError, StudyChangedError
 from .journal import Journal
 from .objective import Objective
-from .space import Space
-from .space import difference as space_difference
-from .spec import brief, difference, rebuild, spec
+from .space import Space, difference as space_difference
+from .spec import difference, rebuild, spec
 from .stopping import stop_rule
 
 SESSION = ("executor", "observers", "verbose", "checkpoint_every")
@@ -114,8 +113,3 @@ def _more(name: str, text: str, number: Callable[[str], Any]) -> Any:
         return number(text[1:])
     except ValueError:
         raise ConfigurationError(f'{name}: a total (300) or more of it ("+100") is needed, but got {text!r}.') from None
-
-
-def described(header: Mapping[str, Any]) -> dict[str, str]:
-    """A study's settings in a few words each, for people."""
-    return {name: brief(header[name]) for name in ("searcher", "scheduler", "executor", "stop") if header.get(name) is not None}

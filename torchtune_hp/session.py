@@ -16,13 +16,13 @@ from .interrupts import Interrupts, StudyInterrupted
 from .journal import Journal
 from .journal_rows import from_json, to_json
 from .observers.base import Observer, Observers, StudyInfo
-from .plan import Nothing, Plan
+from .plan import Plan
 from .results import Results
 from .scripts import how_to_resume
 from .study import BREAKER, Study
 from .training.runner import Place
 from .training.seeding import undisturbed
-from .trial import Command, Config, Keep, Limits, Note, Trial
+from .trial import Command, Config, Keep, Limits, Note, Reached, Trial
 from .vault import Vault
 
 
@@ -83,9 +83,10 @@ class Session:
                 observers.begin(
                     StudyInfo(header["name"], self.folder, plan.objective, limits, plan.max_t, header, study.trials, standing, earlier)
                 )
-                if before != limits or study.broken is not None or not study.running:
+                was_broken = study.broken is not None
+                if before != limits or was_broken or not study.running:
                     more = study.step((), limits)
-                    if more or before is None:
+                    if more or before is None or was_broken:
                         journal.append((), limits, more)
                         observers.told((), more)
                         commands += more
@@ -127,11 +128,12 @@ class Session:
                     study.replay(events, limits, commands)
                 except ReplayError as error:
                     raise ReplayError(f"turn {number} of the journal is not what would be decided now: {error}") from None
+                looked = {event.trial: event.step for event in events if isinstance(event, Reached)}
                 for command in commands:
                     if isinstance(command, Keep):
                         for other in command.instead_of:
                             kept.pop(other, None)
-                        kept[command.trial] = study.stood(command.trial, events)
+                        kept[command.trial] = looked[command.trial]     # a Keep is of a look of its own turn
         if limits is not None:
             self.vault.sweep()
             self._forget_ended(study)
@@ -154,7 +156,7 @@ class Session:
 
     def _keep_again(self, kept: dict[int, int]) -> None:
         """Weights that were to be kept when the process died, and were not yet: their trials are trained to there again."""
-        if not self.plan.recipe.saves or isinstance(self.plan.recipe, Nothing):
+        if not self.plan.recipe.saves or self.plan.pretends:
             return
         for trial, step in kept.items():
             if self.vault.kept_step(trial) == step:

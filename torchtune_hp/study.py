@@ -68,19 +68,16 @@ Point = tuple[tuple[float, ...], Config, int | None]
 
 
 class _Live:
-    """A trial that may still be named. `granted` None: to its own end. `since`, `at`: tick and step of its last submission.
+    """A trial that may still be named. `step`, `values`: of its last look (None before the first). `granted` None: to its own
+    end. `since`: the tick of its last submission."""
 
-    `values`: of its last look, None before the first.
-    """
-
-    __slots__ = ("at", "granted", "since", "step", "trial", "values")
+    __slots__ = ("granted", "since", "step", "trial", "values")
 
     def __init__(self, trial: Trial, step: int, granted: int | None) -> None:
         self.trial = trial
         self.step = step
         self.granted = granted
         self.since = 0
-        self.at = step
         self.values: tuple[float, ...] | None = None
 
 
@@ -109,18 +106,16 @@ class Study:
         self.best: float = math.inf                     # best value of the first objective, smaller is better
         self.broken: str | None = None                  # the first error, once BREAKER trials failed in a row
         self.tick = 0
-        self._learns = searcher.adaptive
         self._stop = stop
         self._points = points
         self._look = ENDLESS if look_every == "grant" else look_every
         self._keeper = BestFew(keep) if setting.objectives == 1 else Front()
         self._live: dict[int, _Live] = {}
         self._running: dict[int, int] = {}              # trial -> the step it was sent to, in order of submission
-        self._held: dict[int, _Live] = {}               # mid-grant when the study was stopping, in that order
+        self._held: list[_Live] = []                    # mid-grant: they go on in this order, once the study may
         self._next = 0                                  # the next trial's id
         self._made = 0                                  # how many News there were
         self._block: Iterator[Point] = iter(())
-        self._asked = 0                                 # points taken from the searcher so far
         self._failures = 0
         self._first_error = ""
         self._recorded: Iterator[Trial] | None = None
@@ -132,9 +127,9 @@ class Study:
     # The turn ---------------------------------------------------------------------------------------------------------
 
     def step(self, events: Sequence[Event], limits: Limits) -> list[Command]:
-        """One turn: what happened, and the limits in force -> what to do now. No events: a session begins."""
-        if not events:
-            self._failures, self.broken = 0, None       # a session that begins gives the study another chance
+        """One turn: what happened, and the limits in force -> what to do now. No events: a session begins, or room was made."""
+        if not events and self.broken is not None:
+            self._failures, self.broken = 0, None       # a session that begins gives a broken study another chance
         looks: list[Report] = []                        # for the searcher
         heard: list[Report] = []                        # for the scheduler
         ended: list[int] = []
@@ -148,9 +143,8 @@ class Study:
         if self._stopping(limits):
             commands += self._decide(heard, 0, 0)
         else:
-            held, self._held = self._held, {}
-            for live in held.values():
-                commands.append(self._train(live))
+            commands += map(self._train, self._held)
+            self._held = []
             fresh = self._fresh(limits)
             commands += self._decide(heard, max(0, limits.capacity - len(self._running)), fresh)
         for id in ended:
@@ -178,12 +172,6 @@ class Study:
     def trials(self) -> int:
         """How many new trials there were."""
         return self._made
-
-    def stood(self, trial: int, events: Sequence[Event]) -> int:
-        """The step of a trial's last look, also if these events, the newest, ended it."""
-        if trial in self._live:
-            return self._live[trial].step
-        return max(event.step for event in events if not isinstance(event, Note) and event.trial == trial)
 
     def reconfigure(self, config: Callable[[Trial], Config]) -> None:
         """Gives live trials the configs that `config` says: a journal holds JSON, and a config may hold any object."""
@@ -217,7 +205,7 @@ class Study:
         trial = live.trial
         if event.time > self.seconds:
             self.seconds = event.time
-        tick = live.since + (step - live.at or 1)       # an end without a further step takes a tick as well
+        tick = live.since + (step - live.step or 1)     # an end without a further step takes a tick as well
         if tick > self.tick:
             self.tick = tick
         if isinstance(event, Failed):
@@ -239,14 +227,14 @@ class Study:
         if step > live.step:
             live.step = step
         granted = live.granted
-        if self._learns:
+        if self.searcher.adaptive:
             looks.append(Report(id, step, values, trial.tag, trial.x, done, failed))
         if over or (granted is not None and step >= granted):
             heard.append(Report(id, step if granted is None else granted, values, trial.tag, trial.x, done, failed))
             if over:
                 ended.append(id)
         else:
-            self._held[id] = live
+            self._held.append(live)
 
     def _count(self, event: Failed) -> None:
         if event.kind in _COUNTED:
@@ -345,7 +333,7 @@ class Study:
         until = live.step + self._look
         if until > granted:
             until = granted
-        live.since, live.at = self.tick, live.step
+        live.since = self.tick
         self._running[live.trial.id] = until
         return until
 
@@ -354,7 +342,6 @@ class Study:
     def _ask(self, n: int, fresh: int) -> Iterator[Point]:
         """The next `n` points with their configs: recorded ones, the user's own, then the searcher's."""
         if self._recorded is not None:
-            self._asked = max(0, self._made + n - len(self._points))
             self._block = iter(())
             return (_point(trial) for trial in self._recorded)
         own = self._points[self._made : self._made + n]
@@ -375,22 +362,19 @@ class Study:
             x = self._search(max(n - len(points), min(BLOCK, fresh)), ahead=len(points))
             self._block = iter(self._points_of(x))
             points += islice(self._block, n - len(points))
-        self._asked += n
         return points
 
     def _search(self, n: int, ahead: int = 0) -> Tensor:
         import torch
 
+        index = max(0, self._made - len(self._points)) + ahead
         if not self.searcher.adaptive:
             pending = torch.empty(0, len(self.setting.dims), dtype=torch.float64)
             left = self.searcher.left()
-            index = self._asked + ahead
             n = n if left is None else min(n, left - index)
         else:
             rows = [self._live[id].trial.x for id in self._running]
             pending = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), len(self.setting.dims))
-            index = self._asked
-            self._asked += n
         return self.searcher.ask(n, pending=pending, index=index, seed=derive(self.setting.seed, "searcher"))
 
     def _points_of(self, x: Tensor) -> list[Point]:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .arguments import refuse_foreign
 from .errors import StudyExistsError
-from .executors.simulated import Simulated
 from .journal import Journal
 from .lock import DriverLock
-from .plan import make_plan
+from .plan import Plan, make_plan
 from .results import Results
 from .resuming import resumed_arguments
 from .scripts import check_may_fit, how_to_resume
@@ -108,7 +107,7 @@ class Tuner:
                 f'or Tuner(..., resume="auto"). For a new one, choose another name=.'
             )
         with DriverLock(folder):
-            with Journal.create(folder, plan.header() | {"name": folder.name}, every=_every(plan.executor)) as journal:
+            with Journal.create(folder, plan.header() | {"name": folder.name}, every=_every(plan)) as journal:
                 Session(plan, folder, journal).run()
         return Results.open(folder, trainable=plan.trainable)
 
@@ -145,8 +144,8 @@ class Tuner:
     def _go_on(self, folder: Path) -> Results:
         plan = self._plan
         with DriverLock(folder):
-            with Journal.open(folder, write=True, every=_every(plan.executor)) as journal:
-                fixed = {key: value for key, value in plan.header().items() if key not in ("executor", "versions", "max_t", "saves")}
+            with Journal.open(folder, write=True, every=_every(plan)) as journal:
+                fixed = {key: value for key, value in plan.header().items() if key not in ("executor", "versions")}
                 journal.update_header(**{key: value for key, value in fixed.items() if journal.header.get(key) != value})
                 Session(plan, folder, journal).run()
         return Results.open(folder, trainable=plan.trainable)
@@ -176,6 +175,6 @@ def _next_name(storage: Path, name: str) -> str:
     return f"{stem}-{n}"
 
 
-def _every(executor: Executor) -> int:
-    """Turns to a commit: each one is durable, but for a simulation, which costs nothing to repeat."""
-    return 256 if isinstance(executor, Simulated) and executor.curve is not None else 1
+def _every(plan: Plan) -> int:
+    """Turns to a commit: each one is durable, but for a simulation of curves, which costs nothing to repeat."""
+    return 256 if plan.pretends else 1

@@ -76,7 +76,7 @@ class Vault:
         elif self.folder is not None and path.is_relative_to(self.folder):
             path = path.relative_to(self.folder)
         self._journal.add_checkpoint(trial, step, purpose, path.as_posix(), stamp.size, stamp.sha256, stamp.kind)
-        self.forget_older(trial, purpose)
+        self._forget_older(trial, purpose)
 
     def newest(self, trial: int, upto: int | None = None) -> tuple[int, State] | None:
         """The sound checkpoint with the highest step (at most `upto`), whatever it was written for; None if there is none."""
@@ -110,7 +110,7 @@ class Vault:
             self._spilled.discard(trial)
         self._remove(self._journal.checkpoints(trial, purpose))
 
-    def forget_older(self, trial: int, purpose: Purpose) -> None:
+    def _forget_older(self, trial: int, purpose: Purpose) -> None:
         """Removes all but the newest two to resume from, or all but the newest kept."""
         self._remove(self._journal.checkpoints(trial, purpose)[: -_COPIES[purpose]])
 

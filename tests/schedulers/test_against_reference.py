@@ -6,8 +6,7 @@ import random
 import statistics
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from torchtune_hp.schedulers import ASHA, Hyperband, MedianStopping, SuccessiveHalving
 from torchtune_hp.trial import Drop, New, Report, Train

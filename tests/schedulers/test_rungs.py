@@ -6,8 +6,7 @@ import math
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from torchtune_hp.schedulers.rungs import Rung, exact, levels, rank_key, score, trial_of
 from torchtune_hp.trial import Report

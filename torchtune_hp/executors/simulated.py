@@ -75,6 +75,7 @@ class Simulated:
         self._trials: dict[int, tuple[Trial, int]] = {trial.id: (trial, step) for trial, step in standing.live}
         self._since = dict(standing.since)
         self._ticks = self.ordered
+        self._end = self._job.recipe.max_t if self._job is not None else None       # where the trainable ends by itself
         self._rate = float(self.seconds) if not callable(self.seconds) else 1.0
         self._start = standing.seconds - (standing.tick * self._rate if self._ticks else 0.0)
         self._now: float = standing.tick if self._ticks else 0.0     # in ticks if ordered, else in seconds
@@ -157,7 +158,7 @@ class Simulated:
     def _look_up(self, trial: Trial, step: int, time: float) -> Reached | Failed:
         assert self.curve is not None
         try:
-            return Reached(trial.id, step, self.curve(trial.config, step), time)
+            return Reached(trial.id, step, self.curve(trial.config, step), time, step == self._end)
         except Exception as error:
             return failed(trial.id, step, error, time)
 
