@@ -2,53 +2,42 @@
 
 Columns: trial, state, step, time, the metrics by their names, and the hyperparameters as config.<name>. A metric that is
 named like one of the first four is metrics.<name>. Strings as they are, NaN and infinities as nan, inf, -inf, None as nothing.
+A trial stands with the report that `Results.get_dataframe` shows.
 """
 
 from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from .journal import Journal
-from .journal_rows import from_json, to_json
-from .result import flat
+from .journal_rows import to_json
+from .results import FIXED, Record, Results, record
 
-FIXED = ("trial", "state", "step", "time")
-
-Record = tuple[tuple[Any, ...], Mapping[str, Any], Mapping[str, Any]]
-"""The fixed columns, the metrics, the hyperparameters."""
-
-# Of one objective the best report of a trial, the earliest of equals; of several the last one.
-_TRIALS = """SELECT t.id, t.state, r.step, r.time, r.metrics, t.config FROM trial t
-    LEFT JOIN report r ON r.id = (SELECT id FROM report WHERE trial = t.id ORDER BY {order} LIMIT 1) ORDER BY t.id"""
 _REPORTS = "SELECT r.trial, t.state, r.step, r.time, r.metrics, t.config FROM report r JOIN trial t ON t.id = r.trial ORDER BY r.id"
 
 
 def export(folder: Path, output: str | None, reports: bool) -> int:
-    with Journal.open(folder) as journal:
-        order = "value = -9e999, value, turn" if len(journal.objective.metrics) == 1 else "id DESC"
-        sql = _REPORTS if reports else _TRIALS.format(order=order)
+    with Results.open(folder) as results:
         metrics: dict[str, None] = {}
         configs: dict[str, None] = {}
-        for _, shown, config in _records(journal, sql):         # two passes: a trial of the end may report what none did before
-            metrics |= dict.fromkeys(shown)
-            configs |= dict.fromkeys(config)
+        for row in _records(results, reports):      # two passes: a trial of the end may report what none did before
+            metrics |= dict.fromkeys(row.metrics)
+            configs |= dict.fromkeys(row.config)
         if output is None:
-            _write(sys.stdout, list(metrics), list(configs), _records(journal, sql))
+            _write(sys.stdout, list(metrics), list(configs), _records(results, reports))
         else:
             with open(output, "w", newline="", encoding="utf-8") as file:
-                _write(file, list(metrics), list(configs), _records(journal, sql))
+                _write(file, list(metrics), list(configs), _records(results, reports))
     return 0
 
 
-def _records(journal: Journal, sql: str) -> Iterator[Record]:
-    for trial, state, step, time, metrics, config in journal.rows(sql):
-        reported = {} if metrics is None else from_json(metrics)
-        named = {f"metrics.{name}" if name in FIXED else name: value for name, value in reported.items()}
-        yield (trial, state, step, time), named, flat(from_json(config))
+def _records(results: Results, reports: bool) -> Iterator[Record]:
+    if not reports:
+        return results.records()
+    return (record(tuple(fixed), metrics, config) for *fixed, metrics, config in results.journal.rows(_REPORTS))
 
 
 def _write(file: IO[str], metrics: list[str], configs: list[str], records: Iterable[Record]) -> None:

@@ -25,8 +25,6 @@ TOP = 10
 SHOWN = 20
 """So many errors, and so many notes, are shown; `--json` has all."""
 
-_MADE = ("training_iteration", "time_total_s", "trial_id", "config", "done")     # what a Result adds to the metrics
-
 
 def ls(storage: Path, as_json: bool) -> int:
     if not storage.is_dir():
@@ -92,13 +90,8 @@ def best(folder: Path, as_json: bool) -> int:
             return 0
         write(f"trial {found.trial}, step {found.step}, {found.state}")
         write("config", *named([(inert(name), _whole(value)) for name, value in flat(found.config).items()]))
-        write("metrics", *named([(inert(name), _whole(value)) for name, value in metrics_of(found).items()]))
+        write("metrics", *named([(inert(name), _whole(value)) for name, value in found.reported.items()]))
     return 0
-
-
-def metrics_of(result: Result) -> dict[str, Any]:
-    """What the trial reported, without what a Result adds to it."""
-    return {name: value for name, value in result.metrics.items() if name not in _MADE}
 
 
 def _room(indent: int = 0) -> int | None:
@@ -131,7 +124,7 @@ def _brief_best(results: Results) -> dict[str, Any] | None:
         return None
     for result in results.top(1):
         metric = results.objective.metrics[0]
-        return {"metric": metric, "value": result.metrics.get(metric), "trial": result.trial, "step": result.step}
+        return {"metric": metric, "value": result.reported.get(metric), "trial": result.trial, "step": result.step}
     return None
 
 
@@ -179,12 +172,12 @@ def _shown(folder: Path, results: Results) -> dict[str, Any]:
 
 def _result(result: Result) -> dict[str, Any]:
     return {
-        "trial": result.trial, "state": result.state, "step": result.step, "config": result.config, "metrics": metrics_of(result),
+        "trial": result.trial, "state": result.state, "step": result.step, "config": result.config, "metrics": result.reported,
     }  # fmt: skip
 
 
 def _row(result: Result, results: Results) -> Row:
-    return Row(result.trial, result.config, result.step or 0, results.objective.values(result.metrics)[0], result.metrics)
+    return Row(result.trial, result.config, result.step or 0, results.objective.values(result.reported)[0], result.reported)
 
 
 def _whole(value: object) -> str:

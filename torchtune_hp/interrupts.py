@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Any
@@ -43,3 +44,4 @@ class Interrupts:
         if self.signum is not None:
             raise KeyboardInterrupt
         self.signum = signum
+        print("stopping after this step; again: stop now", file=sys.stderr, flush=True)

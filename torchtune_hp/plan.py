@@ -120,13 +120,17 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
         recipe = Nothing(recipe.name, recipe.max_t) if pretends and recipe is not None else recipe
     else:
         recipe = Nothing()
-        problems.need(pretends, "trainable: a function or a class is needed; only Simulated(curve=...) does without.")
+        text = "trainable: a function or a class is needed, to resume a study too: Tuner.resume(path, Digits)."
+        problems.need(pretends, f"{text} Only Simulated(curve=...) does without.")
     space = None
     if problems.need(given["space"] is not None, "space: what is to be searched? Pass space={'lr': hp.loguniform(1e-4, 1e-1)}, say."):
         space = problems.attempt("space", lambda: Space.of(given["space"]))
     objective = None
-    known = given["metric"] is not None and given["mode"] is not None
-    if problems.need(known, 'metric, mode: what is to be optimized? Pass metric="accuracy", mode="max", say.'):
+    known = problems.need(given["metric"] is not None, 'metric: what is to be optimized? Pass metric="accuracy", mode="max", say.')
+    if known:
+        wanted = f'mode: is {given["metric"]!r} to be minimized or maximized? Pass mode="min" or mode="max".'
+        known = problems.need(given["mode"] is not None, wanted)
+    if known:
         objective = problems.attempt("metric", lambda: Objective(given["metric"], given["mode"], given["outcome_constraints"]))
     stop = problems.attempt("stop", lambda: stop_rule(given["stop"]))
     searcher = given["searcher"] if given["searcher"] is not None else default_searcher(space)

@@ -33,8 +33,8 @@ class TrialError(NamedTuple):
 class Result:
     """A trial and the report it is shown with (its best one, unless another was asked for).
 
-    `metrics`: what was reported, and beside it `training_iteration`, `time_total_s` (study time since its launch), `trial_id`,
-    `config` and `done`, unless the trial reported a metric of that name. `step` None: it has not reported yet. `state`:
+    `reported`: the metrics of that report. `metrics`: the same, and beside them `training_iteration`, `time_total_s` (study time
+    since its launch), `trial_id`, `config` and `done`, unless the trial reported a metric of that name. `step` None: it has not reported yet. `state`:
     running, resting, completed, stopped or failed. `error`: a failed trial's traceback. `path`: its folder, which exists if
     something was written there; None for a study in memory.
     """
@@ -42,6 +42,7 @@ class Result:
     trial: int
     config: dict[str, Any]
     metrics: dict[str, Any]
+    reported: dict[str, Any]
     step: int | None
     state: str
     error: str | None

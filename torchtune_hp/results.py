@@ -9,11 +9,13 @@ constraint is never the best; of equals the earliest is, and within one turn tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from .configs import whole_config
 from .errors import CheckpointError, ConfigurationError, SeveralObjectivesError, SpaceError, TorchtuneError
 from .journal import Journal
 from .journal_rows import RANKED, from_json, text_of, to_json
@@ -33,6 +35,16 @@ _RESULT = """SELECT t.id, t.config, t.state, t.kind, t.step, r.step, r.metrics, 
 _BEST = "(SELECT id FROM report WHERE trial = t.id ORDER BY value = -9e999, value, turn LIMIT 1)"
 _KEPT = "(SELECT c.step FROM checkpoint c WHERE c.trial = report.trial AND c.purpose = 'keep' ORDER BY c.id DESC LIMIT 1)"
 _SHOWN = f"(SELECT id FROM report WHERE trial = t.id ORDER BY step = {_KEPT} DESC, id DESC LIMIT 1)"
+
+FIXED = ("trial", "state", "step", "time")
+
+
+class Record(NamedTuple):
+    """A row of a table. `fixed`: the values of FIXED. `metrics`: one named like those is metrics.<name>. `config`: config.<name>."""
+
+    fixed: tuple[Any, ...]
+    metrics: Mapping[str, Any]
+    config: Mapping[str, Any]
 
 
 class Results:
@@ -135,18 +147,19 @@ class Results:
 
         A pandas DataFrame; without pandas, a list of dicts with the same keys.
         """
-        table: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], float | None]] = []
-        for row in self._rows("ORDER BY t.id"):
-            fixed = {"trial": row[0], "state": row[2], "step": row[5]}
-            metrics = {f"metrics.{name}" if name in (*fixed, "time") else name: value for name, value in _metrics(row[6]).items()}
-            table.append((fixed, metrics, flat(from_json(row[1])), row[7]))
-        columns = ["trial", "state", "step", *_keys(row[1] for row in table), *_keys(row[2] for row in table), "time"]
-        rows = [{**dict.fromkeys(columns), **fixed, **metrics, **config, "time": time} for fixed, metrics, config, time in table]
+        table = list(self.records())
+        columns = [*FIXED[:3], *_keys(row.metrics for row in table), *_keys(row.config for row in table), FIXED[3]]
+        rows = [{**dict.fromkeys(columns), **row.metrics, **row.config, **dict(zip(FIXED, row.fixed))} for row in table]
         try:
             import pandas
         except ImportError:
             return rows
         return pandas.DataFrame(rows, columns=columns)
+
+    def records(self) -> Iterator[Record]:
+        """The rows of `get_dataframe`, one by one: a study of any size takes no memory."""
+        for trial, config, state, _, _, step, metrics, time, *_ in self._rows("ORDER BY t.id"):
+            yield record((trial, state, step, time), metrics, config)
 
     def curves(self) -> dict[int, list[dict[str, Any]]]:
         """For each trial its reports in order: the step and the metrics."""
@@ -235,20 +248,17 @@ class Results:
     def launched(self, trial: int) -> Trial:
         """The trial as it was launched. Objects that JSON could not hold come from the space again, by the trial's x and seed."""
         spec = self.journal.trial(trial)
-        if '"__repr__":' not in to_json(spec.config):
-            return spec
-        import torch
-
         from .space import Space
 
         try:
             space = Space.rebuild(self.header["space"]) if self._space is None else Space.of(self._space)
         except (SpaceError, KeyError) as error:
+            if '"__repr__":' not in to_json(spec.config):
+                return spec
             raise ConfigurationError(
                 f"The config of trial {trial} holds objects, and the space that made them cannot be rebuilt ({error}). Pass space=."
             ) from error
-        config = space.decode(torch.tensor([spec.x], dtype=torch.float64), [spec.seed])[0]
-        return Trial(spec.id, spec.x, config, spec.seed, spec.tag, spec.parent)
+        return replace(spec, config=whole_config(spec, space))
 
     def _rows(self, where: str, *parameters: Any) -> Iterator[tuple[Any, ...]]:
         return self.journal.rows(f"{_RESULT.format(report=_BEST if self._single else _SHOWN)} {where}", *parameters)
@@ -260,13 +270,14 @@ class Results:
         trial, config, state, _, _, step, metrics, time, done, launched, _ = row
         config = from_json(config)
         shown: dict[str, Any] = {}
+        reported = _metrics(metrics)
         if step is not None:
             spent = max(0.0, time - launched)
             shown = {"training_iteration": step, "time_total_s": spent, "trial_id": trial, "config": config, "done": bool(done)}
-            shown |= _metrics(metrics)
+            shown |= reported
         folder = self.journal.folder
         path = None if folder is None else folder / "trials" / f"{trial:06d}"
-        return Result(trial, config, shown, step, state, self._error(row), path, self)
+        return Result(trial, config, shown, reported, step, state, self._error(row), path, self)
 
     def _error(self, row: Sequence[Any]) -> str | None:
         if row[2] != "failed":
@@ -289,9 +300,15 @@ class Results:
         )
 
 
+def record(fixed: tuple[Any, ...], metrics: str | None, config: str) -> Record:
+    """From a row of the journal."""
+    named = {f"metrics.{name}" if name in FIXED else name: value for name, value in _metrics(metrics).items()}
+    return Record(fixed, named, flat(from_json(config)))
+
+
 def _metrics(text: str | None) -> dict[str, Any]:
     return {} if text is None else from_json(text)
 
 
-def _keys(rows: Iterable[dict[str, Any]]) -> list[str]:
+def _keys(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(key for row in rows for key in row))

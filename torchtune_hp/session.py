@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from .configs import whole_config
 from .errors import ReplayError, StudyFailedError
 from .executors.base import Executor, Job
 from .executors.local import place_of
 from .executors.serial import threads
 from .interrupts import Interrupts, StudyInterrupted
 from .journal import Journal
-from .journal_rows import from_json, to_json
 from .observers.base import Observer, Observers, StudyInfo
 from .plan import Plan
 from .results import Results
@@ -149,10 +149,7 @@ class Session:
 
     def _config(self, trial: Trial) -> Config:
         """The config of a recorded trial, with the objects that JSON could not hold, if its space still gives the same."""
-        import torch
-
-        fresh: Config = self.plan.space.decode(torch.tensor([trial.x], dtype=torch.float64), [trial.seed])[0]
-        return fresh if from_json(to_json(fresh)) == trial.config else trial.config
+        return whole_config(trial, self.plan.space)
 
     def _keep_again(self, kept: dict[int, int]) -> None:
         """Weights that were to be kept when the process died, and were not yet: their trials are trained to there again."""

@@ -5,7 +5,7 @@ Law: a part keeps its constructor's arguments as attributes of the same names. S
     spec(ASHA(max_t=27)) == {"type": "torchtune_hp.schedulers.asha:ASHA", "args": {"max_t": 27, "grace_period": 1, ...}}
 
 A function is named by "module:qualname" where it can be imported again, else by a hash of its source: enough to see that it
-changed, not to bring it back. `rebuild` says which argument it cannot bring back. It builds only classes of this package:
+changed, not to bring it back. No description holds an address, so it is the same in every process. `rebuild` says which argument it cannot bring back. It builds only classes of this package:
 a journal is data, and must not choose what is imported.
 """
 
@@ -14,8 +14,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-import sys
+import re
 from collections.abc import Mapping, Sequence
+from types import CodeType
 from typing import Any
 
 from .errors import ConfigurationError
@@ -40,24 +41,53 @@ def spec(part: Any) -> Any:
         return {"type": f"{cls.__module__}:{cls.__qualname__}", "args": {name: spec(getattr(part, name)) for name in names}}
     except (AttributeError, TypeError, ValueError):
         says = getattr(cls, "__repr__", None) is not object.__repr__       # object's own names an address, which changes
-        return {"type": f"{cls.__module__}:{cls.__qualname__}"} | ({"repr": repr(part)} if says else {})
+        return {"type": f"{cls.__module__}:{cls.__qualname__}"} | ({"repr": without_addresses(repr(part))} if says else {})
 
 
 def of_callable(function: Any) -> dict[str, str]:
-    """{"callable": "module:qualname"} if importing gives it back, else {"source_sha256": ...}."""
+    """Anything that can be called, the same in every process.
+
+    {"callable": "module:qualname"} if importing gives it back, else {"source_sha256": ..., "name": ...} of a function or class,
+    else {"repr": ...}.
+    """
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
-    if module and module != "__main__" and "<" not in name:
-        found: Any = sys.modules.get(module)
-        for attribute in name.split("."):
-            found = getattr(found, attribute, None)
-        if found is function:
-            return {"callable": f"{module}:{name}"}
-    try:
-        source = inspect.getsource(function)
-    except (OSError, TypeError):
-        code = getattr(function, "__code__", None)
-        source = f"{code.co_code.hex()} {code.co_consts!r}" if code is not None else repr(type(function))
+    if module and name and module != "__main__" and "<" not in name and imported(f"{module}:{name}") is function:
+        return {"callable": f"{module}:{name}"}
+    code = getattr(function, "__code__", None)
+    source = None
+    if code is not None or inspect.isclass(function):
+        try:
+            source = inspect.getsource(function).strip()
+        except (OSError, TypeError):        # typed at a prompt: what it was compiled to, instead
+            source = None if code is None else repr(_compiled(code))
+    if source is None:
+        return {"repr": without_addresses(repr(function))}
     return {"source_sha256": hashlib.sha256(source.encode()).hexdigest(), "name": name}
+
+
+def imported(path: str) -> Any:
+    """What "module:qualname" names; None if nothing."""
+    module, _, name = path.partition(":")
+    try:
+        here: Any = importlib.import_module(module)
+        for part in name.split("."):
+            here = getattr(here, part)
+    except (ImportError, AttributeError, ValueError):
+        return None
+    return here
+
+
+def without_addresses(text: str) -> str:
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+
+
+def _compiled(code: CodeType) -> tuple[Any, ...]:
+    """What code does, nested code included: neither where it lies nor the order of a set, which differ between processes."""
+    constants = [
+        _compiled(value) if isinstance(value, CodeType) else sorted(map(repr, value)) if isinstance(value, frozenset) else repr(value)
+        for value in code.co_consts
+    ]
+    return code.co_code, constants, code.co_names
 
 
 def rebuild(described: Any, argument: str) -> Any:
@@ -67,7 +97,7 @@ def rebuild(described: Any, argument: str) -> Any:
     if not isinstance(described, dict):
         return described
     if "source_sha256" in described or "callable" in described or "repr" in described:
-        name = described.get("name") or described.get("callable") or described.get("type")
+        name = described.get("name") or described.get("callable") or described.get("type") or described["repr"]
         raise ConfigurationError(f"{argument}: {name} cannot be brought back from the journal; pass {argument}= again.")
     if "type" not in described:
         return {key: rebuild(value, argument) for key, value in described.items()}
@@ -103,6 +133,8 @@ def brief(described: Any) -> str:
         return f"{described['type'].rpartition(':')[2].rpartition('.')[2]}({args})"
     if isinstance(described, dict) and "callable" in described:
         return str(described["callable"])
+    if isinstance(described, dict) and "repr" in described:
+        return str(described["repr"])
     if isinstance(described, dict) and "source_sha256" in described:
         return f"{described.get('name', 'function')} (source {described['source_sha256'][:8]})"
     return repr(described)

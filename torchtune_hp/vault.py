@@ -95,7 +95,10 @@ class Vault:
         rows = [row for row in self._journal.checkpoints(trial, "keep") if step is None or row.step == step]
         if not rows:
             at = "" if step is None else f" at step {step}"
-            raise CheckpointError(f"The weights of trial {trial}{at} were not kept. `keep=k` keeps those of the k best trials.")
+            raise CheckpointError(
+                f"The weights of trial {trial}{at} were not kept. `keep=k` keeps those of the k best trials: of a ModelTrainable, a "
+                "Trainable with save_checkpoint, or a function that hands them over: hp.report(..., checkpoint=model.state_dict())."
+            )
         return self._read(rows[-1])
 
     def kept_step(self, trial: int) -> int | None:

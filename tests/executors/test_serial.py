@@ -159,3 +159,20 @@ def test_what_cleanup_raises_is_a_note_and_a_failure_closes_its_trial() -> None:
 )  # fmt: skip
 def test_the_kind_of_a_failure_is_that_of_its_exception(error: BaseException, kind: str) -> None:
     assert kind_of(error) == kind and failed(3, 2, error, 1.0).kind == kind
+
+
+def test_a_state_that_cannot_be_saved_is_a_note_and_the_trial_goes_on() -> None:
+    class Unsaved(Quadratic):
+        def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+            raise RuntimeError("no disk")
+
+    space = {"x": hp.uniform(0.0, 1.0), "y": hp.uniform(0.0, 1.0)}
+    results = hp.tune(
+        Unsaved, space, metric="loss", mode="min", trials=RESTING_LIVE + 9, storage=None, verbose=0, checkpoint_every=0,
+        scheduler=hp.ASHA(max_t=9, reduction_factor=3, variant="promotion"), executor=hp.Serial(4),
+    )  # fmt: skip
+    assert "failed" not in results.counts()
+    notes = [note for note in results.log if note.kind == "checkpoint"]
+    assert notes and notes[0].text.startswith("not saved at step 1: RuntimeError: no disk")
+    with pytest.raises(hp.CheckpointError, match="not kept"):
+        results.best.load()

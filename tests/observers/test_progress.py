@@ -407,6 +407,7 @@ def test_the_summary_says_what_came_of_it(tmp_path: Path) -> None:
         "best a: 0.9712 (trial 0, step 9)",
         "  lr   0.5",
         "  m.w  8",
+        "first failure: trial 1: DivergedError: a = nan at step 1 (results.errors has them all)",
         "notes: 1 choice",
         f"study: {tmp_path / 's'}",
     ]

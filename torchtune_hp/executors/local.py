@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 from ..training.runner import Place, Runner, State
 from ..trial import Drop, Failed, Keep, Launch, Note, Reached, Trial
@@ -62,11 +64,9 @@ class LocalTrials:
         return answer
 
     def keep(self, command: Keep) -> None:
-        state = self._state(command.trial)
-        if state is not None:
-            self.job.vault.put(command.trial, self._steps[command.trial], state, purpose="keep")
-        for other in command.instead_of:
-            self.job.vault.forget(other, purpose="keep")
+        if self._put(command.trial, "keep"):
+            for other in command.instead_of:
+                self.job.vault.forget(other, purpose="keep")
 
     def drop(self, command: Drop) -> None:
         self._close(command.trial)
@@ -84,17 +84,18 @@ class LocalTrials:
         resting = [trial for trial in self._runners if trial not in busy]
         if self.job.recipe.saves:
             for trial in resting[: max(0, len(resting) - RESTING_LIVE)]:
-                state = self._saved(trial)
-                if state is not None:
-                    self.job.vault.rest(trial, self._steps[trial], state)
-                    self._close(trial)
+                try:
+                    state = self._saved(trial)
+                    if state is not None:
+                        self.job.vault.rest(trial, self._steps[trial], state)
+                        self._close(trial)
+                except Exception as error:      # it stays in memory, then
+                    self._not_saved(trial, error)
 
     def save(self) -> None:
         """Makes every state durable that can be and is not yet."""
         for trial in sorted(self._dirty):
-            state = self._state(trial)
-            if state is not None:
-                self.job.vault.put(trial, self._steps[trial], state, purpose="resume")
+            self._put(trial, "resume")
         self._dirty.clear()
         self._unsaved = 0.0
 
@@ -126,6 +127,21 @@ class LocalTrials:
         step, state = found
         self.job.vault.rest(trial, step, state)
         return state
+
+    def _put(self, trial: int, purpose: Literal["keep", "resume"]) -> bool:
+        """Makes the trial's state durable if it can be; what was durable before stays so if not, and the trial goes on."""
+        try:
+            state = self._state(trial)
+            if state is not None:
+                self.job.vault.put(trial, self._steps[trial], state, purpose=purpose)
+            return state is not None
+        except Exception as error:
+            self._not_saved(trial, error)
+            return False
+
+    def _not_saved(self, trial: int, error: Exception) -> None:
+        text = "".join(traceback.format_exception_only(error)).strip()
+        self.notes.append(Note("checkpoint", f"not saved at step {self._steps[trial]}: {text}", trial))
 
     def _saved(self, trial: int) -> State | None:
         state = self._runners[trial].save()

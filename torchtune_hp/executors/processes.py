@@ -17,6 +17,7 @@ from .clock import VirtualTime
 from .crew import Crew
 from .messages import Hello
 from .remote import RemoteTrials
+from .server import PRELOAD
 from .shares import environment, share_of, workers_for
 from .tracks import trial_of
 from .travel import packed
@@ -63,7 +64,8 @@ class Processes:
             share = share_of(number, self.gpus, devices)
             return Hello(recipe, place, self.cpus, share, job.checkpoint_every, self.ordered)
 
-        self._crew = Crew(size, hello, environment(self.cpus))
+        preload = {PRELOAD: getattr(job.recipe, "preload", "")}
+        self._crew = Crew(size, hello, environment(self.cpus) | preload)
         return size
 
     def begin(self, setting: Setting, standing: Standing) -> None:

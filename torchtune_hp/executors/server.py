@@ -18,6 +18,7 @@ There is no `__main__` in it, so a script needs no `if __name__ == "__main__"` g
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import select
 import signal
@@ -34,6 +35,9 @@ from multiprocessing.connection import Connection
 
 BORN, DIED = 0, 1
 """What a frame tells: `(BORN, pid, 0)`, or `(BORN, 0, errno)` if there was no forking; `(DIED, pid, wait status)`."""
+
+PRELOAD = "TORCHTUNE_HP_PRELOAD"
+"""In the server's environment: modules to import beside torch before anything is forked."""
 
 _FRAME = struct.Struct("<iii")
 _HOME = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -103,8 +107,10 @@ class ForkServer:
 
 def serve(descriptor: int) -> None:
     """The server's whole life."""
-    import torch
-    import torch._dynamo  # noqa: F401  (the first optimizer of a process imports it, in two seconds)
+    import torch  # noqa: F401  (what it is all about)
+
+    for module in os.environ.get(PRELOAD, "").split():
+        importlib.import_module(module)
 
     from . import worker  # noqa: F401
 

@@ -148,6 +148,8 @@ class Progress:
         took = f"{sum(counts.values())} trials in {clock(self._pace().elapsed)}"
         lines = [f"{inert(info.name, 100)}: {took}: {counted(states, 'none ran')}{f' ({kinds})' if kinds else ''}"]
         lines += _front(info, results) if len(info.objective.metrics) > 1 else _best(info, results)
+        if counts.get("failed") and (errors := results.errors):
+            lines.append(f"first failure: trial {errors[0].trial}: {inert(errors[0].line, 200)} (results.errors has them all)")
         notes = Counter(note.kind for note in results.log)
         if notes:
             lines.append(f"notes: {counted(dict(notes.most_common()))}")
@@ -169,7 +171,7 @@ def _best(info: StudyInfo, results: Results) -> list[str]:
     except TorchtuneError:
         return ["best: none; no trial reported a value that can be compared"]
     metric = info.objective.metrics[0]
-    head = f"best {inert(metric, 40)}: {number(best.metrics.get(metric))} (trial {best.trial}, step {best.step})"
+    head = f"best {inert(metric, 40)}: {number(best.reported.get(metric))} (trial {best.trial}, step {best.step})"
     return [head, *named((inert(key, 40), number(value)) for key, value in flat(best.config).items())]
 
 
@@ -178,6 +180,6 @@ def _front(info: StudyInfo, results: Results) -> list[str]:
     rows = []
     for metric, mode in zip(info.objective.metrics, info.objective.modes):
         if front:
-            end = (min if mode == "min" else max)(front, key=lambda result: float(result.metrics[metric]))
-            rows.append((f"{mode} {inert(metric, 40)}", f"{number(end.metrics[metric])} (trial {end.trial}, step {end.step})"))
+            end = (min if mode == "min" else max)(front, key=lambda result: float(result.reported[metric]))
+            rows.append((f"{mode} {inert(metric, 40)}", f"{number(end.reported[metric])} (trial {end.trial}, step {end.step})"))
     return [f"front: {len(front)} trials", *named(rows)]

@@ -191,7 +191,7 @@ class Tally:
             if trial.id not in self._info.standing.since:
                 self._rests[step] += 1
         for result in earlier.pareto if self._several else earlier.top(TOP):
-            row = Row(result.trial, result.config, result.step or 0, self._values(result.metrics)[0], result.metrics)
+            row = Row(result.trial, result.config, result.step or 0, self._values(result.reported)[0], result.reported)
             if self._several:
                 self.front[row.trial] = row
             else:

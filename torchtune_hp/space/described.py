@@ -13,15 +13,12 @@ without being able to bring it back.
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
-from hashlib import sha256
 from typing import Any
 
 from ..errors import SpaceError
+from ..spec import imported, of_callable, without_addresses
 from .domains import FUNCTIONS, Domain
 
 
@@ -61,38 +58,9 @@ def _value(value: Any) -> Any:
         return {"dict": [[key, _value(part)] for key, part in value.items()]}
     if hasattr(value, "item") and getattr(value, "shape", None) == ():        # a NumPy or torch scalar
         return _value(value.item())
-    return _callable(value) if callable(value) else {"repr": _without_addresses(repr(value))}
-
-
-def _callable(function: Any) -> dict[str, str]:
-    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
-    if module and name and module != "__main__" and "<" not in name and _found(f"{module}:{name}") is function:
-        return {"callable": f"{module}:{name}"}
-    code = getattr(function, "__code__", None)
-    if code is None and not inspect.isclass(function):
-        return {"repr": _without_addresses(repr(function))}
-    try:
-        source = inspect.getsource(function).strip()
-    except (OSError, TypeError):        # typed at a prompt: what it was compiled to, instead
-        if code is None:
-            return {"repr": _without_addresses(repr(function))}
-        source = repr((code.co_code, _without_addresses(repr(code.co_consts)), code.co_names))
-    return {"source_sha256": sha256(source.encode()).hexdigest()}
-
-
-def _found(path: str) -> Any:
-    module, _, name = path.partition(":")
-    try:
-        here: Any = importlib.import_module(module)
-        for part in name.split("."):
-            here = getattr(here, part)
-    except (ImportError, AttributeError, ValueError):
-        return None
-    return here
-
-
-def _without_addresses(text: str) -> str:
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+    if callable(value):
+        return {tag: text for tag, text in of_callable(value).items() if tag != "name"}
+    return {"repr": without_addresses(repr(value))}
 
 
 # The way back ------------------------------------------------------------------------------------------------------------
@@ -136,7 +104,7 @@ def _restored(name: str, value: Any) -> Any:
         return {key: _restored(name, part) for key, part in content}
     if tag == "float":
         return float(content)
-    found = _found(content) if tag == "callable" else None
+    found = imported(content) if tag == "callable" else None
     if found is None:
         raise SpaceError(f"{name}: {text_of_value(value)} cannot be rebuilt from what was stored. Pass space= again.")
     return found

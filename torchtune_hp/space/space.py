@@ -56,7 +56,10 @@ class Space:
         self._spec: Any = kept(_mapping(spec))
         built = Builder(self._spec)
         if not built.dims:
-            raise SpaceError(f"space: nothing in {spec!r} can be searched. Give a parameter a domain: {{'lr': loguniform(1e-4, 1e-1)}}.")
+            raise SpaceError(
+                f"space: nothing in {spec!r} can be searched. Give a parameter a domain: {{'lr': loguniform(1e-4, 1e-1), "
+                "'width': choice([16, 32])}; a plain list is a constant."
+            )
         self._begin(built.root, built.dims, built.sampled, _callables(constraints), tuple(built.columns))
         _check_mapped(built.mapped, len(built.dims))
         if self._constraints:

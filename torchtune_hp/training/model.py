@@ -34,6 +34,7 @@ class ModelRecipe:
     """
 
     saves = True
+    preload = "torch._dynamo"       # the first optimizer of a process imports it, in two seconds
 
     def __init__(self, cls: type[ModelTrainable], keywords: Mapping[str, Any] | None = None) -> None:
         self.cls = cls

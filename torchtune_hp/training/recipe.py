@@ -30,7 +30,7 @@ ACCEPTED = (
 class WithParameters:
     """A trainable and keyword arguments for it; called with a config it trains, or builds the object, alone."""
 
-    def __init__(self, target: Any, keywords: Keywords) -> None:
+    def __init__(self, target: Any, keywords: dict[str, Any]) -> None:
         self.target = target
         self.keywords = keywords
         self.__name__ = str(getattr(target, "__name__", type(target).__name__))
@@ -63,7 +63,7 @@ def with_parameters(target: Any, /, **keywords: Any) -> WithParameters:
     """
     if isinstance(target, WithParameters):
         target, keywords = target.target, {**target.keywords, **keywords}
-    made = WithParameters(target, Keywords(keywords))
+    made = WithParameters(target, keywords)
     recipe_of(made)
     return made
 
@@ -72,29 +72,10 @@ def recipe_of(trainable: Any) -> Recipe:
     """The Recipe of anything a user may hand over; else ConfigurationError, which says what that is."""
     if isinstance(trainable, WithParameters):
         return _recipe(trainable.target, trainable.keywords)
-    return _recipe(trainable, Keywords())
+    return _recipe(trainable, {})
 
 
-class Keywords(dict[str, Any]):
-    """Keyword arguments that are pickled once: the second worker is sent the same bytes."""
-
-    _pickled: bytes | None = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        if self._pickled is None:
-            import cloudpickle
-
-            self._pickled = cloudpickle.dumps(dict(self))
-        return _unpickled, (self._pickled,)
-
-
-def _unpickled(content: bytes) -> Keywords:
-    import cloudpickle
-
-    return Keywords(cloudpickle.loads(content))
-
-
-def _recipe(trainable: Any, keywords: Keywords) -> Recipe:
+def _recipe(trainable: Any, keywords: dict[str, Any]) -> Recipe:
     function = trainable.function if isinstance(trainable, TrainFunction) else trainable
     if inspect.isroutine(function) or isinstance(function, functools.partial):
         _check(name_of(function), name_of(function), check_takes_config(function), keywords)
