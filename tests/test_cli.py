@@ -360,6 +360,23 @@ def test_export_of_reports_has_a_row_for_each(run: Out, digits: Path, tmp_path: 
     assert rows[3]["config.m.w"] == "8" and rows[3]["time"] == "75.0"
 
 
+def test_what_a_trial_reports_under_a_name_of_ours_is_shown(run: Out, tmp_path: Path) -> None:
+    folder = made(tmp_path / "s", ([], [launch(0)]), ([look(0, 1, 0.5, done=7, training_iteration=3)], []))
+    metrics = {"a": 0.5, "size": 1, "done": 7, "training_iteration": 3}
+    assert json.loads(run("best", folder, "--json")[1])["metrics"] == metrics
+    assert run("best", folder)[1].splitlines()[-2:] == ["  done                7", "  training_iteration  3"]
+
+
+def test_export_of_several_objectives_shows_the_kept_report_as_the_frame_does(run: Out, tmp_path: Path) -> None:
+    turns: list[Any] = [([], [launch(0)]), ([look(0, 1, 0.9, b=1)], [Train(0, 2)]), ([look(0, 2, 0.1, b=2)], [])]
+    folder = made(tmp_path / "s", *turns, metric=["a", "b"], mode=["max", "min"], outcome_constraints=[])
+    with Journal.open(folder, write=True) as journal:
+        journal.add_checkpoint(0, 1, "keep", "x", 1, "", "state")
+    assert run("export", folder, "--to", "csv")[1].splitlines()[1].startswith("0,resting,1,1.0,0.9,")
+    with Results.open(folder) as results:
+        assert [fixed for fixed, _, _ in results.records()] == [(0, "resting", 1, 1.0)]
+
+
 def test_export_of_several_objectives_shows_the_last_report(run: Out, tmp_path: Path) -> None:
     turns: list[Any] = [([], [launch(0)]), ([look(0, 1, 0.9, b=1)], [Train(0, 2)]), ([look(0, 2, 0.1, b=2)], [])]
     folder = made(tmp_path / "s", *turns, metric=["a", "b"], mode=["max", "min"], outcome_constraints=[])

@@ -12,8 +12,10 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
+from torchtune_hp.configs import whole_config
 from torchtune_hp.errors import CheckpointError, ConfigurationError, SeveralObjectivesError, StudyNotFoundError, TorchtuneError
 from torchtune_hp.journal import Journal
+from torchtune_hp.journal_rows import from_json, to_json
 from torchtune_hp.result import flat, front, line_of
 from torchtune_hp.results import Results
 from torchtune_hp.space import Space, choice, uniform
@@ -180,12 +182,13 @@ def test_a_result_tells_of_its_trial_as_ray_would(tmp_path: Path) -> None:
     assert result.metrics == {
         "training_iteration": 2, "time_total_s": 20.0, "trial_id": 1, "config": config, "done": "mine", "loss": 0.3,
     }   # fmt: skip
+    assert result.reported == {"loss": 0.3, "done": "mine"}
     assert result.path == tmp_path / "trials" / "000001"
 
 
 def test_a_trial_without_reports_has_no_step_and_no_metrics() -> None:
     results = Results(study([[(0, 1, 0.5)]]))
-    assert (results[2].step, results[2].metrics, results[2].state, results[2].path) == (None, {}, "running", None)
+    assert (results[2].step, results[2].metrics, results[2].reported, results[2].state, results[2].path) == (None, {}, {}, "running", None)
     with pytest.raises(CheckpointError):
         _ = results[2].checkpoint
 
@@ -254,6 +257,13 @@ def test_a_metric_named_like_a_column_does_not_hide_it(monkeypatch: pytest.Monke
     assert (row["step"], row["time"], row["metrics.step"], row["metrics.time"]) == (1, 10.0, 9, 8)
 
 
+def test_records_are_the_rows_of_the_frame_one_by_one() -> None:
+    records = Results(study([[(0, 1, {"loss": 0.5, "step": 9})]], trials=2)).records()
+    assert next(records) == ((0, "resting", 1, 10.0), {"loss": 0.5, "metrics.step": 9}, {"config.lr": 0.0, "config.net.width": 8})
+    assert next(records) == ((1, "running", None, None), {}, {"config.lr": 1 / 3, "config.net.width": 8})
+    assert list(records) == []
+
+
 def test_flat_names_keep_objects_as_text() -> None:
     assert flat({"a": {"b": {"c": 1}, "d": {"__repr__": "x"}}, "e": []}) == {"config.a.b.c": 1, "config.a.d": "x", "config.e": []}
 
@@ -315,6 +325,27 @@ def test_objects_in_a_config_come_from_the_space_again() -> None:
         assert loaded == config and config["act"] is torch.nn.Tanh
     with pytest.raises(ConfigurationError, match=r"cannot be rebuilt \('space'\)\. Pass space="):
         Results(journal, Recipe(), held).best.load()
+
+
+def test_a_whole_config_has_its_objects_and_tuples_again_if_its_space_gives_the_same() -> None:
+    def deed() -> None: ...
+
+    space = Space({"act": choice([deed, len]), "pair": (1, 2), "lr": uniform(0, 1)})
+    x = space.canonical(torch.tensor([[0.1, 0.5]], dtype=torch.float64))
+    fresh = space.decode(x, [0])[0]
+    text = to_json(fresh)
+    recorded = [text, text.replace(" at 0x", " at 0xf"), text.replace("0.5", "0.25")]     # the second: of another process
+    configs = [from_json(config) for config in recorded]
+    trials = [Trial(0, tuple(x[0].tolist()), config, 0) for config in configs]
+    assert text.count(" at 0x") == 1
+    assert [whole_config(trial, space) for trial in trials] == [fresh, fresh, configs[2]]
+    journal = Journal.create(None, HEADER)
+    journal.append((), ONE, [Launch(trials[1], 1)])
+    assert Results(journal, space=space).launched(0).config == fresh
+
+
+def test_a_config_without_objects_needs_no_space() -> None:
+    assert Results(study([])).launched(1).config == trial(1).config
 
 
 def test_a_missing_study_is_said_to_be_missing(tmp_path: Path) -> None:

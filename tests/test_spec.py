@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
 from torchtune_hp.errors import ConfigurationError
+from torchtune_hp.plan import source_of
 from torchtune_hp.schedulers import ASHA
 from torchtune_hp.searchers import GridSearch
 from torchtune_hp.spec import brief, difference, of_callable, rebuild, spec
@@ -64,6 +69,48 @@ def test_an_importable_function_is_named_and_any_other_is_hashed() -> None:
     assert hashes[0] == hashes[1] != hashes[2] and other
 
 
+TYPED = (
+    "lambda t, m: (lambda: good(m))()",
+    "lambda t, m: (lambda: bad(m))()",
+    "lambda t, m: t in {'a', 'b', 'c', 'd'}",
+    "lambda t, m: t in {'a', 'b', 'c', 'e'}",
+)
+
+
+def hashes() -> list[str]:
+    return [of_callable(eval(text))["source_sha256"] for text in TYPED]
+
+
+def test_without_source_a_function_is_known_by_the_names_it_uses_however_deep() -> None:
+    shallow = [of_callable(eval(f"lambda t, m: {name}(m)")) for name in ("good", "bad", "good")]
+    assert shallow[0] == shallow[2] != shallow[1]
+    assert len(set(hashes())) == len(TYPED)
+
+
+def test_a_description_is_the_same_in_every_process() -> None:
+    code = "import sys, torchtune_hp.spec as s; print(*(s.of_callable(eval(text))['source_sha256'] for text in sys.argv[1:]))"
+    for seed in ("1", "2"):
+        command, env = [sys.executable, "-c", code, *TYPED], {**os.environ, "PYTHONHASHSEED": seed}
+        assert subprocess.run(command, env=env, stdout=subprocess.PIPE, check=True).stdout.decode().split() == hashes()
+    held = {"callable": of_callable(functools.partial(lambda: 0)), "part": spec(Holding(object()))}
+    assert held == {
+        "callable": {"repr": f"functools.partial(<function {test_a_description_is_the_same_in_every_process.__name__}.<locals>.<lambda>>)"},
+        "part": {"type": f"{__name__}:Holding", "repr": "Holding(<object object>)"},
+    }
+
+
+def test_a_study_s_header_holds_no_data_of_its_trainable() -> None:
+    assert source_of(functools.partial(named, metrics=list(range(1000))))["callable"] == f"{__name__}:named"
+
+
+class Holding:
+    def __init__(self, what: Any) -> None:
+        self._what = what
+
+    def __repr__(self) -> str:
+        return f"Holding({self._what!r})"
+
+
 @pytest.mark.parametrize(
     ("described", "words"),
     [
@@ -71,6 +118,7 @@ def test_an_importable_function_is_named_and_any_other_is_hashed() -> None:
         (spec(Secretive(1)), "cannot be brought back from the journal; pass searcher= again"),
         (spec(named), "named cannot be brought back"),
         (spec(lambda: 0), "cannot be brought back"),
+        ({"repr": "a partial"}, "searcher: a partial cannot be brought back"),
         ({"type": "torchtune_hp.seeds:derive", "args": {}}, "is not a class"),
         ({"type": "os:system", "args": {"command": "true"}}, "os:system is not a part of torchtune_hp"),
         ({"type": "torchtune_hpx:Evil", "args": {}}, "is not a part of torchtune_hp"),
@@ -99,4 +147,5 @@ def test_brief_is_for_people() -> None:
     assert brief(spec(named)) == f"{__name__}:named"
     assert brief({"source_sha256": "0123456789", "name": "f"}) == "f (source 01234567)"
     assert brief({"source_sha256": "0123456789"}) == "function (source 01234567)"
+    assert brief({"repr": "a partial"}) == "a partial"
     assert brief([1]) == "[1]"

@@ -512,3 +512,148 @@ def test_a_grid_over_unequal_cells_tries_each_value_once() -> None:
         executor=hp.Serial(),
     )
     assert sorted((result.config["n"], result.config["q"]) for result in results) == [(n, q) for n in range(1, 33) for q in (0.0, 0.5, 1.0)]
+
+
+# What was once wrong ------------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_change_leaves_a_study_that_can_be_resumed(tmp_path: Path) -> None:
+    hp.Tuner(**counting(tmp_path)).fit()
+    for name in ("scheduler", "stop", "keep", "look_every", "metric"):
+        with pytest.raises(hp.ConfigurationError, match="may be changed on purpose"):
+            hp.Tuner.resume(tmp_path / "counting", Counter, allow=name)
+    assert len(hp.Tuner.resume(tmp_path / "counting", Counter, trials="+1", verbose=0).fit()) == 6
+    with pytest.raises(TypeError, match="storage"):
+        hp.Tuner.resume(tmp_path / "counting", Counter, storage="elsewhere")
+
+
+def test_one_mode_for_several_metrics_is_no_change(tmp_path: Path) -> None:
+    given = counting(tmp_path, metric=["loss", "steps"], mode="min", resume="auto")
+    assert len(hp.Tuner(**given).fit()) == len(hp.Tuner(**given).fit()) == 5
+
+
+def test_a_stop_rule_is_asked_where_whole_grants_are_trained() -> None:
+    def endless(config: dict[str, Any]) -> Any:
+        while True:
+            yield {"loss": config["x"]}
+
+    given = {"metric": "loss", "mode": "min", "trials": 2, "storage": None, "verbose": 0, "executor": hp.Serial(2), "look_every": "grant"}
+    results = hp.tune(endless, SPACE, stop=hp.MaxSteps(3), **given)
+    assert [curve[-1]["step"] for curve in results.curves().values()] == [3, 3]
+    with pytest.raises(hp.ConfigurationError, match='look_every="grant"'):
+        hp.tune(Counter, SPACE, stop=hp.Plateau(2), **given)
+
+
+def test_a_resumed_study_whose_slots_were_full_can_be_resumed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchtune_hp.journal import Journal
+
+    class Failing(Counter):
+        def step(self) -> dict[str, Any]:
+            if self.trial_id in ("000001", "000002", "000003", "000004", "000005", "000006"):
+                raise ValueError("on purpose")
+            return super().step()
+
+    given = counting(
+        tmp_path, trainable=Failing, trials=9, look_every=5, scheduler=hp.FullRuns(max_t=10), executor=hp.Serial(3), resume="auto"
+    )
+    for turns in range(1, 6):
+        name = f"after-{turns}"
+        with monkeypatch.context() as patch:
+            append, count = Journal.append, [0]
+
+            def dying(self: Journal, *what: Any, append: Any = append, count: list[int] = count, turns: int = turns) -> None:
+                append(self, *what)
+                count[0] += 1
+                if count[0] == turns:
+                    raise KeyboardInterrupt
+
+            patch.setattr(Journal, "append", dying)
+            with pytest.raises(KeyboardInterrupt):
+                hp.Tuner(**given | {"name": name}).fit()
+        for more in ("+2", "+1"):
+            try:
+                hp.Tuner.resume(tmp_path / name, Failing, trials=more, verbose=0).fit()
+            except hp.StudyFailedError:
+                pass  # the breaker; what matters is that every turn is there to be replayed
+
+
+def test_a_second_interrupt_saves_no_half_trained_state(tmp_path: Path) -> None:
+    class Half(Counter):
+        slow = True
+
+        def step(self) -> dict[str, Any]:
+            self.steps += 1
+            if self.slow and self.iteration == 3:
+                raise KeyboardInterrupt
+            self.steps += 1
+            return {"loss": 1.0 * self.steps, "steps": self.steps}
+
+    given = counting(tmp_path, trainable=Half, trials=1, scheduler=hp.FullRuns(max_t=6), resume="auto", checkpoint_every=0)
+    with pytest.raises(KeyboardInterrupt):
+        hp.Tuner(**given).fit()
+    Half.slow = False
+    (curve,) = hp.Tuner(**given).fit().curves().values()
+    assert [look["loss"] for look in curve] == [2.0, 4.0, 6.0, 8.0, 10.0, 12.0]
+
+
+def test_an_exit_in_a_trial_fails_it_alone() -> None:
+    def leaving(config: dict[str, Any]) -> None:
+        if config["width"] == 4:
+            sys.exit("no more")
+        hp.report(loss=config["x"])
+
+    results = hp.tune(leaving, SPACE, metric="loss", mode="min", trials=12, storage=None, verbose=0, executor=hp.Serial())
+    assert results.counts()["failed"] == sum(result.config["width"] == 4 for result in results) > 0
+
+
+def test_a_functions_best_checkpoint_is_made_again_after_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchtune_hp.vault import Vault
+
+    def saving(config: dict[str, Any]) -> None:
+        for step in range(1, 4):
+            hp.report(loss=config["x"] ** 2 + step, checkpoint={"step": step})
+
+    given = {
+        "metric": "loss",
+        "mode": "min",
+        "trials": 3,
+        "storage": tmp_path,
+        "name": "saving",
+        "verbose": 0,
+        "executor": hp.Serial(),
+        "resume": "auto",
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(Vault, "put", lambda *args, **more: None)
+        hp.tune(saving, SPACE, **given)
+    results = hp.tune(saving, SPACE, **given)
+    assert results.best.load()["step"] == results.best.step == 1
+    assert any("trained to step 1 again" in note.text for note in results.log)
+
+
+def test_rows_are_tried_once_though_some_are_tried_first() -> None:
+    rows = [{"x": 0.1 * i, "width": i} for i in range(6)]
+    space = hp.Space.from_rows(rows)
+    results = train.tune(space=space, points=[rows[3], rows[1]], trials=20)
+    assert [result.config for result in results][:2] == [rows[3], rows[1]]
+    assert sorted(result.config["width"] for result in results) == list(range(6))
+
+
+def test_a_study_that_is_over_says_why() -> None:
+    results = train.tune(trials=9, target=50.0)
+    assert [note.text for note in results.log if note.kind == "end"] == ["the target 50 is reached; another target= goes on"]
+
+
+def test_a_stop_function_that_raises_is_named() -> None:
+    with pytest.raises(hp.ConfigurationError, match="stop: .* raised ZeroDivisionError.* for trial 0 at step 1"):
+        train.tune(stop=lambda trial, metrics: 1 / 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"stop": hp.Plateau}, "write Plateau"), ({"stop": {"training_iteration": float("nan")}}, "stop: "), ({"observers": 5}, "observers: "),
+     ({"observers": [5]}, "observers: "), ({"storage": 5}, "storage: "), ({"trials": 10**30}, "below 2")],
+)  # fmt: skip
+def test_odd_arguments_are_refused_in_words(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(hp.ConfigurationError, match=words):
+        train.tune(**changes)

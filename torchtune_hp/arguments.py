@@ -52,9 +52,9 @@ class Problems:
         """`build()`, or None with its error noted under the argument's name."""
         try:
             return build()
-        except (TorchtuneError, TypeError) as error:
+        except (TorchtuneError, TypeError, ValueError, OverflowError) as error:
             text = str(error)
-            self.lines.append(text if text.startswith(name) else f"{name}: {text}")
+            self.lines.append(text if text.startswith((name, "mode:")) else f"{name}: {text}")
             return None
 
     def need(self, holds: bool, text: str) -> bool:
@@ -71,8 +71,8 @@ def check_numbers(given: Mapping[str, Any], problems: Problems) -> None:
     """trials, time_budget, target, keep, seed, look_every, checkpoint_every, verbose: types and ranges."""
     for name, least, optional in (("trials", 1, True), ("keep", 0, False), ("seed", 0, False)):
         value = given[name]
-        fine = (optional and value is None) or (type(value) is int and value >= least)
-        problems.need(fine, f"{name}: `{name} >= {least}` must hold for an int, but got {value!r}.")
+        fine = (optional and value is None) or (type(value) is int and least <= value < 2**53)
+        problems.need(fine, f"{name}: `{name} >= {least}` must hold for an int below 2**53, but got {value!r}.")
     budget = given["time_budget"]
     fine = budget is None or (_is_number(budget) and 0 < budget < math.inf)
     problems.need(fine, f"time_budget: `time_budget > 0` must hold, in seconds, but got {budget!r}.")

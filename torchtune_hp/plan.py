@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from .errors import ConfigurationError
 from .executors.base import Executor
 from .executors.simulated import Simulated
 from .objective import Objective
+from .observers.base import Observer
 from .schedulers import FullRuns
 from .schedulers.base import Scheduler
 from .searchers import GridSearch, RandomSearch
@@ -147,9 +149,17 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
     points = _points(given["points"], space, problems)
     check_numbers(given, problems)
     _check_names(given, problems)
+    watching = isinstance(given["observers"], (list, tuple)) and all(_is_part(one, Observer) for one in given["observers"])
+    problems.need(watching, f"observers: a list of objects with begin, told and end is needed, but got {given['observers']!r}.")
+    stored = given["storage"] is None or isinstance(given["storage"], (str, Path))
+    problems.need(stored, f"storage: a folder, or None for memory, is needed, but got {given['storage']!r}.")
     if not problems.lines:
         assert recipe is not None and space is not None
         _check_ends(recipe, scheduler, stop, problems)
+        blind = given["look_every"] == "grant" and stop is not None and not isinstance(stop, MaxSteps)
+        ends = recipe.ends or recipe.max_t is not None or scheduler.max_t is not None
+        text = 'stop: with look_every="grant" a trial is looked at when its grant is used up, so it needs a scheduler with max_t as well.'
+        problems.need(ends or not blind, text)
         bounded = any(given[name] is not None for name in ("trials", "time_budget", "target"))
         endless = space.rows is None and not isinstance(searcher, GridSearch)
         problems.need(
@@ -178,7 +188,7 @@ def default_searcher(space: Space | None) -> Searcher:
 def source_of(trainable: Any) -> dict[str, str]:
     """Where a trainable comes from: "module:qualname" where it can be imported, a hash of its source, and its file."""
     target = getattr(trainable, "__wrapped__", None) or getattr(trainable, "target", trainable)
-    found = of_callable(trainable if trainable is target else target)
+    found = of_callable(target.func if isinstance(target, partial) else target)      # the text of a partial would hold its data
     module = sys.modules.get(getattr(target, "__module__", ""), None)
     file = getattr(module, "__file__", None)
     return {**found, "qualname": getattr(target, "__qualname__", "")} | ({"file": str(Path(file).resolve())} if file else {})

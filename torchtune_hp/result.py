@@ -34,9 +34,9 @@ class Result:
     """A trial and the report it is shown with (its best one, unless another was asked for).
 
     `reported`: the metrics of that report. `metrics`: the same, and beside them `training_iteration`, `time_total_s` (study time
-    since its launch), `trial_id`, `config` and `done`, unless the trial reported a metric of that name. `step` None: it has not reported yet. `state`:
-    running, resting, completed, stopped or failed. `error`: a failed trial's traceback. `path`: its folder, which exists if
-    something was written there; None for a study in memory.
+    since its launch), `trial_id`, `config` and `done`, unless the trial reported a metric of that name. `step` None: it has not
+    reported yet. `state`: running, resting, completed, stopped or failed. `error`: a failed trial's traceback. `path`: its folder,
+    which exists if something was written there; None for a study in memory.
     """
 
     trial: int

@@ -7,7 +7,6 @@ from typing import Any
 
 from .errors import ConfigurationError, StudyChangedError
 from .journal import Journal
-from .objective import Objective
 from .space import Space, difference as space_difference
 from .spec import difference, rebuild, spec
 from .stopping import stop_rule
@@ -17,7 +16,7 @@ SESSION = ("executor", "observers", "verbose", "checkpoint_every")
 
 _FIXED: dict[str, Callable[[Any], Any]] = {
     "space": lambda space: Space.of(space).describe(),
-    "metric": lambda metric: list(Objective(metric, "min").metrics),
+    "metric": lambda metric: [metric] if isinstance(metric, str) else list(metric),
     "mode": lambda mode: [mode] if isinstance(mode, str) else list(mode),
     "outcome_constraints": list,
     "searcher": spec,
@@ -30,6 +29,9 @@ _FIXED: dict[str, Callable[[Any], Any]] = {
 }
 """Arguments that are fixed for a study's life, each with how the header describes it."""
 
+ALLOWED = ("seed", "space", "searcher", "points", "trainable")
+"""What may be changed on purpose: recorded trials stand in for what these would have given."""
+
 
 def resumed_arguments(journal: Journal, given: Mapping[str, Any], allow: Sequence[str] = ()) -> dict[str, Any]:
     """The arguments of a Tuner for the study in `journal`: what was given, what the header holds, and what the last turn was bound by.
@@ -39,9 +41,13 @@ def resumed_arguments(journal: Journal, given: Mapping[str, Any], allow: Sequenc
         ConfigurationError: a part cannot be rebuilt and was not given, or a limit makes no sense.
     """
     header = journal.header
-    unknown = [name for name in allow if name not in (*_FIXED, "trainable")]
+    allow = (allow,) if isinstance(allow, str) else tuple(allow)
+    unknown = [name for name in allow if name not in ALLOWED]
     if unknown:
-        raise ConfigurationError(f"allow: {unknown} cannot be allowed; what can: {', '.join(_FIXED)}, trainable.")
+        raise ConfigurationError(
+            f"allow: {', '.join(ALLOWED)} may be changed on purpose, but got {unknown}. What else a study is made of decided its past "
+            "turns, which would not come out the same: start another study."
+        )
     arguments: dict[str, Any] = {"trainable": None, "storage": "runs", "name": None, "resume": "never", "verbose": 1, "observers": ()}
     arguments |= {"executor": "auto", "checkpoint_every": header["checkpoint_every"]}
     arguments |= {name: given[name] for name in ("trainable", *SESSION) if name in given}
@@ -52,7 +58,12 @@ def resumed_arguments(journal: Journal, given: Mapping[str, Any], allow: Sequenc
             arguments[name] = _rebuilt(name, recorded)
             continue
         arguments[name] = given[name]
-        described = describe(given[name])
+        try:
+            described = describe(given[name])
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"{name}: {error}") from None
+        if name == "mode" and len(described) == 1:      # one for all metrics
+            described = described * len(header["mode"])
         if described != recorded and name not in allow:
             lines += space_difference(recorded, described) if name == "space" else difference(name, recorded, described)
     lines += _other_trainable(header, given, allow)

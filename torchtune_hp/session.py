@@ -20,7 +20,7 @@ from .plan import Plan
 from .results import Results
 from .scripts import how_to_resume
 from .study import BREAKER, Study
-from .training.runner import Place
+from .training.runner import Place, State
 from .training.seeding import undisturbed
 from .trial import Command, Config, Keep, Limits, Note, Reached, Trial
 from .vault import Vault
@@ -83,16 +83,18 @@ class Session:
                 observers.begin(
                     StudyInfo(header["name"], self.folder, plan.objective, limits, plan.max_t, header, study.trials, standing, earlier)
                 )
-                was_broken = study.broken is not None
-                if before != limits or was_broken or not study.running:
+                self._write_header()
+                if before != limits or study.broken is not None:
                     more = study.step((), limits)
-                    if more or before is None or was_broken:
-                        journal.append((), limits, more)
-                        observers.told((), more)
-                        commands += more
+                    journal.append((), limits, more)
+                    observers.told((), more)
+                    commands += more
                 executor.begin(study.setting, standing)
                 drive(study, executor, journal, observers, limits, commands, interrupts.requested)
                 finished = not study.running
+                reason = study.over(limits)
+                if finished and reason is not None:
+                    journal.note(Note("end", reason, time=study.seconds))
         finally:
             executor.close(save=interrupts.requested())
             journal.flush()
@@ -117,6 +119,14 @@ class Session:
             text = f"{self.plan.recipe.name} cannot save its state: weights are kept only where report() is given a checkpoint"
             self.journal.note(Note("keep", text))
         return offered
+
+    def _write_header(self) -> None:
+        """What was changed on purpose holds from now on: the journal was replayed with it."""
+        header = self.journal.header
+        fixed = {key: value for key, value in self.plan.header().items() if key not in ("executor", "versions")}
+        changed = {key: value for key, value in fixed.items() if header.get(key) != value}
+        if changed:
+            self.journal.update_header(**changed)
 
     def _replay(self, study: Study) -> Limits | None:
         """Goes through the journal's turns, checking each decision. Returns the limits of the last one."""
@@ -153,26 +163,32 @@ class Session:
 
     def _keep_again(self, kept: dict[int, int]) -> None:
         """Weights that were to be kept when the process died, and were not yet: their trials are trained to there again."""
-        if not self.plan.recipe.saves or self.plan.pretends:
-            return
         for trial, step in kept.items():
-            if self.vault.kept_step(trial) == step:
+            if self.plan.pretends or self.vault.kept_step(trial) == step:
                 continue
-            spec = self.journal.trial(trial)
-            start, state = self.vault.newest(trial, upto=step) or (0, None)
-            spec = dataclasses.replace(spec, config=self._config(spec))
-            runner = self.plan.recipe.start(spec, place_of(self.job, trial), state, start)
             try:
-                with threads(1):
-                    while runner.step < step:
-                        runner.advance()
-                again = runner.save()
-            finally:
-                runner.close()
-            if again is not None:
-                self.vault.put(trial, step, again, purpose="keep")
-            text = f"the best weights of trial {trial} were not on disk; it was trained to step {step} again"
+                state = self._trained_again(trial, step)
+                if state is None:       # a function that hands over no checkpoints
+                    continue
+                self.vault.put(trial, step, state, purpose="keep")
+                text = f"the best weights of trial {trial} were not on disk; it was trained to step {step} again"
+            except Exception as error:
+                text = f"the best weights of trial {trial} are lost: to train it again failed with {error!r}"
             self.journal.note(Note("keep", text, trial))
+
+    def _trained_again(self, trial: int, step: int) -> State | None:
+        """The state of a trial at a step, from its newest durable state before that."""
+        start, state = self.vault.newest(trial, upto=step) or (0, None)
+        spec = self.journal.trial(trial)
+        spec = dataclasses.replace(spec, config=self._config(spec))
+        runner = self.plan.recipe.start(spec, place_of(self.job, trial), state, start)
+        try:
+            with threads(1):
+                while runner.step < step:
+                    runner.advance()
+            return runner.save() if runner.step > start or state is None else state
+        finally:
+            runner.close()
 
     def _how_to_go_on(self) -> str:
         if self.folder is None:

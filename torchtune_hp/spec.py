@@ -5,8 +5,8 @@ Law: a part keeps its constructor's arguments as attributes of the same names. S
     spec(ASHA(max_t=27)) == {"type": "torchtune_hp.schedulers.asha:ASHA", "args": {"max_t": 27, "grace_period": 1, ...}}
 
 A function is named by "module:qualname" where it can be imported again, else by a hash of its source: enough to see that it
-changed, not to bring it back. No description holds an address, so it is the same in every process. `rebuild` says which argument it cannot bring back. It builds only classes of this package:
-a journal is data, and must not choose what is imported.
+changed, not to bring it back. No description holds an address, so it is the same in every process. `rebuild` says which
+argument it cannot bring back. It builds only classes of this package: a journal is data, and must not choose what is imported.
 """
 
 from __future__ import annotations

@@ -133,7 +133,10 @@ class Predicate:
         """Needs nothing."""
 
     def ends(self, trial: int, step: int, metrics: Metrics) -> bool:
-        return bool(self.function(trial, {**metrics, "training_iteration": step}))
+        try:
+            return bool(self.function(trial, {**metrics, "training_iteration": step}))
+        except Exception as error:
+            raise ConfigurationError(f"stop: {self.function!r} raised {error!r} for trial {trial} at step {step}.") from error
 
     def forget(self, trial: int) -> None:
         """Remembers nothing."""
@@ -160,10 +163,12 @@ class AnyOf:
 
 def stop_rule(stop: Any) -> StopRule | None:
     """What was written as `stop=`, as a rule; ConfigurationError for anything else."""
+    if isinstance(stop, type):
+        raise ConfigurationError(f"stop: expected an object, but got the class {stop.__name__}; write {stop.__name__}(...).")
     if stop is None or isinstance(stop, StopRule):
         return stop
     if isinstance(stop, Mapping):
-        wrong = {name: value for name, value in stop.items() if isinstance(value, bool) or not isinstance(value, (int, float))}
+        wrong = {name: value for name, value in stop.items() if not _is_finite(value)}
         if wrong or not stop:
             raise ConfigurationError(f"stop: a dict holds a number for each metric, but got {wrong or stop!r}.")
         if "training_iteration" in stop:
@@ -180,3 +185,7 @@ def stop_rule(stop: Any) -> StopRule | None:
         f"stop: expected a dict like {{'accuracy': 0.95}}, hp.MaxSteps(n), hp.Plateau(patience), a function of (trial, metrics), "
         f"or a list of these, but got {stop!r}."
     )
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -22,7 +22,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
-from .errors import ReplayError, TrialFinishedError
+from .errors import ConfigurationError, ReplayError, TrialFinishedError
 from .keeping import BestFew, Front
 from .objective import VIOLATED, Objective
 from .schedulers.base import Scheduler
@@ -140,7 +140,7 @@ class Study:
         commands = self._keeps(offers)
         if looks:
             self.searcher.tell(looks)
-        if self._stopping(limits):
+        if self.over(limits) is not None:
             commands += self._decide(heard, 0, 0)
         else:
             commands += map(self._train, self._held)
@@ -258,17 +258,18 @@ class Study:
 
     # 2. and 3. What to do -----------------------------------------------------------------------------------------------
 
-    def _stopping(self, limits: Limits) -> bool:
+    def over(self, limits: Limits) -> str | None:
+        """Why nothing is started any more under these limits; None if only the trials could come to an end."""
         if limits.seconds is not None and self.seconds >= limits.seconds:
-            return True
+            return f'the time budget of {limits.seconds:g} s is spent; time_budget="+60" gives a minute more'
         if limits.target is not None and self.best <= self.objective.own(limits.target):
-            return True
-        return self.broken is not None
+            return f"the target {limits.target:g} is reached; another target= goes on"
+        return None if self.broken is None else f"{BREAKER} trials failed in a row"
 
     def _fresh(self, limits: Limits) -> int:
         """How many new trials may still be made."""
         left = self.searcher.left()
-        total = UNLIMITED if left is None else left + len(self._points)
+        total = UNLIMITED if left is None else left + (len(self._points) if self.setting.rows is None else 0)
         if limits.trials is not None:
             total = min(total, limits.trials)
         return max(0, total - self._made)
@@ -333,6 +334,9 @@ class Study:
         until = live.step + self._look
         if until > granted:
             until = granted
+        end = self.setting.max_t
+        if end is not None and live.step < end < until:
+            until = end         # where it ends by itself or by its stop rule, which must be asked there
         live.since = self.tick
         self._running[live.trial.id] = until
         return until
@@ -358,11 +362,24 @@ class Study:
     def _from_block(self, n: int, fresh: int) -> list[Point]:
         """From a searcher that does not learn: taken in blocks, handed out in order."""
         points = list(islice(self._block, n))
-        if len(points) < n:
+        if len(points) < n and self._points and self.setting.rows is not None:
+            self._block = self._untried_rows()
+            points = list(islice(self._block, n))
+        elif len(points) < n:
             x = self._search(max(n - len(points), min(BLOCK, fresh)), ahead=len(points))
             self._block = iter(self._points_of(x))
             points += islice(self._block, n - len(points))
         return points
+
+    def _untried_rows(self) -> Iterator[Point]:
+        """Of a space of rows, those that are none of the user's own points, from where the study stands; each comes once."""
+        import torch
+
+        none = torch.empty(0, len(self.setting.dims), dtype=torch.float64)
+        x = self.searcher.ask(self.searcher.left() or 0, pending=none, index=0, seed=derive(self.setting.seed, "searcher"))
+        own = {tuple(row) for row in self.space.encode(self._points).tolist()}
+        rest = (point for point in self._points_of(x) if point[0] not in own)
+        return islice(rest, max(0, self._made - len(self._points)), None)
 
     def _search(self, n: int, ahead: int = 0) -> Tensor:
         import torch
@@ -375,7 +392,11 @@ class Study:
         else:
             rows = [self._live[id].trial.x for id in self._running]
             pending = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), len(self.setting.dims))
-        return self.searcher.ask(n, pending=pending, index=index, seed=derive(self.setting.seed, "searcher"))
+        x = self.searcher.ask(n, pending=pending, index=index, seed=derive(self.setting.seed, "searcher"))
+        if x.shape != (n, len(self.setting.dims)):
+            law = f"{type(self.searcher).__name__}.ask must give points {(n, len(self.setting.dims))}"
+            raise ConfigurationError(f"{law}, but gave {tuple(x.shape)}.")
+        return x
 
     def _points_of(self, x: Tensor) -> list[Point]:
         x = self.space.canonical(x)

@@ -120,7 +120,7 @@ class Tuner:
         Args:
             path: the study's folder. trainable: the class or function again; may be left out for a study of curves.
             trials: a new total (50) or that many more ("+50"); time_budget likewise, in seconds; target: a new value.
-            allow: settings that differ on purpose, by name ("seed", "space", "stop").
+            allow: settings that differ on purpose, by name: "seed", "space", "searcher", "points" or "trainable".
             changes: any argument of a Tuner: one that the journal cannot give back (the error names it), one that belongs to
                 a session (executor, observers, verbose, checkpoint_every), or one named in `allow`.
 
@@ -128,7 +128,8 @@ class Tuner:
             StudyNotFoundError: no study there. StudyChangedError: something differs; the message is the difference.
             ConfigurationError: names what has to be passed again.
         """
-        refuse_foreign("Tuner.resume", [name for name in changes if name not in ARGUMENTS], ARGUMENTS)
+        mine = [name for name in ARGUMENTS if name not in ("name", "storage", "resume")]     # a study keeps its name and place
+        refuse_foreign("Tuner.resume", [name for name in changes if name not in mine], mine)
         given = {**changes, "trials": trials} | ({} if trainable is None else {"trainable": trainable})
         return cls._resumed(Path(path), given, allow)
 
@@ -145,8 +146,6 @@ class Tuner:
         plan = self._plan
         with DriverLock(folder):
             with Journal.open(folder, write=True, every=_every(plan)) as journal:
-                fixed = {key: value for key, value in plan.header().items() if key not in ("executor", "versions")}
-                journal.update_header(**{key: value for key, value in fixed.items() if journal.header.get(key) != value})
                 Session(plan, folder, journal).run()
         return Results.open(folder, trainable=plan.trainable)
 

@@ -134,6 +134,8 @@ def test_objects_are_described_without_their_addresses() -> None:
     assert one == two and "0x" not in json.dumps(one)
     (_, first) = Space({"a": hp.uniform(0, 1), "c": operator.itemgetter(1)}).describe()["space"]["group"]
     assert first == ["c", {"constant": {"repr": "operator.itemgetter(1)"}}]
+    (_, bound) = Space({"a": hp.uniform(0, 1), "c": functools.partial(lambda v: v, 3)}).describe()["space"]["group"]
+    assert list(bound[1]["constant"]) == ["repr"] and "0x" not in bound[1]["constant"]["repr"]
 
 
 @pytest.mark.parametrize(

@@ -53,9 +53,13 @@ class LocalTrials:
                 self.notes += [Note("report", text, trial) for text in look.notes]
                 if look.done or look.step >= until:
                     break
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             answer: Reached | Failed = failed(trial, max(at + 1, self._steps[trial] + 1), error, 0.0)
             self._close(trial)
+        except BaseException:           # a second Ctrl-C: the state is half a step old, and must not be saved
+            self._dirty.discard(trial)
+            self._close(trial)
+            raise
         else:
             answer = Reached(trial, look.step, look.metrics, 0.0, look.done)
             self._dirty.add(trial)
@@ -89,14 +93,12 @@ class LocalTrials:
                     if state is not None:
                         self.job.vault.rest(trial, self._steps[trial], state)
                         self._close(trial)
-                except Exception as error:      # it stays in memory, then
+                except (Exception, SystemExit) as error:        # it stays in memory, then
                     self._not_saved(trial, error)
 
     def save(self) -> None:
         """Makes every state durable that can be and is not yet."""
-        for trial in sorted(self._dirty):
-            self._put(trial, "resume")
-        self._dirty.clear()
+        self._dirty = {trial for trial in sorted(self._dirty) if not self._put(trial, "resume")}
         self._unsaved = 0.0
 
     def close(self) -> None:
@@ -135,11 +137,11 @@ class LocalTrials:
             if state is not None:
                 self.job.vault.put(trial, self._steps[trial], state, purpose=purpose)
             return state is not None
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._not_saved(trial, error)
             return False
 
-    def _not_saved(self, trial: int, error: Exception) -> None:
+    def _not_saved(self, trial: int, error: BaseException) -> None:
         text = "".join(traceback.format_exception_only(error)).strip()
         self.notes.append(Note("checkpoint", f"not saved at step {self._steps[trial]}: {text}", trial))
 
@@ -155,7 +157,7 @@ class LocalTrials:
             return
         try:
             runner.close()
-        except Exception as error:      # of the user's cleanup; the trial is closed all the same
+        except (Exception, SystemExit) as error:        # of the user's cleanup; the trial is closed all the same
             self.notes.append(Note("cleanup", f"the cleanup of trial {trial} raised {error!r}", trial))
 
 

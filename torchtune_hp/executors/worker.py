@@ -206,7 +206,7 @@ class _Trials:
         if live is not None:
             try:
                 live.runner.close()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self.notes.append(("cleanup", text_of(error)))
 
     def close(self) -> None:
