@@ -123,3 +123,19 @@ def test_what_is_no_rule_is_refused(wrong: object) -> None:
 def test_wrong_arguments_are_named(make: Any, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         make()
+
+
+def test_a_predicate_that_raises_is_named_with_trial_and_step() -> None:
+    def wrong(trial: int, metrics: dict[str, Any]) -> bool:
+        return bool(metrics["nope"])
+
+    with pytest.raises(ConfigurationError, match=r"stop: .*wrong.* raised KeyError\('nope'\) for trial 4 at step 2\."):
+        Predicate(wrong).ends(4, 2, {"loss": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"), [(Plateau, r"got the class Plateau; write Plateau\(\.\.\.\)"), ({"loss": math.inf}, "got .*inf")]
+)
+def test_classes_and_bounds_that_are_not_finite_are_refused(wrong: object, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        stop_rule(wrong)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from torchtune_hp.errors import ReplayError, TrialFinishedError
+from torchtune_hp.errors import ConfigurationError, ReplayError, TrialFinishedError
 from torchtune_hp.objective import Objective
 from torchtune_hp.schedulers import ASHA, FullRuns
 from torchtune_hp.searchers import GridSearch, RandomSearch
@@ -490,3 +490,76 @@ def test_reconfigure_gives_live_trials_other_configs() -> None:
     ((trial, _),) = study.standing().live
     assert trial.config == {"instead": 0}
     assert dataclasses.replace(trial, config={}) == trial  # configs are not compared
+
+
+# Rows, reasons and searchers that err ------------------------------------------------------------------------------------
+
+
+def test_rows_that_the_user_tries_first_are_not_tried_again_by_the_searcher() -> None:
+    rows = [{"a": float(i), "b": i} for i in range(6)]
+    space = Space.from_rows(rows)
+    script = Script([New(1)] * 4, [], [New(1)] * 2, [New(1)])
+    study = make(script, space=space, points=[rows[4], rows[2]])
+    limits = Limits(9)
+    launched = [command.trial.config for command in study.step((), limits) if isinstance(command, Launch)]
+    assert launched[:2] == [rows[4], rows[2]] and script.heard[0][2] == 6
+    study.step([at(0, 1)], limits)
+    launched += [command.trial.config for command in study.step([at(1, 1)], limits) if isinstance(command, Launch)]
+    assert sorted(config["b"] for config in launched) == list(range(6))
+    assert script.heard[-1][2] == 2
+    plain = make(Script([New(1)] * 6), space=space)
+    order = [command.trial.config for command in plain.step((), limits) if isinstance(command, Launch)]
+    assert launched[2:] == [config for config in order if config not in (rows[4], rows[2])]
+
+
+def test_rows_go_on_after_a_replay_where_they_were() -> None:
+    rows = [{"a": float(i), "b": i} for i in range(6)]
+    space = Space.from_rows(rows)
+
+    def study() -> Study:
+        return make(Script([New(1)] * 3, [New(1)] * 3), space=space, points=[rows[0]])
+
+    one, other = study(), study()
+    first = one.step((), LIMITS)
+    other.replay((), LIMITS, first)
+    assert other.step([at(0, 1)], LIMITS) == one.step([at(0, 1)], LIMITS)
+
+
+def test_a_study_says_why_nothing_is_started_any_more() -> None:
+    study = make(Script([New(9)] * 8), capacity=8)
+    study.step((), Limits(8))
+    study.step([at(7, 1, 0.5, time=61.0)], Limits(8))
+    assert study.over(Limits(8)) is None and study.over(Limits(8, seconds=61.5, target=0.4)) is None
+    assert study.over(Limits(8, seconds=61.0)) == 'the time budget of 61 s is spent; time_budget="+60" gives a minute more'
+    assert study.over(Limits(8, target=0.5)) == "the target 0.5 is reached; another target= goes on"
+    study.step([died(trial) for trial in range(5)], Limits(8))
+    assert study.over(Limits(8)) == "5 trials failed in a row"
+
+
+def test_a_trial_is_looked_at_where_it_ends_by_itself() -> None:
+    class Bounded(Script):
+        max_t = 4
+
+    study = make(Bounded([New(None)]), look_every="grant")
+    study.step((), LIMITS)
+    assert dict(study.running) == {0: 4}
+    study.step([at(0, 4)], LIMITS)
+    assert dict(study.running) == {0: ENDLESS}
+
+
+def test_a_searcher_that_gives_too_few_points_is_named() -> None:
+    class Few(RandomSearch):
+        def ask(self, n: int, *, pending: torch.Tensor, index: int, seed: int) -> torch.Tensor:
+            return super().ask(n, pending=pending, index=index, seed=seed)[1:]
+
+    with pytest.raises(ConfigurationError, match=r"Few.ask must give points \(1024, 2\), but gave \(1023, 2\)"):
+        make(Script([New(1)]), Few()).step((), LIMITS)
+
+
+def test_only_a_broken_study_is_given_another_chance() -> None:
+    study = make(Script([New(9)] * 8), capacity=8)
+    study.step((), Limits(8))
+    study.step([died(trial) for trial in range(3)], Limits(8))
+    study.step((), Limits(8))
+    study.step([died(3), died(4)], Limits(8))
+    assert study.broken is not None
