@@ -1,7 +1,5 @@
 """One ModelTrainable trained alone: an ordinary PyTorch loop, one iteration per `advance`.
 
-This is what a fused stack is compared with, and what trains where stacking does not pay.
-
 An iteration, in this order: updates; schedulers at the ends of updates or passes; validation (every `validate_every`
 iterations, at the first and at `max_t`); ReduceLROnPlateau; the look; `on_iteration_end`. Everything that is drawn in
 iteration k comes from (trial seed, k), the order of pass e from (trial seed, e).
