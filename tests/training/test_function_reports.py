@@ -68,13 +68,13 @@ def test_a_refused_yield_is_raised_at_the_user_s_line_and_may_be_mended(start):
         runner.advance()
 
 
-def test_a_report_in_a_generator_is_an_error(start):
+def test_a_generator_may_report_as_well(start):
     def train(config):
         hp.report(loss=1.0)
-        yield {"loss": 1.0}
+        yield {"loss": 2.0}
 
-    with pytest.raises(ReportError, match=r"train\(\) is a generator: it yields its metrics"):
-        start(train).advance()
+    runner = start(train)
+    assert [runner.advance() for _ in range(3)] == [Look(1, {"loss": 1.0}), Look(2, {"loss": 2.0}), Look(2, {"loss": 2.0}, done=True)]
 
 
 def test_a_dropped_key_is_noted_on_its_look(start):

@@ -23,7 +23,7 @@ from typing import Any, overload
 from ..errors import ConfigurationError, ReportError
 from ..trial import Scalar, Trial
 from .context import current
-from .parked import GeneratorRunner, ThreadRunner
+from .parked import ParkedRunner
 from .runner import Place, State
 from .states import handed, own_config
 
@@ -139,10 +139,9 @@ class FunctionRecipe:
         self.max_t: int | None = None
         self.ends = True
 
-    def start(self, trial: Trial, place: Place, state: State | None = None, step: int = 0) -> GeneratorRunner | ThreadRunner:
+    def start(self, trial: Trial, place: Place, state: State | None = None, step: int = 0) -> ParkedRunner:
         call = functools.partial(self.function, own_config(trial.config), **self.keywords)
-        kind = GeneratorRunner if inspect.isgeneratorfunction(inspect.unwrap(self.function)) else ThreadRunner
-        return kind(call, self.name, trial, place, state, step)
+        return ParkedRunner(call, self.name, trial, place, state, step)
 
     def restore(self, trial: Trial, place: Place, state: State, step: int) -> dict[str, Any] | Path:
         """The checkpoint itself: what it means is the function's own affair."""

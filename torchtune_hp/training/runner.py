@@ -1,7 +1,7 @@
 """What an executor holds of a live trial: a Runner. How each kind of trainable becomes one is in its own file.
 
     Trainable        trainable.py      setup / step / save_checkpoint / load_checkpoint
-    train function   function.py       a parked thread between two reports; a generator needs none
+    train function   function.py       parked inside report() until it may go on (parked.py)
     ModelTrainable   model.py          model, optimizer, loss and data; trained alone here
 
 `advance` does one unit of budget under seeds derived from (trial seed, step): what a trial draws from torch, numpy or
