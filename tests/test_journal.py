@@ -148,7 +148,7 @@ def test_a_trials_state_follows_its_story(story: str, every: int) -> None:
         journal.append((), ONE, [Launch(trial(0), 1), Launch(trial(1), 1)])
         for events, commands in turns:
             journal.append(events, ONE, commands)
-        assert list(journal.rows("SELECT state, kind FROM trial ORDER BY id")) == [expected, ("running", None)]
+        assert list(journal.rows("SELECT state, kind FROM trials ORDER BY id")) == [expected, ("running", None)]
 
 
 def test_without_a_full_budget_a_dropped_trial_was_stopped() -> None:
@@ -157,7 +157,7 @@ def test_without_a_full_budget_a_dropped_trial_was_stopped() -> None:
         journal.append([look(0, 2**53, 1.0)], ONE, [Drop(0)])
         journal.append([look(1, 2**53, 1.0)], ONE, [])
         journal.append([], ONE, [Drop(1)])
-        assert list(journal.rows("SELECT state FROM trial")) == [("stopped",), ("stopped",)]
+        assert list(journal.rows("SELECT state FROM trials")) == [("stopped",), ("stopped",)]
 
 
 def test_the_values_of_reports_are_what_is_minimized() -> None:
@@ -173,7 +173,7 @@ def test_several_objectives_have_no_value_but_bad_ones_are_known() -> None:
         journal.append((), ONE, [Launch(trial(0), 1), Launch(trial(1), 1)])
         journal.append([Reached(0, 1, {"a": 1.0, "b": 1.0}, 1.0), Reached(1, 1, {"a": 1.0, "b": NAN}, 1.0)], ONE, [Drop(0), Drop(1)])
         assert list(journal.rows("SELECT value FROM report")) == [(None,), (None,)]
-        assert list(journal.rows("SELECT state FROM trial ORDER BY id")) == [("stopped",), ("failed",)]
+        assert list(journal.rows("SELECT state FROM trials ORDER BY id")) == [("stopped",), ("failed",)]
 
 
 def test_a_trial_can_be_looked_up_and_counted() -> None:
@@ -186,11 +186,23 @@ def test_a_trial_can_be_looked_up_and_counted() -> None:
             journal.trial(1)
 
 
-def test_the_best_report_is_found_by_the_index_alone() -> None:
-    with Journal.create(None, HEADER) as journal:
-        query = f"EXPLAIN QUERY PLAN SELECT trial, id FROM report WHERE {journal_rows.RANKED} ORDER BY value, turn, trial"
-        (plan,) = [row[3] for row in journal.rows(query)]
-        assert plan == "SEARCH report USING COVERING INDEX report_by_value (value>? AND value<?)"
+def test_the_best_report_is_known_at_every_turn(tmp_path: Path) -> None:
+    """Smaller first; of equals the earlier turn, within a turn the smaller trial id; nothing that is not finite or violates."""
+    turns = [[(1, 1, 5.0)], [(2, 1, 3.0), (0, 1, 3.0)], [(1, 2, 3.0)], [(0, 2, NAN)], [(2, 2, 1e30)], [(1, 3, -2.0)]]
+    best = [(1, 1), (0, 1), (0, 1), (0, 1), (0, 1), (1, 3)]
+    for every in (1, 4):
+        with Journal.create(tmp_path / str(every), HEADER, every=every) as journal:
+            journal.append((), ONE, [Launch(trial(id), 1) for id in range(3)])
+        for number, looks in enumerate(turns):
+            with Journal.open(tmp_path / str(every), write=True, every=every) as journal:
+                journal.append([look(*each) for each in looks], ONE, [])
+                known = "SELECT r.trial, r.step FROM report r WHERE r.id = (SELECT best FROM turn ORDER BY id DESC LIMIT 1)"
+                assert list(journal.rows(known)) == [best[number]]
+        with Journal.open(tmp_path / str(every)) as journal:
+            assert list(journal.rows("SELECT t.value, r.step FROM trial t JOIN report r ON r.id = t.best ORDER BY t.id")) == [
+                (3.0, 1), (-2.0, 3), (3.0, 1)
+            ]
+            assert list(journal.rows("SELECT r.step FROM trial t JOIN report r ON r.id = t.last ORDER BY t.id")) == [(2,), (3,), (2,)]
 
 
 # Durability ---------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import IO, Any
 from .journal_rows import to_json
 from .results import FIXED, Record, Results, record
 
-_REPORTS = "SELECT r.trial, t.state, r.step, r.time, r.metrics, t.config FROM report r JOIN trial t ON t.id = r.trial ORDER BY r.id"
+_REPORTS = "SELECT r.trial, t.state, r.step, r.time, r.metrics, t.config FROM report r JOIN trials t ON t.id = r.trial ORDER BY r.id"
 
 
 def export(folder: Path, output: str | None, reports: bool) -> int:

@@ -29,7 +29,7 @@ from typing import Any
 from . import journal_file as file, journal_rows as rows
 from .errors import JournalError
 from .journal_file import Durable
-from .journal_rows import Pending
+from .journal_rows import Pending, Stand
 from .objective import Objective
 from .trial import Command, Event, Limits, Note, Trial
 
@@ -69,9 +69,9 @@ class Journal:
             self._header: dict[str, Any] = {key: rows.from_json(value) for key, value in db.execute("SELECT key, value FROM header")}
             if "metric" not in self._header or "mode" not in self._header:
                 raise sqlite3.DatabaseError("malformed header")
+            self._stand = self._read_stand() if write else Stand()
         self.objective = objective_of(self._header)
         self._pending = self._empty()
-        self._turns, self._seconds = self._stand()
 
     @classmethod
     def create(cls, folder: Path | None, header: Mapping[str, Any], *, durable: Durable = "process", every: int = 1) -> Journal:
@@ -79,8 +79,9 @@ class Journal:
 
         The file appears under its name with tables and header in it, or not at all. StudyExistsError if there is one.
         """
-        objective_of(header)        # a wrong one is refused before anything exists
-        db = file.create(folder, _header_rows(header), durable, page=4096 if every == 1 else 16384)
+        several = len(objective_of(header).metrics) > 1     # a wrong one is refused before anything exists
+        tables = rows.TABLES + (rows.SEVERAL if several else "")
+        db = file.create(folder, tables, _header_rows(header), durable, page=1024 if every == 1 else 16384)
         return cls._of(db, folder, write=True, every=every)
 
     @classmethod
@@ -102,18 +103,15 @@ class Journal:
     def append(self, events: Sequence[Event], limits: Limits, commands: Sequence[Command]) -> None:
         """One turn. JournalError if it cannot be written: then nothing of it is in the file, and `flush` tries once more."""
         with self._lock:
-            seconds = max([event.time for event in events], default=0.0)
-            self._seconds = seconds if seconds > self._seconds else self._seconds
-            self._pending.add(self._turns, events, limits, commands, self._seconds)
-            self._turns += 1
+            self._pending.add(events, limits, commands)
             if len(self._pending.turns) >= self._every:
                 self.flush()
 
     def note(self, note: Note) -> None:
         """A note outside of any turn: `turns` does not give it back, `notes` does."""
         with self._lock:
-            self._seconds = max(self._seconds, note.time)
-            self._pending.notes.append(rows.note_row(self._turns, note))
+            self._stand.seconds = max(self._stand.seconds, note.time)
+            self._pending.notes.append(rows.note_row(self._stand.turns, note))
             if self._every == 1:
                 self.flush()
 
@@ -158,15 +156,15 @@ class Journal:
     @property
     def seconds(self) -> float:
         """Study time so far: the largest time of an event or a note."""
-        return self._seconds if self.write else self._stand()[1]
+        return (self._stand if self.write else self._read_stand()).seconds
 
     def __len__(self) -> int:
         """How many turns there are."""
-        return self._turns if self.write else self._stand()[0]
+        return (self._stand if self.write else self._read_stand()).turns
 
     def turns(self) -> Iterator[tuple[tuple[Event, ...], Limits, list[Command]]]:
         """What was appended until now, in order: (events, limits, commands)."""
-        last = self._stand()[0] - 1
+        last = len(self) - 1
         reports = rows.reports_of(self._chunks("SELECT metrics, trial, step, time, done FROM report WHERE turn <= ? ORDER BY id", last))
         others = rows.others_of(self.rows(_OTHERS, last))
         trial = _Launched(rows.trials_of(self._chunks(f"{_TRIALS} WHERE turn <= ? ORDER BY id", last)))
@@ -219,14 +217,20 @@ class Journal:
             while chunk := cursor.fetchmany(_CHUNK):
                 yield chunk
 
-    def _stand(self) -> tuple[int, float]:
-        last = next(self.rows("SELECT id + 1, time FROM turn ORDER BY id DESC LIMIT 1"), (0, 0.0))
-        (noted,) = next(self.rows("SELECT max(time) FROM note"))
-        return last[0], max(last[1], noted or 0.0)
+    def _read_stand(self) -> Stand:
+        stand = Stand()
+        with file.failing(self._path):
+            for turns, time, best in self._db.execute("SELECT id + 1, time, best FROM turn ORDER BY id DESC LIMIT 1"):
+                stand.turns, stand.seconds, stand.report = turns, time, best
+            for best in self._db.execute("SELECT value, turn, trial FROM report WHERE id = ?", (stand.report,)):
+                stand.best = best
+            ((reports, noted),) = self._db.execute("SELECT (SELECT max(id) FROM report), (SELECT max(time) FROM note)")
+        stand.reports, stand.seconds = (reports or 0) + 1, max(stand.seconds, noted or 0.0)
+        return stand
 
     def _empty(self) -> Pending:
         max_t = self._header.get("max_t")
-        return Pending(self.objective, float("inf") if max_t is None else max_t)
+        return Pending(self.objective, float("inf") if max_t is None else max_t, self._stand)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Literal
 
 from .errors import JournalError, StudyExistsError, StudyNotFoundError
-from .journal_rows import APPLICATION, SCHEMA, TABLES
+from .journal_rows import APPLICATION, SCHEMA
 
 NAME = "study.db"
 Durable = Literal["process", "power"]
 _SYNCHRONOUS = {"process": "NORMAL", "power": "FULL"}
 
 
-def create(folder: Path | None, header: Sequence[tuple[str, str]], durable: Durable, page: int) -> sqlite3.Connection:
+def create(folder: Path | None, tables: str, header: Sequence[tuple[str, str]], durable: Durable, page: int) -> sqlite3.Connection:
     """A new file with tables and header, open for writing. `page`: bytes; small turns write whole pages, large turns want few."""
     if folder is None:
         db = _connect(":memory:", ":memory:")
-        _build(db, header)
+        _build(db, tables, header)
         return db
     path = Path(folder) / NAME
     if path.exists():
@@ -36,7 +36,7 @@ def create(folder: Path | None, header: Sequence[tuple[str, str]], durable: Dura
             try:
                 db.execute("PRAGMA synchronous = FULL")
                 db.execute(f"PRAGMA page_size = {page:d}")
-                _build(db, header)
+                _build(db, tables, header)
             finally:
                 db.close()
         os.replace(draft, path)
@@ -78,10 +78,11 @@ def reader(folder: Path) -> sqlite3.Connection:
             (version,) = db.execute("PRAGMA user_version").fetchone()
         if application != APPLICATION:
             raise JournalError(f"{path} is not a journal of torchtune_hp: it is empty, or another program's. It was left as it is.")
-        if version > SCHEMA:
+        if version != SCHEMA:
+            other, way = ("a newer", "Update torchtune_hp") if version > SCHEMA else ("an older", "Take that version")
             raise JournalError(
-                f"{path} was made by a newer version of torchtune_hp (format {version}; this version reads up to {SCHEMA})."
-                " It was left as it is. Update torchtune_hp to open it."
+                f"{path} was made by {other} version of torchtune_hp (format {version}; this version reads {SCHEMA})."
+                f" It was left as it is. {way} to open it."
             )
     except BaseException:
         db.close()
@@ -124,8 +125,8 @@ def _connect(target: str, path: str | Path) -> sqlite3.Connection:
         return sqlite3.connect(target, timeout=30.0, isolation_level=None, check_same_thread=False, uri=target.startswith("file:"))
 
 
-def _build(db: sqlite3.Connection, header: Sequence[tuple[str, str]]) -> None:
-    db.executescript(f"BEGIN; {TABLES} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {SCHEMA}; COMMIT;")
+def _build(db: sqlite3.Connection, tables: str, header: Sequence[tuple[str, str]]) -> None:
+    db.executescript(f"BEGIN; {tables} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {SCHEMA}; COMMIT;")
     db.executemany("INSERT INTO header VALUES (?, ?)", header)
 
 

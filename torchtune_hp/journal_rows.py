@@ -1,12 +1,16 @@
 """The tables of a journal, and how values become their rows and come back: exactly.
 
     header       what the study is: key, JSON
-    turn         one step of the study: how many events it heard, its limits, its commands
-    trial        x as float64, the config as JSON, where it stands
+    turn         one step of the study: how many events it heard, its limits, its commands, the best report up to it
+    trial        x as float64, the config as JSON, where it stands, its last and its best report
+    dropped      trials that were dropped some time after their last look (else their state says so already)
+    trials       the same as `trial`, as a view in which those that were dropped are stopped, completed or failed
     report       one look at a trial; `value` is what is minimized (NULL only for several objectives)
     failure      one failed trial, with its traceback
     note         what is worth knowing; `place` is NULL for a note that was written between two turns
     checkpoint   files of the vault; paths are relative to the study's folder
+
+A turn writes to as few pages as can be, for that is what a turn costs: no table that grows with every report has an index.
 
 Reports are read back in order of their ids; failures and notes carry their place among the events of their turn. Numbers
 survive bit for bit, NaN and infinities included: metrics are JSON in Python's dialect, x is packed. SQLite would turn a NaN
@@ -20,7 +24,9 @@ import math
 import numbers
 import sqlite3
 import struct
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -30,23 +36,24 @@ from .trial import Command, Drop, Event, Failed, Keep, Launch, Limits, Note, Rea
 APPLICATION = 0x74746870
 """Stamped into every study.db ("tthp"), so that another program's database is not taken for a study."""
 
-SCHEMA = 1
-"""Raised whenever a table changes; a journal with a larger number was made by a newer version."""
+SCHEMA = 2
+"""Raised whenever a table changes; a journal with another number was made by another version."""
 
-RANKED = f"value < {VIOLATED!r} AND value > -9e999"
-"""Reports that may be the best: finite, and within the outcome constraints. (9e999 is how SQLite writes infinity.)"""
-
-TABLES = f"""
+TABLES = """
 CREATE TABLE header (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE turn (id INTEGER PRIMARY KEY, reports INTEGER NOT NULL, others INTEGER NOT NULL, capacity INTEGER NOT NULL,
-    trials INTEGER, seconds REAL, target REAL, commands TEXT NOT NULL, time REAL NOT NULL);
+    trials INTEGER, seconds REAL, target REAL, commands TEXT NOT NULL, time REAL NOT NULL, best INTEGER);
 CREATE TABLE trial (id INTEGER PRIMARY KEY, x BLOB NOT NULL, config TEXT NOT NULL, seed INTEGER NOT NULL, tag INTEGER NOT NULL,
-    parent INTEGER, turn INTEGER NOT NULL, state TEXT NOT NULL DEFAULT 'running', kind TEXT,
-    step INTEGER NOT NULL DEFAULT 0, bad INTEGER NOT NULL DEFAULT 0);
+    parent INTEGER, turn INTEGER NOT NULL, state TEXT NOT NULL, kind TEXT, step INTEGER NOT NULL, bad INTEGER NOT NULL,
+    last INTEGER, best INTEGER, value REAL);
+CREATE TABLE dropped (id INTEGER PRIMARY KEY);
+CREATE VIEW trials AS SELECT t.id, x, config, seed, tag, parent, turn, step, last, best, value,
+    CASE WHEN d.id IS NULL THEN state WHEN state = 'failed' OR bad THEN 'failed' WHEN state = 'completed' OR
+        step >= (SELECT value FROM header WHERE key = 'max_t') THEN 'completed' ELSE 'stopped' END AS state,
+    CASE WHEN d.id IS NOT NULL AND state <> 'failed' AND bad THEN 'diverged' ELSE kind END AS kind
+    FROM trial t LEFT JOIN dropped d ON d.id = t.id;
 CREATE TABLE report (id INTEGER PRIMARY KEY, turn INTEGER NOT NULL, trial INTEGER NOT NULL, step INTEGER NOT NULL,
     metrics TEXT NOT NULL, value REAL, time REAL NOT NULL, done INTEGER NOT NULL);
-CREATE INDEX report_by_value ON report (value, turn, trial) WHERE {RANKED};
-CREATE INDEX report_by_trial ON report (trial);
 CREATE TABLE failure (turn INTEGER NOT NULL, place INTEGER NOT NULL, trial INTEGER NOT NULL, step INTEGER NOT NULL,
     kind TEXT NOT NULL, error TEXT NOT NULL, time REAL NOT NULL, PRIMARY KEY (turn, place)) WITHOUT ROWID;
 CREATE INDEX failure_by_trial ON failure (trial);
@@ -57,110 +64,160 @@ CREATE TABLE checkpoint (id INTEGER PRIMARY KEY, trial INTEGER NOT NULL, step IN
 CREATE INDEX checkpoint_by_trial ON checkpoint (trial);
 """
 
-# A dropped trial failed if its last look was not finite, is complete if it stood at the full budget, else was stopped.
-_DROP = """UPDATE trial SET
-    state = CASE WHEN state = 'failed' OR bad THEN 'failed' WHEN state = 'completed' OR step >= ?1 THEN 'completed' ELSE 'stopped' END,
-    kind = CASE WHEN state <> 'failed' AND bad THEN 'diverged' ELSE kind END WHERE id = ?2"""
+SEVERAL = "CREATE INDEX report_by_trial ON report (trial);"
+"""With several objectives, what a trial is shown with depends on what is kept of it: its reports are looked through."""
+
+_LOOKED = """UPDATE trial SET state = ?1, kind = ?2, step = ?3, bad = ?4, last = ?5,
+    best = CASE WHEN value <= ?7 THEN best ELSE ?6 END, value = CASE WHEN value <= ?7 THEN value ELSE ?7 END WHERE id = ?8"""
+_MOVED = "UPDATE trial SET state = ?, kind = ? WHERE id = ?"
+
+
+class Move:
+    """What is new of a trial: its state, how it failed, the step of its last look (None: there was no new one) and whether that
+    was bad, the ids of its last and of its best new report, and the best new value."""
+
+    __slots__ = ("bad", "best", "kind", "last", "state", "step", "value")
+
+    def __init__(self) -> None:
+        self.state = "running"
+        self.kind: str | None = None
+        self.step: int | None = None
+        self.bad = False
+        self.last: int | None = None
+        self.best: int | None = None
+        self.value: float | None = None
+
+
+@dataclass(slots=True)
+class Stand:
+    """How far a journal goes: the next turn and report, the largest time, and the best (value, turn, trial) with its report."""
+
+    turns: int = 0
+    reports: int = 1
+    seconds: float = 0.0
+    best: tuple[float, int, int] = (VIOLATED, 0, 0)
+    report: int | None = None
 
 
 class Pending:
-    """Turns that are not in the tables yet: their rows, and where their trials stand after them."""
+    """Turns that are not in the tables yet: their rows, and where their trials stand after them. `stand` moves on with them."""
 
-    def __init__(self, objective: Objective, max_t: float) -> None:
+    def __init__(self, objective: Objective, max_t: float, stand: Stand) -> None:
         self._values = objective.values
         self._single = len(objective.metrics) == 1
         self._max_t = max_t
+        self._stand = stand
         self.turns: list[tuple[Any, ...]] = []
         self.notes: list[tuple[Any, ...]] = []
         self._trials: list[tuple[Trial, int]] = []
         self._reports: list[tuple[Any, ...]] = []
         self._failures: list[tuple[Any, ...]] = []
-        self._moves: dict[int, Move] = {}
+        self._moves: defaultdict[int, Move] = defaultdict(Move)
+        self._dropped: list[tuple[int]] = []
 
     def __bool__(self) -> bool:
         return bool(self.turns or self.notes)
 
-    def add(self, turn: int, events: Sequence[Event], limits: Limits, commands: Sequence[Command], time: float) -> None:
-        """`time`: the largest time of an event up to and with this turn."""
-        values, single, moves, reports = self._values, self._single, self._moves, self._reports
-        before = len(reports)
+    def add(self, events: Sequence[Event], limits: Limits, commands: Sequence[Command]) -> None:
+        stand, moves = self._stand, self._moves
+        turn, before = stand.turns, stand.reports
         for place, event in enumerate(events):
-            if isinstance(event, Reached):
-                trial, step, metrics, done = event.trial, event.step, event.metrics, event.done
-                value = values(metrics)[0]
-                reports.append((turn, trial, step, to_json(metrics), value if single else None, event.time, done))
-                bad = value == math.inf and not (done and not metrics)      # an end without metrics is no look
-                moves[trial] = ("completed" if done else "resting", step, bad, None)
-            elif isinstance(event, Failed):
-                self._failures.append((turn, place, event.trial, event.step, event.kind, _text(event.error), event.time))
-                _, last, bad, _ = moves.get(event.trial, _UNSEEN)
-                moves[event.trial] = ("failed", last, bad, event.kind)
+            if event.time > stand.seconds:
+                stand.seconds = event.time
+            kind = type(event)
+            if kind is Reached:
+                self._look(turn, event)  # type: ignore[arg-type]
+            elif kind is Failed:
+                self._failures.append((turn, place, event.trial, event.step, event.kind, _text(event.error), event.time))  # type: ignore[union-attr]
+                move = moves[event.trial]  # type: ignore[index]
+                move.state, move.kind = "failed", event.kind  # type: ignore[union-attr]
             else:
-                self.notes.append((turn, place, _text(event.kind), _text(event.text), event.trial, event.time))
+                self.notes.append((turn, place, _text(event.kind), _text(event.text), event.trial, event.time))  # type: ignore[union-attr]
         words = []
         for command in commands:
-            if isinstance(command, Launch):
+            if isinstance(command, Train):
+                moves[command.trial].state = "running"
+                words.append(f'["T",{command.trial},{"null" if command.until is None else command.until}]')
+            elif isinstance(command, Launch):
                 self._trials.append((command.trial, turn))
                 words.append(f'["L",{command.trial.id},{command.until}]')
-            elif isinstance(command, Train):
-                _, last, bad, kind = moves.get(command.trial, _UNSEEN)
-                moves[command.trial] = ("running", last, bad, kind)
-                words.append(f'["T",{command.trial},{"null" if command.until is None else command.until}]')
             elif isinstance(command, Drop):
-                moves[command.trial] = self._dropped(*moves.get(command.trial, _UNSEEN))
+                self._drop(command.trial)
                 words.append(f'["D",{command.trial}]')
             else:
                 words.append(f'["K",{command.trial},{list(command.instead_of)}]')
-        heard = len(reports) - before
+        heard = stand.reports - before
         bounds = (limits.capacity, limits.trials, limits.seconds, limits.target)
-        self.turns.append((turn, heard, len(events) - heard, *bounds, f"[{','.join(words)}]", time))
+        self.turns.append((turn, heard, len(events) - heard, *bounds, f"[{','.join(words)}]", stand.seconds, stand.report))
+        stand.turns = turn + 1
 
-    def _dropped(self, state: str, step: int | None, bad: bool, kind: str | None) -> Move:
-        if state == "failed":
-            return state, step, bad, kind
-        if step is None:
-            return "dropped", None, bad, kind       # its last look is in the tables already: `_DROP` finds out
-        if bad:
-            return "failed", step, bad, "diverged"
-        return "completed" if state == "completed" or step >= self._max_t else "stopped", step, bad, kind
+    def _look(self, turn: int, event: Reached) -> None:
+        stand, trial, metrics, done = self._stand, event.trial, event.metrics, event.done
+        value = self._values(metrics)[0]
+        report = stand.reports
+        stand.reports = report + 1
+        self._reports.append((report, turn, trial, event.step, to_json(metrics), value if self._single else None, event.time, done))
+        move = self._moves[trial]
+        move.state = "completed" if done else "resting"
+        move.kind = None
+        move.step = event.step
+        move.bad = value == math.inf and not (done and not metrics)     # an end without metrics is no look
+        move.last = report
+        if not self._single:
+            return
+        if move.value is None or value < move.value:
+            move.value, move.best = value, report
+        if value <= stand.best[0] and (value, turn, trial) < stand.best:
+            stand.best, stand.report = (value, turn, trial), report
+
+    def _drop(self, trial: int) -> None:
+        move = self._moves.get(trial)
+        if move is None or (move.step is None and move.state != "failed"):
+            self._dropped.append((trial,))      # its last look is in the tables already, or there was none
+        elif move.state != "failed":
+            if move.bad:
+                move.state, move.kind = "failed", "diverged"
+            elif move.state != "completed":
+                move.state = "completed" if move.step is not None and move.step >= self._max_t else "stopped"
 
     def insert(self, db: sqlite3.Connection) -> None:
         """Writes all rows, inside the caller's transaction. Changes nothing here: it may be called again if that fails."""
         many = db.executemany
-        many("INSERT INTO turn VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", self.turns)
-        known: dict[int, Move] = {}     # what is new and was looked at already need not be updated
+        many("INSERT INTO turn VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", self.turns)
+        new: set[int] = set()
         if self._trials:
-            known = {trial.id: move for trial, _ in self._trials if (move := self._moves.get(trial.id, _UNSEEN))[1] is not None}
-            fresh = [_trial_row(trial, turn, known) for trial, turn in self._trials]
-            many("INSERT INTO trial VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", fresh)
+            new = {trial.id for trial, _ in self._trials}
+            fresh = [_trial_row(trial, turn, self._moves.get(trial.id, _LAUNCHED)) for trial, turn in self._trials]
+            many("INSERT INTO trial VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", fresh)
         if self._reports:
-            many("INSERT INTO report (turn, trial, step, metrics, value, time, done) VALUES (?, ?, ?, ?, ?, ?, ?)", self._reports)
+            many("INSERT INTO report VALUES (?, ?, ?, ?, ?, ?, ?, ?)", self._reports)
         if self._failures:
             many("INSERT INTO failure VALUES (?, ?, ?, ?, ?, ?, ?)", self._failures)
         if self.notes:
             many("INSERT INTO note (turn, place, kind, text, trial, time) VALUES (?, ?, ?, ?, ?, ?)", self.notes)
-        moves = [(trial, *move) for trial, move in self._moves.items() if trial not in known]
-        if moves:
-            looked = [(state, step, bad, kind, trial) for trial, state, step, bad, kind in moves if step is not None]
-            many("UPDATE trial SET state = ?, step = ?, bad = ?, kind = ? WHERE id = ?", looked)
-            moved = [(state, kind, trial) for trial, state, step, _, kind in moves if step is None and state != "dropped"]
-            many("UPDATE trial SET state = ?, kind = ? WHERE id = ?", moved)
-            many(_DROP, [(self._max_t, trial) for trial, state, *_ in moves if state == "dropped"])
+        looked, moved = [], []
+        for trial, move in self._moves.items():
+            if trial in new:
+                continue
+            if move.step is None:
+                moved.append((move.state, move.kind, trial))
+            else:
+                looked.append((move.state, move.kind, move.step, move.bad, move.last, move.best, move.value, trial))
+        if looked:
+            many(_LOOKED, looked)
+        if moved:
+            many(_MOVED, moved)
+        if self._dropped:
+            many("INSERT OR IGNORE INTO dropped VALUES (?)", self._dropped)
 
 
-Move = tuple[str, int | None, bool, str | None]
-"""Where a trial stands: its state, the step of its last look (None: that is in the tables), was that look bad, how it failed."""
-
-_UNSEEN: Move = ("", None, False, None)
+_LAUNCHED = Move()
 
 
-def _trial_row(trial: Trial, turn: int, known: Mapping[int, Move]) -> tuple[Any, ...]:
+def _trial_row(trial: Trial, turn: int, move: Move) -> tuple[Any, ...]:
     x = struct.pack(f"<{len(trial.x)}d", *trial.x)
-    state, step, bad, kind = known.get(trial.id, _LAUNCHED)
-    return (trial.id, x, to_json(trial.config), trial.seed, trial.tag, trial.parent, turn, state, kind, step, bad)
-
-
-_LAUNCHED: Move = ("running", 0, False, None)
+    stand = (move.state, move.kind, move.step or 0, move.bad, move.last, move.best, move.value)
+    return (trial.id, x, to_json(trial.config), trial.seed, trial.tag, trial.parent, turn, *stand)
 
 
 # Values and their text ----------------------------------------------------------------------------------------------------

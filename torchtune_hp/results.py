@@ -1,7 +1,7 @@
 """Results: what came of a study, read from its journal, while it runs and ever after.
 
 Nothing here is taken from live objects, so a study that was killed, copied elsewhere or finished a year ago answers the
-same. The best report is found by an index: a million trials take no longer than ten.
+same. The best report is known at every turn: a million trials take no longer than ten.
 
 "Best" is what the study was after: the first metric in its mode. A report that is not finite or violates an outcome
 constraint is never the best; of equals the earliest is, and within one turn that of the smaller trial id.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from .configs import whole_config
 from .errors import CheckpointError, ConfigurationError, SeveralObjectivesError, SpaceError, TorchtuneError
 from .journal import Journal
-from .journal_rows import RANKED, from_json, text_of, to_json
+from .journal_rows import from_json, text_of, to_json
 from .objective import VIOLATED, Mode, Objective
 from .result import Point, Result as Result, TrialError as TrialError, flat, front, line_of
 from .trial import Note, Trial
@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
 _INFINITE = float("inf")
 _RESULT = """SELECT t.id, t.config, t.state, t.kind, t.step, r.step, r.metrics, r.time, r.done, l.time,
-    (SELECT error FROM failure WHERE trial = t.id) FROM trial t
+    (SELECT error FROM failure WHERE trial = t.id), t.last FROM trials t
     LEFT JOIN report r ON r.id = {report} LEFT JOIN turn l ON l.id = t.turn"""
 # What a trial is shown with: its best report; of several objectives the report whose weights are kept, else the last one.
-_BEST = "(SELECT id FROM report WHERE trial = t.id ORDER BY value = -9e999, value, turn LIMIT 1)"
+_RANKED = "SELECT value FROM trial WHERE value < ? ORDER BY value LIMIT ?"
+_TOP = """SELECT t.id, t.best FROM trial t JOIN report r ON r.id = t.best WHERE t.value <= ? ORDER BY t.value, r.turn, t.id LIMIT ?"""
 _KEPT = "(SELECT c.step FROM checkpoint c WHERE c.trial = report.trial AND c.purpose = 'keep' ORDER BY c.id DESC LIMIT 1)"
 _SHOWN = f"(SELECT id FROM report WHERE trial = t.id ORDER BY step = {_KEPT} DESC, id DESC LIMIT 1)"
 
@@ -79,12 +80,11 @@ class Results:
     def top(self, k: int) -> list[Result]:
         """The k trials with the best reports, best first, each once; fewer if there are fewer."""
         self._one_objective()
-        reports: dict[int, int] = {}
-        if k > 0:
-            for trial, report in self.journal.rows(f"SELECT trial, id FROM report WHERE {RANKED} ORDER BY value, turn, trial"):
-                if reports.setdefault(trial, report) == report and len(reports) >= k:
-                    break
-        return [self._result(trial, report) for trial, report in reports.items()]
+        if k == 1:
+            best = "SELECT r.trial, r.id FROM report r WHERE r.id = (SELECT best FROM turn ORDER BY id DESC LIMIT 1)"
+            return [self._result(*row) for row in list(self.journal.rows(best))]
+        found = [value for (value,) in self.journal.rows(_RANKED, VIOLATED, max(0, k))]
+        return [self._result(*row) for row in list(self.journal.rows(_TOP, found[-1], len(found)))] if found else []
 
     @property
     def pareto(self) -> list[Result]:
@@ -121,7 +121,7 @@ class Results:
         objective = Objective(metric, mode, self.journal.header.get("outcome_constraints") or ())
         if scope == "best" and self._single and (objective.metrics, objective.modes) == (self.objective.metrics, self.objective.modes):
             return self.best
-        where = "" if scope == "best" else "WHERE id IN (SELECT max(id) FROM report GROUP BY trial)"
+        where = "" if scope == "best" else "WHERE id IN (SELECT last FROM trial)"
         best: tuple[float, int, int, int] | None = None
         for report, turn, trial, metrics in self.journal.rows(f"SELECT id, turn, trial, metrics FROM report {where} ORDER BY id"):
             value = objective.values(from_json(metrics))[0]
@@ -172,7 +172,7 @@ class Results:
 
     def counts(self) -> dict[str, int]:
         """How many trials are in each state there is."""
-        return dict(self.journal.rows("SELECT state, count(*) FROM trial GROUP BY state ORDER BY state"))
+        return dict(self.journal.rows("SELECT state, count(*) FROM trials GROUP BY state ORDER BY state"))
 
     @property
     def errors(self) -> list[TrialError]:
@@ -261,13 +261,14 @@ class Results:
         return replace(spec, config=whole_config(spec, space))
 
     def _rows(self, where: str, *parameters: Any) -> Iterator[tuple[Any, ...]]:
-        return self.journal.rows(f"{_RESULT.format(report=_BEST if self._single else _SHOWN)} {where}", *parameters)
+        shown = "t.best" if self._single else _SHOWN
+        return self.journal.rows(f"{_RESULT.format(report=shown)} {where}", *parameters)
 
     def _result(self, trial: int, report: int) -> Result:
         return self._made(next(self.journal.rows(f"{_RESULT.format(report='?1')} WHERE t.id = ?2", report, trial)))
 
     def _made(self, row: Sequence[Any]) -> Result:
-        trial, config, state, _, _, step, metrics, time, done, launched, _ = row
+        trial, config, state, _, _, step, metrics, time, done, launched, *_ = row
         config = from_json(config)
         shown: dict[str, Any] = {}
         reported = _metrics(metrics)
@@ -284,7 +285,7 @@ class Results:
             return None
         if row[10] is not None:
             return text_of(row[10])
-        last = next(self.journal.rows("SELECT metrics FROM report WHERE trial = ? ORDER BY id DESC LIMIT 1", row[0]))
+        last = next(self.journal.rows("SELECT metrics FROM report WHERE id = ?", row[11]))
         found = ", ".join(f"{name} = {value}" for name, value in _metrics(last[0]).items() if name in self.objective.needed)
         return f"DivergedError: {found or 'no metric'} at step {row[4]}"
 

@@ -34,6 +34,8 @@ def work(driver: Connection) -> int:
     os.environ.update(hello.environment, **{IN_WORKER: str(os.getpid())})
     import torch
 
+    from ..training.seeding import undisturbed
+
     torch.set_num_threads(hello.cpus)
     outputs = _Outputs(hello.place.folder)
     try:
@@ -44,9 +46,10 @@ def work(driver: Connection) -> int:
     trials = _Trials(driver, recipe, hello, outputs)
     send(driver, Ready())
     try:
-        while True:
-            for request in receive(driver):
-                trials.do(request)
+        with undisturbed():
+            while True:
+                for request in receive(driver):
+                    trials.do(request)
     except (EOFError, BrokenPipeError, ConnectionResetError, _Stopped):
         return 0
     finally:

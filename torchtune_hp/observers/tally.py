@@ -177,7 +177,7 @@ class Tally:
 
     def _remember(self, earlier: Results) -> None:
         """What came of earlier sessions."""
-        trials = "SELECT state, kind, step, count(*) FROM trial GROUP BY state, kind, step"
+        trials = "SELECT state, kind, step, count(*) FROM trials GROUP BY state, kind, step"
         for state, kind, step, count in earlier.journal.rows(trials):
             if state in ("running", "resting"):
                 continue                    # `standing` knows them

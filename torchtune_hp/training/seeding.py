@@ -7,11 +7,12 @@ Laws:
 1. Inside, all three draw as after `manual_seed`, `np.random.seed`, `random.seed`; so does CUDA, also where it is initialized
    only inside the block.
 2. Afterwards, also after an exception, the caller's streams go on where they stood. One thing is not kept, for it alone
-   would cost 100 us: the second half of a pair of normals that legacy numpy holds back. `undisturbed` keeps that too, and
-   is meant to be used once, around a whole study.
-3. Blocks nest. The generators are the process's own: two threads cannot be inside at once.
+   would cost 100 us: the second half of a pair of normals that legacy numpy holds back.
+3. Inside `undisturbed`, which is meant to be used once, around a whole study, law 2 holds for that block as a whole, held back
+   normals included; the outermost `seeded` then leaves the streams as they are.
+4. Blocks nest. The generators are the process's own: two threads cannot be inside at once.
 
-Measured on two CPU cores: `seeded` 28 us, `undisturbed` 115 us.
+Measured on two CPU cores: `seeded` 28 us, inside `undisturbed` 9 us; `undisturbed` 115 us.
 """
 
 from __future__ import annotations
@@ -31,33 +32,45 @@ _spare: list[np.random.MT19937] = []
 _active: list[int] = []
 """The seeds in force, innermost last: what CUDA is seeded with if it wakes up inside a block."""
 
+_lent = 0
+"""How many `undisturbed` blocks there are."""
+
 _waiting_for_cuda = False
 
 
 class seeded:
     """A block under one seed. `reseed` gives the generators another one, without leaving it."""
 
-    __slots__ = ("_bits", "_cuda", "_lent", "_python", "_seed", "_torch")
+    __slots__ = ("_bits", "_cuda", "_own", "_python", "_restores", "_seed", "_torch")
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
     def __enter__(self) -> None:
-        self._torch = torch.default_generator.get_state()
-        self._python = random.getstate()
-        self._bits = mtrand.get_bit_generator()
-        self._lent = _spare.pop() if _spare else np.random.MT19937()
-        self._cuda = [generator.get_state() for generator in _cuda_generators()]
-        mtrand.set_bit_generator(self._lent)
+        self._restores = not _lent or bool(_active)
+        if self._restores:
+            self._save()
         _active.append(self._seed)
         reseed(self._seed)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
         _active.pop()
+        if self._restores:
+            self._restore()
+
+    def _save(self) -> None:
+        self._torch = torch.default_generator.get_state()
+        self._python = random.getstate()
+        self._bits = mtrand.get_bit_generator()
+        self._own = _spare.pop() if _spare else np.random.MT19937()
+        self._cuda = [generator.get_state() for generator in _cuda_generators()]
+        mtrand.set_bit_generator(self._own)
+
+    def _restore(self) -> None:
         torch.default_generator.set_state(self._torch)
         random.setstate(self._python)
         mtrand.set_bit_generator(self._bits)
-        _spare.append(self._lent)
+        _spare.append(self._own)
         for generator, state in zip(_cuda_generators(), self._cuda, strict=False):
             generator.set_state(state)
 
@@ -75,12 +88,16 @@ def reseed(seed: int) -> None:
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Whatever happens inside, the caller's global generators are afterwards bit for bit what they were."""
+    global _lent
     bits, numpy_state = mtrand.get_bit_generator(), np.random.get_state(legacy=False)
     torch_state, python_state = torch.default_generator.get_state(), random.getstate()
     cuda = [generator.get_state() for generator in _cuda_generators()]
+    mtrand.set_bit_generator(np.random.MT19937())       # the caller's may be of a kind that cannot be seeded
+    _lent += 1
     try:
         yield
     finally:
+        _lent -= 1
         mtrand.set_bit_generator(bits)
         np.random.set_state(numpy_state)
         torch.default_generator.set_state(torch_state)
