@@ -7,7 +7,8 @@ nothing else; random search, no early stopping, so that every system makes exact
     ours, ... grant                look_every="grant": one turn a trial
     Optuna, memory / sqlite        ask, suggest, 10 x (report, should_prune), tell; NopPruner (its cheapest), RandomSampler;
                                    sqlite through its RDBStorage with its own settings, on the same disk as ours
-    Ray Tune                       a function trainable with 10 tune.report; ray.init (no dashboard) apart, shown as startup
+    Ray Tune                       a function trainable with 10 tune.report; ray.init (no dashboard) apart, shown as startup;
+                                   shut down after each round, so that its daemons take no time from the others
 
 Every system is timed over `trials` trials and over a tenth of them; "ms a trial" is the difference, by trial, so that what
 is paid once (worker processes, a database) is left out, and "whole run" is the larger run divided by its trials, with all of
@@ -86,13 +87,20 @@ def optuna_run(trials: int, folder: Path, sqlite: bool) -> float:
     return took
 
 
+STARTUPS: list[float] = []
+
+
 def ray_run(trials: int, folder: Path) -> float:
+    import ray
     from ray import tune
 
     def objective(config: dict[str, Any]) -> None:
         for step in range(1, REPORTS + 1):
             tune.report({"loss": (config["x"] - 0.3) ** 2 + 1.0 / step})
 
+    began = time.perf_counter()
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level="error", configure_logging=True)
+    STARTUPS.append(time.perf_counter() - began)
     tuner = tune.Tuner(
         objective, param_space={"x": tune.uniform(LOW, HIGH)},
         tune_config=tune.TuneConfig(metric="loss", mode="min", num_samples=trials),
@@ -102,6 +110,7 @@ def ray_run(trials: int, folder: Path) -> float:
     with contextlib.redirect_stdout(io.StringIO()):
         grid = tuner.fit()
     took = time.perf_counter() - began
+    ray.shutdown()
     check("Ray Tune", len(grid), trials, sum(result.metrics["training_iteration"] for result in grid), trials * REPORTS)
     return took
 
@@ -140,8 +149,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     if "processes" in without:
         cases = {name: case for name, case in cases.items() if "processes" not in name}
     absent = {name for name in cases if name.startswith("Optuna") and (where["optuna"] is None or "optuna" in without)}
-    startup = _start_ray() if where["ray"] is not None and "ray" not in without and ray_rounds else None
-    if startup is None:
+    if where["ray"] is None or "ray" in without or not ray_rounds:
         absent.add("Ray Tune")
     few = max(1, trials // 10)
     for name, case in cases.items():
@@ -149,6 +157,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             _fresh(case, 1)         # what is imported at the first use
     timed = {name: _twice(case, few, trials) for name, case in cases.items() if name not in absent}
     found = common.interleaved(timed, rounds, {"Ray Tune": ray_rounds})
+    startup = common.median(STARTUPS) if STARTUPS else None
     each = {name: common.median([pair[0] for pair in found.get(name, [])]) for name in cases}
     whole = {name: common.median([pair[1] for pair in found.get(name, [])]) for name in cases}
     base = each["ours, serial"]
@@ -195,14 +204,6 @@ def _fresh(case: Callable[[int, Path], float], trials: int) -> float:
         return case(trials, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _start_ray() -> float:
-    import ray
-
-    began = time.perf_counter()
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level="error", configure_logging=True)
-    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

@@ -389,13 +389,14 @@ def test_another_programs_database_is_not_taken_for_a_study(tmp_path: Path) -> N
     assert (tmp_path / "study.db").read_bytes() == before
 
 
-def test_a_newer_format_is_told_and_not_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("off", "whose", "way"), [(1, "a newer", "Update torchtune_hp"), (-1, "an older", "Take that version")])
+def test_another_format_is_told_and_not_written(tmp_path: Path, off: int, whose: str, way: str) -> None:
     Journal.create(tmp_path, HEADER).close()
     with sqlite3.connect(tmp_path / "study.db") as db:
-        db.execute(f"PRAGMA user_version = {journal_rows.SCHEMA + 1}")
+        db.execute(f"PRAGMA user_version = {journal_rows.SCHEMA + off}")
     db.close()
     before = (tmp_path / "study.db").read_bytes()
-    with pytest.raises(JournalError, match=r"made by a newer version of torchtune_hp \(format 2; this version reads up to 1\)"):
+    with pytest.raises(JournalError, match=rf"made by {whose} version of .* \(format {2 + off}; this version reads 2\).* {way} to open it"):
         Journal.open(tmp_path, write=True)
     assert (tmp_path / "study.db").read_bytes() == before
 

@@ -15,6 +15,8 @@ from .journal_rows import APPLICATION, SCHEMA
 
 NAME = "study.db"
 Durable = Literal["process", "power"]
+_LOG = 2**24
+"""Bytes the write-ahead log grows to before it is moved into the database, which waits for the disk twice."""
 _SYNCHRONOUS = {"process": "NORMAL", "power": "FULL"}
 
 
@@ -55,6 +57,8 @@ def writer(folder: Path, durable: Durable) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durable]}")
         db.execute("PRAGMA cache_size = -65536")
+        (page,) = db.execute("PRAGMA page_size").fetchone()
+        db.execute(f"PRAGMA wal_autocheckpoint = {_LOG // page}")
     return db
 
 
@@ -126,8 +130,9 @@ def _connect(target: str, path: str | Path) -> sqlite3.Connection:
 
 
 def _build(db: sqlite3.Connection, tables: str, header: Sequence[tuple[str, str]]) -> None:
-    db.executescript(f"BEGIN; {tables} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {SCHEMA}; COMMIT;")
+    db.executescript(f"BEGIN; {tables} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {SCHEMA};")
     db.executemany("INSERT INTO header VALUES (?, ?)", header)
+    db.execute("COMMIT")
 
 
 def _size(path: str | Path) -> int:

@@ -35,9 +35,11 @@ def run(folder):
     return child, began
 
 
-child, began = run(home / "whole")
-assert os.waitpid(child, 0)[1] == 0
-length = time.monotonic() - began
+length = float("inf")       # of the shortest of three: the first finds everything cold
+for name in ("cold", "warm", "whole"):
+    child, began = run(home / name)
+    assert os.waitpid(child, 0)[1] == 0
+    length = min(length, time.monotonic() - began)
 whole = story(home / "whole" / "walk")
 died = []
 for number in range(20):

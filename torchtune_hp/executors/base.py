@@ -74,4 +74,6 @@ E = TypeVar("E", bound=Reached | Failed | Note)
 
 def stamped(event: E, time: float) -> E:
     """The same event at this second of the study."""
+    if isinstance(event, Reached):          # nearly always; `replace` takes three times as long
+        return Reached(event.trial, event.step, event.metrics, time, event.done)  # type: ignore[return-value]
     return replace(event, time=time)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from ..errors import ConfigurationError
 from ..trial import Command, Event, Keep, Launch, Setting, Standing, Train
@@ -84,16 +82,23 @@ class Serial:
         return self._trials
 
 
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Lets torch use `count` threads meanwhile."""
-    import torch
+class threads:
+    """A block in which torch may use `count` threads."""
 
-    before = torch.get_num_threads()
-    if before != count:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        if before != count:
-            torch.set_num_threads(before)
+    __slots__ = ("_before", "_count")
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __enter__(self) -> None:
+        import torch
+
+        self._before = torch.get_num_threads()
+        if self._before != self._count:
+            torch.set_num_threads(self._count)
+
+    def __exit__(self, *error: object) -> None:
+        if self._before != self._count:
+            import torch
+
+            torch.set_num_threads(self._before)
