@@ -34,6 +34,8 @@ from .objective import Objective
 from .trial import Command, Event, Limits, Note, Trial
 
 _CHUNK = 512
+_LOOKS = 8192
+"""Reports that are pending at most: a simulation's turn may hold thousands."""
 _TRIALS = "SELECT config, id, x, seed, tag, parent FROM trial"
 _OTHERS = """SELECT is_note, place, trial, step, kind, text, time FROM
     (SELECT turn, place, 0 AS is_note, trial, step, kind, error AS text, time FROM failure UNION ALL
@@ -104,7 +106,7 @@ class Journal:
         """One turn. JournalError if it cannot be written: then nothing of it is in the file, and `flush` tries once more."""
         with self._lock:
             self._pending.add(events, limits, commands)
-            if len(self._pending.turns) >= self._every:
+            if len(self._pending.turns) >= self._every or self._pending.looks >= _LOOKS:
                 self.flush()
 
     def note(self, note: Note) -> None:

@@ -27,6 +27,7 @@ import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -117,6 +118,11 @@ class Pending:
 
     def __bool__(self) -> bool:
         return bool(self.turns or self.notes)
+
+    @property
+    def looks(self) -> int:
+        """How many reports are pending."""
+        return len(self._reports)
 
     def add(self, events: Sequence[Event], limits: Limits, commands: Sequence[Command]) -> None:
         stand, moves = self._stand, self._moves
@@ -214,8 +220,13 @@ class Pending:
 _LAUNCHED = Move()
 
 
+@cache
+def _packer(n: int) -> Callable[..., bytes]:
+    return struct.Struct(f"<{n}d").pack
+
+
 def _trial_row(trial: Trial, turn: int, move: Move) -> tuple[Any, ...]:
-    x = struct.pack(f"<{len(trial.x)}d", *trial.x)
+    x = _packer(len(trial.x))(*trial.x)
     stand = (move.state, move.kind, move.step or 0, move.bad, move.last, move.best, move.value)
     return (trial.id, x, to_json(trial.config), trial.seed, trial.tag, trial.parent, turn, *stand)
 

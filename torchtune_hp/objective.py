@@ -73,6 +73,7 @@ class Objective:
             raise ConfigurationError("\n".join(problems))
         self._signs = tuple(1.0 if mode == "min" else -1.0 for mode in self.modes)
         self._worst = (math.inf,) * len(self.metrics)
+        self._only = (self.metrics[0], self._signs[0]) if len(self.metrics) == 1 and not self.constraints else None
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -81,6 +82,11 @@ class Objective:
 
     def values(self, metrics: Mapping[str, Scalar]) -> tuple[float, ...]:
         """One number per objective, smaller is better. NaN, either infinity, a missing metric and a wrong type make all +inf."""
+        if self._only is not None:      # nearly always: one metric and no constraints
+            name, sign = self._only
+            found = metrics.get(name)
+            if type(found) is float and -math.inf < found < math.inf:
+                return (sign * found,)
         values = []
         for name, sign in zip(self.metrics, self._signs):
             value = sign * _number(metrics.get(name))

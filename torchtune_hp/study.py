@@ -276,22 +276,25 @@ class Study:
 
     def _decide(self, heard: Sequence[Report], free: int, fresh: int) -> list[Command]:
         decisions = self.scheduler.decide(heard, free, fresh)
-        news = sum(isinstance(decision, New) for decision in decisions)
+        if not decisions:
+            return []
+        news = [type(decision) for decision in decisions].count(New)
         points = self._ask(news, fresh) if news else iter(())
         commands: list[Command] = []
         for decision in decisions:
-            if isinstance(decision, New):
+            if isinstance(decision, Drop):
+                if decision.trial in self._live:        # else it ended in this turn or before, and is gone already
+                    commands.append(self._drop(decision))
+            elif isinstance(decision, New):
                 self._made += 1
                 commands.append(self._launch(next(points), decision.tag, None, 0, decision.until))
             elif isinstance(decision, Train):
                 live = self._live[decision.trial]
                 live.granted = decision.until
-                commands.append(self._train(live))
-            elif isinstance(decision, Fork):
+                commands.append(Train(decision.trial, self._send(live)))
+            else:
                 parent = self._live[decision.parent].step
                 commands.append(self._launch(self._fork(decision), decision.tag, decision.parent, parent, parent + decision.further))
-            elif decision.trial in self._live:      # else it ended in this turn or before, and is gone already
-                commands.append(self._drop(decision))
         return commands
 
     def _fork(self, fork: Fork) -> Point:

@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from .values import value
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -70,7 +72,7 @@ class Setting:
     levels: Callable[[int, int], Tensor] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Trial:
     """One configuration to be trained. `x` is the truth; `config` is what the user's code reads (not compared)."""
 
@@ -98,7 +100,7 @@ class Limits:
 # What a scheduler decides: grants of budget ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class New:
     """A fresh trial, trained to step `until` (None: to its own end). The study asks the searcher where."""
 
@@ -116,7 +118,7 @@ class Fork:
     tag: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Train:
     """Train this trial to step `until`: start, continue, resume and promote are all this one word."""
 
@@ -124,7 +126,7 @@ class Train:
     until: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Drop:
     """This trial's state may be forgotten; it is never named again."""
 
@@ -137,7 +139,7 @@ Decision = New | Fork | Train | Drop
 # What an executor hears --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Launch:
     """Begin this trial and train it to step `until`."""
 
@@ -145,7 +147,7 @@ class Launch:
     until: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Keep:
     """Make this trial's state as of its last look durable; then what was kept of `instead_of` may be forgotten."""
 
@@ -159,7 +161,7 @@ Command = Launch | Train | Drop | Keep
 # What an executor says ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reached:
     """The trial stands at `step` with these metrics. `time`: seconds of the study, monotonic, downtime left out.
 
@@ -173,7 +175,7 @@ class Reached:
     done: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Failed:
     """The trial failed while working on `step`. `error` is what a person needs to see, a traceback included."""
 
@@ -184,7 +186,7 @@ class Failed:
     time: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Note:
     """Something worth knowing: a fallback, a choice, a retry. Journaled and shown; no searcher or scheduler hears it."""
 
@@ -200,7 +202,7 @@ Event = Reached | Failed | Note
 # What schedulers and searchers hear --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Report:
     """A look at a trial. `values`: smaller is better, one per objective; a NaN or a failure is +inf already.
 

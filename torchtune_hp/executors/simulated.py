@@ -15,7 +15,7 @@ from heapq import heapify, heappop, heappush
 from typing import Any
 
 from ..errors import ConfigurationError
-from ..trial import Command, Drop, Event, Failed, Keep, Launch, Reached, Scalar, Setting, Standing, Train, Trial
+from ..trial import Command, Drop, Event, Failed, Launch, Reached, Scalar, Setting, Standing, Train, Trial
 from .base import Job, failed, stamped
 from .local import LocalTrials
 from .serial import threads
@@ -81,6 +81,7 @@ class Simulated:
         self._now: float = standing.tick if self._ticks else 0.0     # in ticks if ordered, else in seconds
         self._due: list[tuple[float, int, int, Event]] = []          # heap of (due, order, worker, answer)
         self._order = 0
+        self._plain = self._ticks and self.curve is not None and self.failures is None      # nothing but looking up
         self._free = list(range(self.workers))
         heapify(self._free)
         if self.curve is not None:
@@ -90,7 +91,11 @@ class Simulated:
             gc.set_threshold(50_000, 20, 100)
 
     def submit(self, command: Command) -> None:
-        if isinstance(command, Launch):
+        if isinstance(command, Drop):
+            del self._trials[command.trial]
+            if self._local is not None:
+                self._local.drop(command)
+        elif isinstance(command, Launch):
             trial = command.trial
             if self._local is not None:
                 self._local.launch(command)
@@ -102,13 +107,8 @@ class Simulated:
             if command.until is None:
                 raise ConfigurationError(f"Train({command.trial}, None): an executor needs a step to train to; the study grants ENDLESS.")
             self._run(command.trial, command.until)
-        elif isinstance(command, Keep):
-            if self._local is not None:
-                self._local.keep(command)
-        elif isinstance(command, Drop):
-            self._trials.pop(command.trial, None)
-            if self._local is not None:
-                self._local.drop(command)
+        elif self._local is not None:
+            self._local.keep(command)
 
     def wait(self) -> list[Event]:
         due = self._now = self._due[0][0]
@@ -137,9 +137,16 @@ class Simulated:
         """Works the answer out at once; it is heard when it is due."""
         trial, step = self._trials[id]
         worker = heappop(self._free)
-        since = self._since.pop(id, self._now) if self._ticks else self._now
-        lost = None if self.failures is None else self.failures(trial.config)
         answer: Reached | Failed
+        since = self._since.pop(id, self._now) if self._ticks else self._now
+        if self._plain:
+            due = since + (until - step or 1)
+            answer = self._look_up(trial, until, self._start + due * self._rate)
+            self._trials[id] = (trial, until)
+            heappush(self._due, (due, self._order, worker, answer))
+            self._order += 1
+            return
+        lost = None if self.failures is None else self.failures(trial.config)
         if lost is not None and step < lost <= until:
             due = self._when(trial, since, lost - step, worker)
             answer = Failed(id, lost, "lost", f"simulated failure at step {lost}", self._seconds(due))
