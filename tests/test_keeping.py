@@ -27,6 +27,13 @@ def test_the_best_few_are_the_trials_with_the_best_reports_so_far(k: int, made: 
         assert sorted(best[trial][0] for trial in kept) == top
 
 
+def test_of_equal_reports_the_latest_is_displaced() -> None:
+    few = BestFew(2)
+    assert [few.offer(1, (1.0,)), few.offer(0, (1.0,)), few.offer(2, (0.0,))] == [(), (), (0,)]
+    few = BestFew(2)
+    assert [few.offer(0, (2.0,)), few.offer(1, (1.0,)), few.offer(0, (1.0,)), few.offer(2, (0.0,))] == [(), (), (), (0,)]
+
+
 def test_an_equal_report_displaces_nothing() -> None:
     few = BestFew(1)
     assert few.offer(3, (1.0,)) == ()

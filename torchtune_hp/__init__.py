@@ -10,6 +10,7 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING, Any as _Any
 
 if _TYPE_CHECKING:
+    from . import metrics as metrics
     from .asktell import AskTell as AskTell
     from .errors import (
         CheckpointError as CheckpointError,
@@ -30,9 +31,10 @@ if _TYPE_CHECKING:
         TrialStopped as TrialStopped,
         UnsafeCheckpointError as UnsafeCheckpointError,
     )
-    from .executors import Processes as Processes, Serial as Serial, Simulated as Simulated
+    from .executors import Fused as Fused, Processes as Processes, Serial as Serial, Simulated as Simulated
     from .interrupts import StudyInterrupted as StudyInterrupted
     from .observers.base import Observer as Observer, StudyInfo as StudyInfo
+    from .population.population import Population as Population
     from .results import Result as Result, Results as Results
     from .schedulers import (
         ASHA as ASHA,
@@ -83,9 +85,10 @@ _HOMES = {
     "errors": "CheckpointError ConfigurationError DivergedError JournalError ReplayError ReportError SeveralObjectivesError SpaceError "
     "StudyChangedError StudyExistsError StudyFailedError StudyLockedError StudyNotFoundError TorchtuneError TrialFinishedError "
     "TrialStopped UnsafeCheckpointError",
-    "executors": "Processes Serial Simulated",
+    "executors": "Fused Processes Serial Simulated",
     "interrupts": "StudyInterrupted",
     "observers.base": "Observer StudyInfo",
+    "population.population": "Population",
     "results": "Result Results",
     "schedulers": "ASHA FullRuns Hyperband MedianStopping SuccessiveHalving",
     "searchers": "GridSearch RandomSearch SobolSearch",
@@ -105,10 +108,12 @@ _HOMES = {
 }  # fmt: skip
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
-__all__ = sorted(_HOME)  # pyright: ignore
+__all__ = sorted([*_HOME, "metrics"])  # pyright: ignore
 
 
 def __getattr__(name: str) -> _Any:
+    if name == "metrics":
+        return _import_module(".metrics", __name__)
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(_import_module(f".{_HOME[name]}", __name__), name)

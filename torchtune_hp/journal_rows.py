@@ -14,7 +14,7 @@ A turn writes to as few pages as can be, for that is what a turn costs: no table
 
 Reports are read back in order of their ids; failures and notes carry their place among the events of their turn. Numbers
 survive bit for bit, NaN and infinities included: metrics are JSON in Python's dialect, x is packed. SQLite would turn a NaN
-into NULL, so no column of numbers ever holds one.
+into NULL, so no column of numbers ever holds one; and it drops the sign of a zero, which limits and times can do without.
 """
 
 from __future__ import annotations

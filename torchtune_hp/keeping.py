@@ -25,7 +25,7 @@ class Keeper(Protocol):
 
 
 class BestFew:
-    """The `k` trials with the best reports so far. An equal report does not displace an earlier one.
+    """The `k` trials with the best reports so far. An equal report does not displace an earlier one, and of equals the latest goes.
 
     >>> few = BestFew(2)
     >>> few.offer(0, (3.0,)), few.offer(1, (2.0,)), few.offer(2, (2.5,)), few.offer(3, (9.0,))
@@ -48,8 +48,9 @@ class BestFew:
         if trial in self._kept:
             if not value < self._kept[trial]:
                 return None
+            del self._kept[trial]       # to the end: kept are in the order of their reports
         elif len(self._kept) == self.k:
-            last = max(self._kept, key=lambda other: (self._kept[other], other))
+            last = next(other for other in reversed(self._kept) if self._kept[other] == self.bar)
             del self._kept[last]
             out = (last,)
         self._kept[trial] = value

@@ -140,9 +140,7 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
     scheduler = given["scheduler"] if given["scheduler"] is not None else FullRuns()
     problems.need(_is_part(scheduler, Scheduler), f"scheduler: expected an object such as hp.ASHA(max_t=27), but got {shown(scheduler)}.")
     if executor == "auto":
-        from .executors.processes import Processes
-
-        executor = Processes()
+        executor = _executor_for(recipe)
     problems.need(
         _is_part(executor, Executor), f'executor: expected "auto" or an object such as hp.Processes(workers=4), but got {shown(executor)}.'
     )
@@ -225,6 +223,15 @@ def _points(points: Any, space: Space | None, problems: Problems) -> tuple[Mappi
     if points:
         problems.attempt("points", lambda: space.encode(points))
     return tuple(points)
+
+
+def _executor_for(recipe: Recipe | None) -> Executor:
+    """What executor="auto" means: all at once where trials are models, else side by side."""
+    from .executors.fused import Fused
+    from .executors.processes import Processes
+    from .training.model import ModelRecipe
+
+    return Fused() if isinstance(recipe, ModelRecipe) else Processes()
 
 
 def _check_names(given: Mapping[str, Any], problems: Problems) -> None:

@@ -11,6 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LinearLR, ReduceLROnPlateau
 
+from torchtune_hp.population.keys import base_of, key_of
+from torchtune_hp.population.randomness import own_randomness
 from torchtune_hp.seeds import derive
 from torchtune_hp.training.data import Data
 from torchtune_hp.training.model import ModelRecipe
@@ -36,7 +38,8 @@ def by_hand(config: dict[str, Any], epochs: int, seed: int = 11, size: int = 32,
         with seeded(derive(seed, "step", epoch + 1)):
             for k in range(240 // size):
                 index = order[k * size : (k + 1) * size]
-                loss = F.cross_entropy(model(x[index]), y[index])
+                with own_randomness(key_of(base_of(seed, "train"), epoch * (240 // size) + k)):
+                    loss = F.cross_entropy(model(x[index]), y[index])
                 optimizer.zero_grad()
                 loss.backward()
                 if clip is not None:

@@ -1,7 +1,8 @@
-"""Who does the work: one after another, in processes, or in virtual time."""
+"""Who does the work: one after another, all at once, in processes, or in virtual time."""
 
+from .fused import Fused
 from .processes import Processes
 from .serial import Serial
 from .simulated import Simulated
 
-__all__ = ["Processes", "Serial", "Simulated"]
+__all__ = ["Fused", "Processes", "Serial", "Simulated"]

@@ -7,15 +7,18 @@ iteration k comes from (trial seed, k), the order of pass e from (trial seed, e)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ..errors import ConfigurationError, DivergedError, TrialFinishedError
+from ..population.keys import base_of, key_of
+from ..population.randomness import own_randomness
 from ..seeds import derive
 from ..trial import Trial
 from .carried import carry, hyper, load
@@ -23,7 +26,7 @@ from .context import Session
 from .data import Loaded
 from .drain import Tree
 from .evaluation import Weighted, autocast, evaluate, is_scalar, means
-from .feed import Stream
+from .feed import Stream, TableFeed
 from .hooks import ModelTrainable, begin, check, own_end, schedulers
 from .reported import Cleaner
 from .runner import Look, Place
@@ -46,7 +49,9 @@ class ModelRunner:
         self.step = step
         self.updates = 0
         self._end, self._ended = own_end(cls), False
-        self._trial, self._place, self._data = trial, place, data
+        self._trial, self._place, self.data = trial, place, data
+        self.base, self.validation_base = base_of(trial.seed, "train"), base_of(trial.seed, "validation")
+        self.hooked = cls.on_iteration_end is not ModelTrainable.on_iteration_end
         self._cleaned = Cleaner(trial.id, place.metrics)
         self._session = Session(trial, place)
         try:
@@ -56,13 +61,13 @@ class ModelRunner:
                 raise ConfigurationError(f"{cls.__name__}.validation_step must be written, for data() gives a validation set.")
             if isinstance(data.train, Stream) and self.member.batch_size is not None:
                 raise ConfigurationError(f"{cls.__name__}.batch_size: a DataLoader has its own, but setup set {self.member.batch_size}.")
-            self._feed = data.feed(trial.seed)
-            self._feed.updates(self._size(), self.member.accumulate)
+            self.feed = data.feed(trial.seed)
+            self.feed.updates(self._size(), self.member.accumulate)
             self._initial = hyper(self.member)
             self._validated: dict[str, float] | None = None
             if state is not None:
                 load(self.member, state)
-                self.updates, self._feed.epoch, self._feed.offset = state["updates"], state["epoch"], state["offset"]
+                self.updates, self.feed.epoch, self.feed.offset = state["updates"], state["epoch"], state["offset"]
                 self._validated = None if state["validated"] is None else dict(state["validated"])
         except BaseException:
             self._session.end()
@@ -73,20 +78,34 @@ class ModelRunner:
         if self._ended:
             raise TrialFinishedError(f"Trial {self._trial.id} has ended and cannot be advanced any more.")
         number = self.step + 1
-        member = self.member
         with self._session, seeded(derive(self._trial.seed, "step", number)):
             metrics = self._train(number)
-            fresh = self._validated is None or number % member.validate_every == 0 or number == self._last()
-            if fresh and self._data.val:
-                self._validated = self._evaluate(number)
-            metrics = _joined(self._validated or {}, metrics)
-            if fresh:
-                self._follow(metrics)
-            metrics["lr"] = float(member.optimizer.param_groups[0]["lr"])
-            clean, notes = self._cleaned(metrics, f"{type(member).__name__}'s validation")
-            if type(member).on_iteration_end is not ModelTrainable.on_iteration_end:
-                member.on_iteration_end(metrics)
-                check(member)
+            validated = self._evaluate(number) if self.validates(number) else None
+            return self._look(number, metrics, validated)
+
+    def validates(self, number: int) -> bool:
+        """Whether iteration `number` ends with a validation."""
+        due = self._validated is None or number % self.member.validate_every == 0 or number == self._last()
+        return due and bool(self.data.val)
+
+    def looked(self, metrics: dict[str, float], validated: dict[str, float] | None) -> Look:
+        """The look of an iteration that was trained and validated elsewhere, among other members."""
+        number = self.step + 1
+        with self._session, seeded(derive(self._trial.seed, "step", number)):
+            return self._look(number, metrics, validated)
+
+    def _look(self, number: int, metrics: dict[str, float], validated: dict[str, float] | None) -> Look:
+        member = self.member
+        if validated is not None:
+            self._validated = validated
+        metrics = _joined(self._validated or {}, metrics)
+        if validated is not None or not self.data.val:
+            self._follow(metrics)
+        metrics["lr"] = float(member.optimizer.param_groups[0]["lr"])
+        clean, notes = self._cleaned(metrics, f"{type(member).__name__}'s validation")
+        if self.hooked:
+            member.on_iteration_end(metrics)
+            check(member)
         for parameter in member.model.parameters():
             parameter.grad = None
         self.step = number
@@ -100,16 +119,17 @@ class ModelRunner:
 
     def test(self) -> dict[str, float]:
         """The metrics of the test sets."""
-        if not self._data.test:
+        if not self.data.test:
             raise ConfigurationError("There is no test set. Give one: hp.Data(..., test=(x, y)).")
         if type(self.member).validation_step is ModelTrainable.validation_step:
             raise ConfigurationError(f"{type(self.member).__name__}.validation_step must be written: it gives the metrics of the test set.")
         with self._session:
-            return evaluate(self.member, self._data.test, self._data.batch_size, derive(self._trial.seed, "test"))
+            seed, base = derive(self._trial.seed, "test"), base_of(self._trial.seed, "test")
+            return evaluate(self.member, self.data.test, self.data.batch_size, seed, base, 0)
 
     def save(self) -> dict[str, Any]:
         """Tensors, numbers, strings, dicts and lists; copies, on the device."""
-        place = {"step": self.step, "updates": self.updates, "epoch": self._feed.epoch, "offset": self._feed.offset}
+        place = {"step": self.step, "updates": self.updates, "epoch": self.feed.epoch, "offset": self.feed.offset}
         validated = None if self._validated is None else dict(self._validated)
         return {**carry(self.member, self._initial), **place, "validated": validated}
 
@@ -120,32 +140,63 @@ class ModelRunner:
     # One iteration -------------------------------------------------------------------------------------------------------
 
     def _train(self, number: int) -> dict[str, float]:
-        member, feed = self.member, self._feed
+        member, feed = self.member, self.feed
         member.model.train()
-        driven = [scheduler for scheduler in schedulers(member) if not isinstance(scheduler, ReduceLROnPlateau)]
-        each_update = member.lr_step == "update"
         parameters = list(member.model.parameters())
-        size, accumulate, iteration = self._size(), member.accumulate, type(member).iteration
+        size, accumulate = self._size(), member.accumulate
         losses: list[tuple[Tensor, int]] = []
         extras: Weighted = {}
+        done = 0
+        for before in self._passes():
+            self._update(self.updates + done, feed.take(size, accumulate), parameters, losses, extras)
+            done += 1
+            self.scheduled(feed.epoch - before)
+        self.updates += done
+        values = torch.stack([loss for loss, _ in losses]).cpu().double()
+        return {"train_loss": finite_mean(values, [n for _, n in losses], number), **means(extras)}
+
+    def update_once(self, model: nn.Module, optimizer: Optimizer, batch: Tree) -> None:
+        """One update of a copy, to be timed; its loss and its data are nobody's."""
+        member = self.member
+        optimizer.zero_grad()
+        with self._session, seeded(0), autocast(member), own_randomness(key_of(self.base, 0, member.device), strict=False):
+            loss = _loss(member.training_step(model, member.augment(batch)), 1, {})
+        loss.backward()  # type: ignore[no-untyped-call]
+        if member.max_grad_norm is not None:
+            clip_grad_norm_(model.parameters(), member.max_grad_norm)
+        optimizer.step()
+
+    def plan(self) -> list[tuple[list[Tensor], int]]:
+        """The updates of the next iteration: indices of the batches of each, and how many passes end with it. The feed moves on."""
+        feed, size, accumulate = self.feed, self._size(), self.member.accumulate
+        assert isinstance(feed, TableFeed)
+        return [(feed.indices(size, accumulate), feed.epoch - before) for before in self._passes()]
+
+    def _passes(self) -> Iterator[int]:
+        """For each update of an iteration, the pass it begins in."""
+        feed, iteration = self.feed, type(self.member).iteration
         begun, done = feed.epoch, 0
         while feed.epoch == begun if iteration == "epoch" else done < iteration:
-            before = feed.epoch
-            self._update(feed.take(size, accumulate), parameters, losses, extras)
+            yield feed.epoch
             done += 1
-            for scheduler in driven:
-                for _ in range(1 if each_update else feed.epoch - before):
-                    scheduler.step()
-        self.updates += done
-        return {"train_loss": _finite_mean(losses, number), **means(extras)}
 
-    def _update(self, batches: list[tuple[Tree, int]], parameters: list[Any], losses: list[tuple[Tensor, int]], extras: Weighted) -> None:
+    def scheduled(self, passes: int) -> None:
+        """After an update with which so many passes ended: the schedulers' step."""
+        for scheduler in schedulers(self.member):
+            if not isinstance(scheduler, ReduceLROnPlateau):
+                for _ in range(1 if self.member.lr_step == "update" else passes):
+                    scheduler.step()
+
+    def _update(
+        self, update: int, batches: list[tuple[Tree, int]], parameters: list[Any], losses: list[tuple[Tensor, int]], extras: Weighted
+    ) -> None:
         member = self.member
         for parameter in parameters:
             parameter.grad = None
         samples = sum(n for _, n in batches)
-        for batch, n in batches:
-            with autocast(member):
+        for micro, (batch, n) in enumerate(batches):
+            key = key_of(self.base, update * len(batches) + micro, member.device)
+            with autocast(member), own_randomness(key, strict=False):
                 found = member.training_step(member.model, member.augment(batch))
             loss = _loss(found, n, extras)
             losses.append((loss.detach(), n))
@@ -155,7 +206,8 @@ class ModelRunner:
         member.optimizer.step()
 
     def _evaluate(self, number: int) -> dict[str, float]:
-        return evaluate(self.member, self._data.val, self._data.batch_size, derive(self._trial.seed, "validation", number))
+        seed = derive(self._trial.seed, "validation", number)
+        return evaluate(self.member, self.data.val, self.data.batch_size, seed, self.validation_base, number)
 
     def _follow(self, metrics: Mapping[str, float]) -> None:
         """ReduceLROnPlateau hears of the study's first metric; without one, of the loss."""
@@ -165,7 +217,7 @@ class ModelRunner:
                 scheduler.step(metrics[watched])
 
     def _size(self) -> int:
-        return self.member.batch_size or self._data.batch_size
+        return self.member.batch_size or self.data.batch_size
 
     def _last(self) -> int | None:
         return min((end for end in (self._end, self._place.max_t) if end is not None), default=None)
@@ -201,15 +253,17 @@ def _loss(found: Any, n: int, extras: Weighted) -> Tensor:
     return loss
 
 
-def _finite_mean(losses: list[tuple[Tensor, int]], number: int) -> float:
-    """The mean of the iteration's losses by samples. Looked at once an iteration: a look at each would wait for the device."""
-    values = torch.stack([loss for loss, _ in losses]).cpu().double()
+def finite_mean(values: Tensor, sizes: Sequence[int], number: int) -> float:
+    """The mean of an iteration's losses, (n,) float64, by samples.
+
+    Looked at once an iteration: a look at each would wait for the device.
+    """
     wrong = (~values.isfinite()).nonzero()
     if len(wrong):
         at = int(wrong[0])
         raise DivergedError(
-            f"The training loss must be finite, but was {values[at].item()} in iteration {number}, batch {at + 1} of {len(losses)}. "
+            f"The training loss must be finite, but was {values[at].item()} in iteration {number}, batch {at + 1} of {len(values)}. "
             "A smaller learning rate or max_grad_norm may help."
         )
-    weights = torch.tensor([float(n) for _, n in losses], dtype=torch.float64)
+    weights = torch.tensor(sizes, dtype=torch.float64)
     return float((values * weights).sum() / weights.sum())

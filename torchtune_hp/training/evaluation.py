@@ -1,12 +1,13 @@
 """A member's metrics over whole sets: means weighted by batch size, and what is gathered for `validation_end`.
 
 Evaluation is in eval mode, without gradients, in batches of hp.Data's own size whatever the trial's, and under a seed of its
-own: it moves nothing, and the same weights give the same metrics bit for bit.
+own: it moves nothing, and the same weights give the same metrics bit for bit. `base` and `number` say whose random numbers it
+draws, and of which iteration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigurationError
+from ..population.keys import batch_step, key_of
+from ..population.randomness import own_randomness
 from .data import Source
 from .hooks import ModelTrainable
 from .seeding import seeded
@@ -22,23 +25,35 @@ Weighted = dict[str, list[tuple[Any, Any]]]
 """(value, weight) pairs by name; both are numbers or 0-dim tensors."""
 
 
-def evaluate(member: ModelTrainable, sets: Mapping[str, Source], size: int, seed: int) -> dict[str, float]:
+def evaluate(member: ModelTrainable, sets: Mapping[str, Source], size: int, seed: int, base: int, number: int) -> dict[str, float]:
     """The metrics of every set, as "<set>/<metric>", or "<metric>" where the set has no name."""
     metrics: dict[str, float] = {}
     member.model.eval()
     with seeded(seed), torch.no_grad():
         for name, part in sets.items():
-            found = _evaluate(member, part, size)
-            metrics.update({f"{name}/{key}" if name else key: value for key, value in found.items()})
+            found = _evaluate(member, part, size, base, number)
+            metrics.update(named(name, found))
     return metrics
 
 
-def _evaluate(member: ModelTrainable, part: Source, size: int) -> dict[str, float]:
+def named(name: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of one set, under the set's name if it has one."""
+    return {f"{name}/{key}" if name else key: value for key, value in metrics.items()}
+
+
+def _evaluate(member: ModelTrainable, part: Source, size: int, base: int, number: int) -> dict[str, float]:
+    found = []
+    for k, (batch, n) in enumerate(part.batches(size)):
+        with autocast(member), own_randomness(key_of(base, batch_step(number, k), member.device), strict=False):
+            found.append((member.validation_step(member.model, batch), n))
+    return metrics_of(member, found)
+
+
+def metrics_of(member: ModelTrainable, each: Sequence[tuple[Any, int]]) -> dict[str, float]:
+    """From what `validation_step` gave for each batch, and the batch's size."""
     weighted: Weighted = {}
     gathered: dict[str, list[Tensor]] = {}
-    for batch, n in part.batches(size):
-        with autocast(member):
-            found = member.validation_step(member.model, batch)
+    for found, n in each:
         if not isinstance(found, Mapping):
             raise ConfigurationError(f"validation_step must return a dict of metrics, but it returned a {type(found).__name__}.")
         for key, value in found.items():

@@ -71,22 +71,26 @@ class Table:
 class TableFeed:
     def __init__(self, table: Table, seed: int, drop_last: bool) -> None:
         self.epoch = self.offset = 0
-        self._table, self._seed, self._drop_last = table, seed, drop_last
+        self.table, self._seed, self._drop_last = table, seed, drop_last
         self._device = next(leaves(table.tree)).device
         self._order: tuple[int, Tensor] | None = None
 
     def updates(self, size: int, accumulate: int) -> int:
-        whole, left = divmod(self._table.size, size * accumulate)
+        whole, left = divmod(self.table.size, size * accumulate)
         if self._drop_last and not whole:
             what = f"batch_size={size}" if accumulate == 1 else f"batch_size={size} x accumulate={accumulate}"
             raise ConfigurationError(
-                f"one update must fit the training set, but got {what} and {self._table.size} samples. Take a smaller batch_size, "
+                f"one update must fit the training set, but got {what} and {self.table.size} samples. Take a smaller batch_size, "
                 "or hp.Data(..., drop_last=False)."
             )
         return whole if self._drop_last or not left else whole + 1
 
     def take(self, size: int, accumulate: int) -> list[tuple[Tree, int]]:
-        n, chunk = self._table.size, size * accumulate
+        return [(self.table.rows(index), len(index)) for index in self.indices(size, accumulate)]
+
+    def indices(self, size: int, accumulate: int) -> list[Tensor]:
+        """What `take` would give, as indices into the table."""
+        n, chunk = self.table.size, size * accumulate
         enough = chunk if self._drop_last else 1
         if n - self.offset < enough:        # the batch size grew since the last update
             self.updates(size, accumulate)
@@ -95,12 +99,12 @@ class TableFeed:
             generator = torch.Generator().manual_seed(derive(self._seed, "order", self.epoch))
             self._order = self.epoch, torch.randperm(n, generator=generator).to(self._device)
         stop = min(self.offset + chunk, n)
-        order, rows = self._order[1], self._table.rows
-        batches = [(rows(order[a : min(a + size, stop)]), min(a + size, stop) - a) for a in range(self.offset, stop, size)]
+        order = self._order[1]
+        found = [order[a : min(a + size, stop)] for a in range(self.offset, stop, size)]
         self.offset = stop
         if n - stop < enough:
             self._turn()
-        return batches
+        return found
 
     def _turn(self) -> None:
         self.epoch, self.offset = self.epoch + 1, 0

@@ -56,8 +56,8 @@ class Runner(Protocol):
     4. `close` ends the trial, always, and runs the user's cleanup; a second `close` does nothing.
     """
 
-    step: int
-
+    @property
+    def step(self) -> int: ...
     def advance(self) -> Look: ...
     def save(self) -> State | None: ...     # None: it cannot be saved
     def close(self) -> None: ...

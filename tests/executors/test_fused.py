@@ -1,0 +1,110 @@
+"""Fused equals eight simulated slots, trial by trial and turn by turn; resting, keeping, resuming and failing as anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import torchtune_hp as hp
+from torchtune_hp.errors import ConfigurationError
+from torchtune_hp.testing.toy_models import ToyDivergingModel, ToyModel
+from torchtune_hp.trial import Reached
+
+SPACE = {"lr": hp.loguniform(1e-3, 0.1), "dropout": hp.uniform(0.0, 0.6), "width": hp.choice([4, 8]), "momentum": hp.uniform(0.0, 0.95)}
+SCHEDULERS: dict[str, Any] = {
+    "promotion": lambda: hp.ASHA(max_t=9, reduction_factor=3, variant="promotion"),
+    "stopping": lambda: hp.ASHA(max_t=9, reduction_factor=3, variant="stopping"),
+    "hyperband": lambda: hp.Hyperband(max_t=9, reduction_factor=3),
+    "full": lambda: hp.FullRuns(max_t=3),
+}
+
+
+def study(executor: Any, scheduler: str = "promotion", trainable: Any = ToyModel, **more: Any) -> hp.Results:
+    options: dict[str, Any] = {"trials": 20, "searcher": hp.RandomSearch(), "seed": 3, "storage": None, "verbose": 0, **more}
+    return hp.tune(trainable, SPACE, metric="loss", mode="min", executor=executor, scheduler=SCHEDULERS[scheduler](), **options)
+
+
+def story(results: hp.Results) -> list[Any]:
+    """Turns without their times: who stood where with which metrics, and what was commanded."""
+    told = []
+    for events, _, commands in results.journal.turns():
+        looks = [(event.trial, event.step, event.done, sorted(event.metrics)) for event in events if isinstance(event, Reached)]
+        told.append((looks, commands))
+    return told
+
+
+def close(one: hp.Results, other: hp.Results) -> None:
+    assert story(one) == story(other)
+    for mine, theirs in zip(one, other, strict=True):
+        assert (mine.trial, mine.state, mine.config) == (theirs.trial, theirs.state, theirs.config)
+        assert numbers(mine) == pytest.approx(numbers(theirs), rel=1e-4, abs=1e-5)
+
+
+def numbers(result: hp.Result) -> dict[str, float]:
+    return {name: value for name, value in result.metrics.items() if name not in ("config", "time_total_s")}
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_eight_fused_slots_equal_eight_simulated_workers(scheduler: str) -> None:
+    close(study(hp.Fused(8, strategy="vmap"), scheduler), study(hp.Simulated(8), scheduler))
+
+
+def test_whole_grants_of_different_lengths_equal_as_well() -> None:
+    close(study(hp.Fused(8, strategy="vmap"), look_every="grant"), study(hp.Simulated(8), look_every="grant"))
+
+
+def test_it_is_what_auto_means_for_a_model_and_the_same_seed_gives_the_same_bits() -> None:
+    first, second = (study("auto", storage=None) for _ in range(2))
+    assert any("as Fused offers" in note.text for note in first.log)
+    fused = [study(hp.Fused(8, strategy="vmap")) for _ in range(2)]
+    assert story(fused[0]) == story(fused[1]) and [r.metrics["loss"] for r in fused[0]] == [r.metrics["loss"] for r in fused[1]]
+    first.close(), second.close()
+
+
+def test_the_best_weights_are_kept_and_give_the_best_metrics_again(tmp_path: Path) -> None:
+    results = study(hp.Fused(8, strategy="vmap"), storage=tmp_path, name="kept")
+    model = results.best.load()
+    assert isinstance(model, nn.Module)
+    data = ToyModel.data()
+    x, y = data.val[""].tree  # type: ignore[union-attr]
+    with torch.no_grad():
+        loss = nn.functional.cross_entropy(model(x), y).item()
+    assert loss == pytest.approx(results.best.metrics["loss"], rel=1e-4)
+    assert results.best.test()["accuracy"] > 0.75
+
+
+def test_an_interrupted_study_resumes_to_the_uninterrupted_one(tmp_path: Path) -> None:
+    whole = study(hp.Fused(8, strategy="vmap"), storage=tmp_path, name="whole")
+    study(hp.Fused(8, strategy="vmap"), storage=tmp_path, name="parts", trials=7)
+    parts = hp.Tuner.resume(tmp_path / "parts", ToyModel, trials=20, executor=hp.Fused(8, strategy="vmap"), verbose=0).fit()
+    assert [result.config for result in parts] == [result.config for result in whole]
+    assert parts.best.metrics["loss"] <= 1.5 * whole.best.metrics["loss"]
+
+
+def test_trials_that_diverge_fail_by_themselves() -> None:
+    results = hp.tune(
+        ToyDivergingModel, {"at": hp.choice([2, 99]), "lr": hp.loguniform(1e-3, 0.1)}, metric="loss", mode="min", trials=12, seed=1,
+        scheduler=hp.FullRuns(max_t=4), searcher=hp.RandomSearch(), executor=hp.Fused(6, strategy="vmap"), storage=None, verbose=0,
+    )  # fmt: skip
+    for result in results:
+        assert result.state == ("failed" if result.config["at"] == 2 else "completed")
+        if result.state == "failed":
+            assert "must be finite, but was nan in iteration 2" in str(result.error)
+
+
+def test_what_is_no_model_is_refused_with_the_way_out() -> None:
+    def train(config: Any) -> None:
+        hp.report(loss=1.0)
+
+    with pytest.raises(ConfigurationError, match=r"Fused trains a ModelTrainable, but train is of another kind. Take executor=hp"):
+        study(hp.Fused(4), trainable=train)
+
+
+@pytest.mark.parametrize("wrong", [{"slots": 0}, {"slots": "many"}, {"device": 3}, {"strategy": "quick"}])
+def test_wrong_arguments_are_told(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+        hp.Fused(**wrong)

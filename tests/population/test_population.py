@@ -1,0 +1,227 @@
+"""hp.Population as anyone uses it: in a loop of one's own, without a study."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from torchtune_hp.errors import ConfigurationError
+from torchtune_hp.population.population import Population
+
+X, Y = torch.randn(32, 5, generator=torch.Generator().manual_seed(0)), torch.arange(32) % 3
+
+
+def mlp(seed: int, p: float = 0.3) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(p), nn.Linear(8, 3)).double()
+
+
+def adam(model: nn.Module, place: int = 0, **options: Any) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), lr=0.01 * (1 + place), weight_decay=0.1 * place, **options)
+
+
+def loss_fn(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return F.cross_entropy(model(batch[0].double()), batch[1])
+
+
+def logits(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return model(batch[0].double())
+
+
+def population(k: int = 4, **options: Any) -> Population:
+    models = [mlp(place, 0.1 * (1 + place)) for place in range(k)]
+    return Population(models, [adam(model, place) for place, model in enumerate(models)], **options)
+
+
+def run(found: Population, steps: int) -> Tensor:
+    return torch.stack([found.step(loss_fn, (X, Y)) for _ in range(steps)])
+
+
+def close(one: Any, other: Any) -> None:
+    torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_at_once_and_one_by_one_are_the_same() -> None:
+    fused, alone = population(strategy="vmap"), population(strategy="loop")
+    assert fused.reason == "4 at once" and alone.reason == "one by one, as asked for"
+    close(run(fused, 8), run(alone, 8))
+    close(fused.evaluate(logits, (X, Y)), alone.evaluate(logits, (X, Y)))
+
+
+def test_unstacked_models_and_optimizers_go_on_alone_with_the_same_numbers() -> None:
+    fused, alone = population(strategy="vmap"), population(strategy="loop")
+    run(fused, 5), run(alone, 5)
+    fused.unstack()
+    for (model, optimizer), (other, its) in zip(fused._rows.members, alone._rows.members):
+        assert optimizer.state_dict()["param_groups"] == its.state_dict()["param_groups"]
+        for one, two in ((model, optimizer), (other, its)):
+            one.train()
+            for module in one.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = 0.0
+            for _ in range(3):
+                two.zero_grad()
+                loss_fn(one, (X, Y)).backward()
+                two.step()
+        close(model.state_dict(), other.state_dict())
+        loaded = adam(model)
+        loaded.load_state_dict(optimizer.state_dict())
+
+
+def test_a_member_s_numbers_do_not_depend_on_its_place_or_on_the_others() -> None:
+    """Slot 0 of 1 and slot 3 of 5, joined at the start or when others had gone ahead: the same curve."""
+    seeds = [31, 32, 33, 34, 35]
+    five = [mlp(place) for place in range(5)]
+    alone = copy.deepcopy(five[3])
+    together = run(Population(five, [adam(m, p) for p, m in enumerate(five)], seeds=seeds, strategy="vmap"), 6)[:, 3]
+    single = run(Population([alone], [adam(alone, 3)], seeds=[34], strategy="vmap"), 6)[:, 0]
+    close(together, single)
+    ahead, late = population(3, strategy="vmap"), mlp(3)
+    run(ahead, 4)
+    place = ahead.add(late, adam(late, 3), seed=34)
+    close(run(ahead, 6)[:, place], single)
+
+
+def test_the_same_again_is_the_same_in_every_bit() -> None:
+    assert torch.equal(run(population(strategy="vmap"), 6), run(population(strategy="vmap"), 6))
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_a_nan_in_one_member_leaves_the_others_bits_alone(clip: float | None) -> None:
+    def poisoned(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        return loss_fn(model, batch[:2]) * batch[2]
+
+    def trained(factor: float) -> tuple[Tensor, Population]:
+        found = population(strategy="vmap", max_grad_norm=clip)
+        losses = []
+        for step in range(6):
+            factors = torch.ones(4, dtype=torch.float64)
+            factors[2] = factor if step == 2 else 1.0
+            batch = (X.expand(4, -1, -1), Y.expand(4, -1), factors)
+            losses.append(found.step(poisoned, batch, in_dims=0))
+        return torch.stack(losses), found
+
+    (well, healthy), (ill, sick) = trained(1.0), trained(float("nan"))
+    others = [0, 1, 3]
+    assert ill[3:, 2].isnan().all() and torch.equal(well[:, others], ill[:, others])
+    for place, (one, two) in enumerate(zip(healthy.unstack(), sick.unstack())):
+        same = all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values()))
+        assert same == (place != 2)
+
+
+def test_members_leave_join_and_are_copied_while_it_lives() -> None:
+    def played(strategy: Any) -> list[Tensor]:
+        found = population(strategy=strategy)
+        losses = [*run(found, 3)]
+        (gone,) = found.take_out(1)
+        assert len(found) == 3 and isinstance(gone, nn.Module)
+        losses += [*run(found, 2), gone.eval()(X.double()).detach()]
+        late = mlp(9)
+        assert found.add(late, adam(late, 2)) == 3
+        losses += run(found, 2)
+        found.copy(0, 2)
+        losses += run(found, 2)
+        found.take_out(0, 3)
+        return [*losses, *run(found, 2)]
+
+    close(played("vmap"), played("loop"))
+
+
+def test_schedulers_that_drive_the_optimizers_work_as_ever() -> None:
+    def played(strategy: Any) -> Tensor:
+        found = population(strategy=strategy)
+        schedulers = [
+            torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.05 * (1 + place), total_steps=10)
+            for place, (_, optimizer) in enumerate(found._rows.members)
+        ]
+        losses = []
+        for _ in range(8):
+            losses.append(found.step(loss_fn, (X, Y)))
+            for scheduler in schedulers:
+                scheduler.step()
+        return torch.stack(losses)
+
+    close(played("vmap"), played("loop"))
+
+
+def test_clipping_is_each_member_s_own() -> None:
+    norms = [0.01, 0.1, 1.0, float("inf")]
+    close(run(population(strategy="vmap", max_grad_norm=norms), 6), run(population(strategy="loop", max_grad_norm=norms), 6))
+
+
+def test_after_a_change_from_outside_it_is_read_again() -> None:
+    fused, alone = population(strategy="vmap"), population(strategy="loop")
+    for found in (fused, alone):
+        run(found, 2)
+        models = found.unstack()
+        with torch.no_grad():
+            models[1][0].weight.mul_(0.5)
+        found.reload()
+    close(run(fused, 3), run(alone, 3))
+
+
+def test_few_are_trained_one_by_one_and_more_at_once() -> None:
+    found = population(2)
+    assert found.reason == "one by one: 2 gain nothing from a stack"
+    run(found, 2)
+    late = mlp(5)
+    found.add(late, adam(late))
+    assert found.reason == "3 at once"
+    other = population(3, strategy="loop")
+    assert len(run(found, 2)[0]) == len(run(other, 1)[0]) == 3
+
+
+def test_what_has_no_rule_is_trained_one_by_one_and_says_why() -> None:
+    models = [mlp(place) for place in range(3)]
+    found = Population(models, [torch.optim.Rprop(model.parameters()) for model in models])
+    assert found.reason.startswith("one by one: ") and "Rprop" in found.reason
+    assert run(found, 2).isfinite().all()
+    with pytest.raises(ConfigurationError, match=r'strategy="vmap" cannot be kept: .*Rprop'):
+        Population(models, [torch.optim.Rprop(model.parameters()) for model in models], strategy="vmap")
+
+
+def test_extra_parameters_that_no_optimizer_trains_stay_as_they_are() -> None:
+    models = [mlp(place) for place in range(3)]
+    before = [model[0].weight.clone() for model in models]
+    found = Population(models, [torch.optim.SGD(model[4].parameters(), lr=0.1) for model in models], strategy="vmap")
+    run(found, 3)
+    assert all(torch.equal(model[0].weight, old) for model, old in zip(found.unstack(), before))
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "none": (lambda: Population([], []), "at least one model is needed"),
+    "counts": (lambda: Population([mlp(0)], []), "got 1 models and 0 optimizers"),
+    "no module": (lambda: Population([abs], [adam(mlp(0))]), "models must be of torch.nn.modules.module.Module, but one is a builtin"),  # type: ignore[list-item]
+    "no optimizer": (lambda: Population([mlp(0)], [1]), "optimizers must be of torch.optim.optimizer.Optimizer, but one is a int"),  # type: ignore[list-item]
+    "another's": (lambda: Population([mlp(0)], [adam(mlp(1))]), "optimizer 0 must train parameters of model 0"),
+    "seeds": (lambda: population(seeds=[1, 2]), "a seed for each model is needed, but got 2 for 4"),
+    "clip": (lambda: population(max_grad_norm=-1.0), "max_grad_norm must be positive"),
+    "strategy": (lambda: population(strategy="quick"), 'strategy must be "auto", "vmap" or "loop"'),
+    "place": (lambda: population().take_out(7), "there are members 0 to 3, but got [7]"),
+    "all": (lambda: population().take_out(0, 1, 2, 3), "at least one member must stay"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_said(case: str) -> None:
+    make, text = WRONG[case]
+    with pytest.raises(ConfigurationError) as caught:
+        make()
+    assert text in str(caught.value)
+
+
+def test_members_that_cannot_share_are_told_by_what_they_differ_in() -> None:
+    models = [nn.Sequential(nn.Linear(5, width), nn.ReLU(), nn.Linear(width, 3)) for width in (4, 8)]
+    with pytest.raises(ConfigurationError, match=r"member 1 and the first differ in 0.out_features: 4 and 8. Make a Population for each"):
+        Population(models, [adam(model) for model in models])
+
+
+def test_a_loss_of_the_wrong_shape_is_told() -> None:
+    for strategy in ("vmap", "loop"):
+        with pytest.raises(ValueError, match=r"must be a 0-dim tensor, but is \(32,\)"):
+            population(strategy=strategy).step(lambda model, batch: F.cross_entropy(logits(model, batch), Y, reduction="none"), (X, Y))

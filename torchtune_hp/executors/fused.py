@@ -1,0 +1,192 @@
+"""Hundreds of trials of a ModelTrainable at once, in this process: each turn trains all that were submitted, as stacks.
+
+Everything else is as with `Serial(slots)`: the same trials, the same virtual time, the same looks up to rounding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from ..errors import ConfigurationError
+from ..population.engine import Answer, Engine, Strategy
+from ..training.alone import ModelRunner
+from ..training.model import ModelRecipe
+from ..training.runner import Runner
+from ..trial import Command, Event, Failed, Keep, Launch, Note, Reached, Setting, Standing, Train, Trial
+from .base import Job, failed, stamped
+from .clock import VirtualTime
+from .local import LocalTrials
+
+SLOTS = {"cpu": 32, "cuda": 128}
+"""Slots where none are said."""
+
+
+class Fused:
+    """Trains the trials of a `ModelTrainable` as one tensor program.
+
+    `slots`: how many trials run at once; "auto": 32 on a CPU, 128 on a GPU. `device`: where; "auto": the GPU, if there is one.
+
+    `strategy`: "vmap" stacks whatever can be stacked, "loop" nothing, "auto" what is faster so: both are timed, and the study's log
+    says what was chosen. A choice changes results by rounding only.
+
+    Trials share a stack where their models have one architecture; what cannot be stacked is trained one by one, and the study's
+    log says why. ConfigurationError for a trainable of another kind: those need `Processes()` or `Serial()`.
+    """
+
+    ordered = True
+
+    def __init__(self, slots: int | Literal["auto"] = "auto", device: str = "auto", strategy: Strategy = "auto") -> None:
+        if slots != "auto" and (type(slots) is not int or slots < 1):
+            raise ConfigurationError(f'slots: must be "auto" or an int of at least 1, but got {slots!r}.')
+        if not isinstance(device, str):
+            raise ConfigurationError(f'device: must be "auto" or the name of a device such as "cuda", but got {device!r}.')
+        if strategy not in ("auto", "vmap", "loop"):
+            raise ConfigurationError(f'strategy: must be "auto", "vmap" or "loop", but got {strategy!r}.')
+        self.slots = slots
+        self.strategy: Strategy = strategy
+        self.device = device
+        self._trials: _FusedTrials | None = None
+
+    def prepare(self, job: Job) -> int:
+        import torch
+
+        if not isinstance(job.recipe, ModelRecipe):
+            raise ConfigurationError(
+                f"Fused trains a ModelTrainable, but {job.recipe.name} is of another kind. Take executor=hp.Processes() or hp.Serial()."
+            )
+        device = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        self._job = dataclasses.replace(job, place=dataclasses.replace(job.place, device=device))
+        return SLOTS.get(torch.device(device).type, SLOTS["cpu"]) if self.slots == "auto" else self.slots
+
+    def begin(self, setting: Setting, standing: Standing) -> None:
+        self._clock = VirtualTime(standing.tick)
+        self._since = dict(standing.since)
+        self._trials = _FusedTrials(self._job, standing.live, self.strategy)
+        self._work: list[tuple[int, int]] = []          # (trial, until), in order of submission
+        self._began = time.monotonic() - standing.seconds
+
+    def submit(self, command: Command) -> None:
+        trials = self._begun()
+        if isinstance(command, Launch):
+            trials.launch(command)
+            self._queue(command.trial.id, command.until)
+        elif isinstance(command, Train):
+            if command.until is None:
+                raise ConfigurationError(f"Train({command.trial}, None): an executor needs a step to train to; the study grants ENDLESS.")
+            self._queue(command.trial, command.until)
+        elif isinstance(command, Keep):
+            trials.keep(command)
+        else:
+            trials.drop(command)
+
+    def wait(self) -> list[Event]:
+        trials = self._begun()
+        trials.tidy({trial for trial, _ in self._work})
+        work, self._work = self._work, []
+        for answer in trials.train_all(work):
+            self._clock.finish(answer)
+        now = time.monotonic() - self._began
+        notes, trials.notes = trials.notes, []
+        return [*(stamped(note, now) for note in notes), *(stamped(answer, now) for answer in self._clock.pop())]
+
+    def close(self, save: bool = False) -> None:
+        trials, self._trials = self._trials, None
+        if trials is not None:
+            if save:
+                trials.save()
+            trials.close()
+
+    def _queue(self, trial: int, until: int) -> None:
+        self._clock.submit(trial, self._begun().step(trial), self._since.pop(trial, None))
+        self._work.append((trial, until))
+
+    def _begun(self) -> _FusedTrials:
+        if self._trials is None:
+            raise RuntimeError("Fused: prepare and begin come first, and close last.")
+        return self._trials
+
+
+class _FusedTrials(LocalTrials):
+    """The live trials of this process, trained together."""
+
+    def __init__(self, job: Job, live: Sequence[tuple[Trial, int]], strategy: Strategy) -> None:
+        self.engine = Engine(lambda kind, text: self.notes.append(Note(kind, text)), strategy)
+        super().__init__(job, live)
+
+    def train_all(self, work: Sequence[tuple[int, int]]) -> list[Reached | Failed]:
+        """Trains each to its step or its own end; the answers in order of `work`. Their times are 0: the caller knows them."""
+        began = time.monotonic()
+        answers: dict[int, Reached | Failed] = {}
+        going: dict[int, int] = {}
+        for trial, until in work:
+            try:
+                runner = self._runners.pop(trial, None) or self._start(trial, until)
+                self._runners[trial] = runner
+                going[trial] = until
+            except (Exception, SystemExit) as error:
+                answers[trial] = self._failed(trial, self._steps[trial], error)
+        while going:
+            runners = {trial: self._fused(trial) for trial in going}
+            found = self.engine.advance(list(runners.values()))
+            for trial, until in list(going.items()):
+                answer = self._answer(trial, until, found[runners[trial]])
+                if answer is not None:
+                    answers[trial] = answer
+                    del going[trial]
+        for answer in answers.values():
+            self._steps[answer.trial] = max(self._steps[answer.trial], answer.step)
+            if isinstance(answer, Reached):
+                self._dirty.add(answer.trial)
+        self._unsaved += time.monotonic() - began
+        return [answers[trial] for trial, _ in work]
+
+    def _answer(self, trial: int, until: int, found: Answer) -> Reached | Failed | None:
+        if isinstance(found, BaseException):
+            return self._failed(trial, self._fused(trial).step, found)
+        self.notes += [Note("report", text, trial) for text in found.notes]
+        if found.done or found.step >= until:
+            return Reached(trial, found.step, found.metrics, 0.0, found.done)
+        return None
+
+    def _failed(self, trial: int, at: int, error: BaseException) -> Failed:
+        answer = failed(trial, max(at + 1, self._steps[trial] + 1), error, 0.0)
+        self._close(trial)
+        return answer
+
+    def _fused(self, trial: int) -> ModelRunner:
+        runner = self._runners[trial]
+        assert isinstance(runner, _Row)
+        return runner.runner
+
+    def _start(self, trial: int, until: int) -> Runner:
+        runner = super()._start(trial, until)
+        assert isinstance(runner, ModelRunner)
+        return _Row(runner, self.engine)
+
+
+class _Row:
+    """A runner whose tensors may lie in a stack: they are written back before anyone sees them."""
+
+    def __init__(self, runner: ModelRunner, engine: Engine) -> None:
+        self.runner, self._engine = runner, engine
+
+    @property
+    def step(self) -> int:
+        return self.runner.step
+
+    def advance(self) -> Any:
+        found = self._engine.advance([self.runner])[self.runner]
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    def save(self) -> Mapping[str, Any]:
+        self._engine.settle(self.runner)
+        return self.runner.save()
+
+    def close(self) -> None:
+        self._engine.leave(self.runner)
+        self.runner.close()

@@ -1,0 +1,176 @@
+"""Random numbers without a generator: a hash of (key, call, element), so that whoever holds the key can draw any of them again.
+
+An element's number goes through three rounds of multiply and fold on 32 bits, and the two 32-bit words of the stream enter before
+the first and the second fold (after C. Wellons, "Prospecting for Hash Functions", 2018). 32 bits because it is to be cheap: torch
+multiplies int32 several times as fast as int64, on CPUs as on GPUs.
+
+Laws:
+1. A draw depends on (key, call, lane, element's flat index) alone: not on the slot that vmap gives the key, the device, or what
+   was drawn before. Hashes are equal to the bit everywhere, eager and compiled; floats to rounding.
+2. Only integer operations with wrap-around and elementwise functions: every draw runs under vmap with a batched key.
+3. Uniform numbers have all their digits (24 for float32, 53 for float64) and are below 1; normal and exponential ones have
+   right tails, to 6.6 sigma and 1e-10 in float32, for they come from the side of 0, where floats are dense.
+
+Throughout: `key` is an int64 tensor () or its `words`; `call` a whole number, which draw of the step it is; `lane` tells several
+hashes of one draw apart; shapes are those of one member.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Words = tuple[Tensor, Tensor]
+"""A key, mixed: two int32 tensors ()."""
+
+Device = torch.device | None
+"""None: the key's."""
+
+DIGITS = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
+"""Binary digits of a uniform number; the floating types that can be drawn."""
+
+TRIES = 10
+"""Candidates of a Gamma draw; each is accepted with probability at least 0.95, so all are refused once in 1e13."""
+
+_SPREAD, _FIRST, _SECOND = -1640531535, 2146121005, -2073254261
+"""Odd: the golden ratio's bits, then the multipliers of Wellons's lowbias32."""
+
+
+def words(key: Tensor | Words) -> Words:
+    """The key's 64 bits mixed and cut in two. Once a step: ten small operations.
+
+    Keys that differ in one bit anywhere, neighbours above all, become unlike each other.
+    """
+    if isinstance(key, tuple):
+        return key
+    mixed = key.to(torch.int64) * -7046029254386353131
+    mixed = (mixed ^ (mixed >> 32 & 2**32 - 1)) * -4658895280553007687
+    mixed = (mixed ^ (mixed >> 29 & 2**35 - 1)) * -7723592293110705685
+    mixed = mixed ^ (mixed >> 32 & 2**32 - 1)
+    return mixed.to(torch.int32), (mixed >> 32).to(torch.int32)
+
+
+def bits(key: Tensor | Words, call: int, shape: Sequence[int], device: Device = None, lane: int = 0) -> Tensor:
+    """`shape` int32, uniform over all 2^32 values. `device`: None is the key's."""
+    low, high = words(key)
+    if device is not None and device != low.device:
+        low, high = low.to(device), high.to(device)
+    salt = _mix(4 * call + lane)        # 24 bits of each word: compiled, vmap's scalar operands pass through float32
+    index = torch.arange(math.prod(shape), dtype=torch.int32, device=low.device)
+    hashed = (low + _high_24(salt) + index).mul_(_SPREAD)
+    hashed = _folded(hashed, 16).mul_(_FIRST).add_(high + _high_24(salt >> 32))
+    hashed = _folded(hashed, 15).mul_(_SECOND)
+    return _folded(hashed, 16).reshape(tuple(shape))
+
+
+def _folded(hashed: Tensor, by: int) -> Tensor:
+    """The high bits xored onto the low ones, in place; torch's shift carries the sign along, hence the mask.
+
+    Adding them would save the mask, but then multiplying and folding are as good as linear, and correlations stay.
+    """
+    return hashed.bitwise_xor_((hashed >> by).bitwise_and_((1 << 32 - by) - 1))
+
+
+def wide_bits(key: Tensor | Words, call: int, shape: Sequence[int], device: Device = None, lane: int = 0) -> Tensor:
+    """`shape` int64, uniform over all 2^64 values; takes lanes 2 * lane and 2 * lane + 1."""
+    low, high = (bits(key, call, shape, device, 2 * lane + part).to(torch.int64) for part in (0, 1))
+    return (high << 32) ^ low
+
+
+def uniform(
+    key: Tensor | Words, call: int, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: Device = None, lane: int = 0
+) -> Tensor:
+    """`shape` numbers in [0, 1), multiples of 2^-digits (DIGITS). KeyError: a dtype that is not floating."""
+    digits = DIGITS[dtype]
+    if dtype is torch.float64:
+        return (wide_bits(key, call, shape, device, lane) >> 11).to(dtype).mul_(2.0**-digits).add_(0.5)
+    hashed = bits(key, call, shape, device, lane).bitwise_right_shift_(32 - digits)
+    return hashed.to(torch.float32).mul_(2.0**-digits).add_(0.5).to(dtype)
+
+
+def positive(
+    key: Tensor | Words, call: int, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: Device = None, lane: int = 0
+) -> Tensor:
+    """`shape` numbers in (0, 1], uniform and dense near 0: the smallest is 2^-32 (2^-64 for float64). float32 or float64."""
+    if dtype is torch.float64:
+        return (wide_bits(key, call, shape, device, lane) & (2**63 - 1)).to(dtype).add_(0.5).mul_(2.0**-63)
+    return bits(key, call, shape, device, lane).bitwise_and_(2**31 - 1).to(dtype).add_(0.5).mul_(2.0**-31)
+
+
+def normal(
+    key: Tensor | Words, call: int, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: Device = None, lane: int = 0
+) -> Tensor:
+    """`shape` numbers from N(0, 1), two from a pair of uniform ones (Box and Muller 1958). Takes lanes `lane` and `lane` + 1."""
+    work = _work(dtype)
+    n = math.prod(shape)
+    half = ((n + 1) // 2,)
+    radius = positive(key, call, half, work, device, lane).log_().mul_(-2.0).sqrt_()
+    if work is torch.float64:
+        angle = wide_bits(key, call, half, device, lane + 1).to(work).mul_(math.pi * 2.0**-63)
+    else:
+        angle = bits(key, call, half, device, lane + 1).to(work).mul_(math.pi * 2.0**-31)
+    pairs = torch.stack((radius * angle.cos(), radius * angle.sin()), -1)
+    return pairs.reshape(-1)[:n].reshape(tuple(shape)).to(dtype)
+
+
+def exponential(
+    key: Tensor | Words, call: int, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: Device = None, lane: int = 0
+) -> Tensor:
+    """`shape` numbers from Exp(1), all above 0: their logarithm is finite."""
+    least = max(2.0**-26, torch.finfo(dtype).tiny)
+    return positive(key, call, shape, _work(dtype), device, lane).log_().neg_().to(dtype).clamp(min=least)
+
+
+def below(key: Tensor | Words, call: int, shape: Sequence[int], n: int, device: Device = None) -> Tensor:
+    """`shape` int64 in [0, n), 1 <= n <= 2^63 - 1; no value is more likely than another by more than 1 in 65,536."""
+    if n <= 2**16:
+        return (bits(key, call, shape, device).to(torch.int64).add_(2**31).mul_(n)).bitwise_right_shift_(32)
+    return (wide_bits(key, call, shape, device) & (2**63 - 1)) % n
+
+
+def permutation(key: Tensor | Words, call: int, n: int, device: Device = None) -> Tensor:
+    """(n,) int64: 0 to n - 1, in an order of which each is equally likely."""
+    return wide_bits(key, call, (n,), device).argsort()
+
+
+def log_gamma(key: Tensor | Words, call: int, shape: Sequence[int], alpha: Tensor) -> Tensor:
+    """`shape` logarithms of Gamma(alpha, 1) draws, `alpha` broadcast to it (Marsaglia and Tsang 2000). float32 or float64.
+
+    The logarithm, for Gamma(0.01) is mostly below the smallest float, and a Dirichlet draw is these logarithms' softmax.
+    """
+    dtype, device, many = alpha.dtype, alpha.device, (TRIES, *shape)
+    raised = torch.where(alpha < 1, alpha + 1, alpha).expand(tuple(shape))       # the method wants alpha >= 1
+    d = raised - 1 / 3
+    x = normal(key, call, many, dtype, device, 0)
+    v = 1 + x / (9 * d).sqrt()
+    log_v = 3 * v.clamp(min=torch.finfo(dtype).tiny).log()
+    u = positive(key, call + 1, many, dtype, device, 0)
+    accepted = (v > 0) & (u.log() < 0.5 * x * x + d * (1 - log_v.exp() + log_v))
+    first = accepted.to(torch.int8).argmax(0, keepdim=True)
+    found = d.log() + log_v.gather(0, first)[0]
+    lower = positive(key, call + 1, shape, dtype, device, 1).log() / alpha
+    return torch.where(alpha < 1, found + lower, found)
+
+
+def _work(dtype: torch.dtype) -> torch.dtype:
+    """What a draw is computed in; KeyError where it cannot be."""
+    return torch.float64 if DIGITS[dtype] == 53 else torch.float32
+
+
+def _mix(n: int) -> int:
+    """64 bits for a small whole number (splitmix64: Steele, Lea and Flood 2014)."""
+    z = (n + 1) * 0x9E3779B97F4A7C15 & _ALL
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & _ALL
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & _ALL
+    return z ^ z >> 31
+
+
+def _high_24(n: int) -> int:
+    """An int32's value from the low 32 bits, the lowest 8 of them 0."""
+    return ((n & 0xFFFFFF00) ^ 0x80000000) - 0x80000000
+
+
+_ALL = 2**64 - 1

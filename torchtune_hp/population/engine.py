@@ -1,0 +1,192 @@
+"""Trials of a ModelTrainable trained together: every call advances all of them by one iteration, in as few stacks as can be.
+
+A trial stays what it is alone, a `ModelRunner` with its own module, optimizer, schedulers and place in the data; the engine
+borrows its tensors for a row of a stack, and writes them back before anyone reads them (`settle`).
+
+    kind      what members of a stack agree in: signature, words such as batch_size, and whatever their hooks read from self
+    group     the runners of a kind, and their stack
+    alone     a kind that cannot be a stack, or gains nothing from it, is trained one by one, for the same numbers
+
+Laws:
+1. The looks are those that each runner's own `advance` would give, up to rounding: whatever shares its stack, and since when.
+2. What fails, fails alone: a loss that is not finite ends its member; an error in the shared step is looked for in each member
+   by itself, from where the iteration began.
+3. Whatever made the engine choose is said once, through `note`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Literal
+
+from ..training.alone import ModelRunner
+from ..training.feed import TableFeed
+from ..training.runner import Look
+from .group import Apart, Group, Refused
+from .signature import signature
+from .speeds import Speeds
+from .view import shown_read, values_of
+
+Answer = Look | BaseException
+Note = Callable[[str, str], None]
+"""(kind, text)"""
+
+Strategy = Literal["auto", "vmap", "loop"]
+
+FEW = 2
+"""So many runners of a kind or fewer are trained one by one."""
+
+
+class Engine:
+    """`note` is told what was chosen, and why.
+
+    `strategy`: "vmap" stacks whatever can be stacked, "loop" nothing, "auto" what is faster so.
+    """
+
+    def __init__(self, note: Note = lambda kind, text: None, strategy: Strategy = "auto") -> None:
+        self._note = note
+        self._strategy = strategy
+        self._speeds: dict[Hashable, Speeds] = {}       # by structure
+        self._groups: dict[Hashable, Group] = {}
+        self._kinds: dict[ModelRunner, Hashable] = {}
+        self._reads: dict[Hashable, set[str]] = {}      # by structure: what hooks were seen to read
+        self._alone: dict[Hashable, str] = {}           # by structure: why its members are trained one by one
+        self._said: set[Hashable] = set()
+
+    def advance(self, runners: Sequence[ModelRunner]) -> dict[ModelRunner, Answer]:
+        """One iteration of each -> its look, or what it raised."""
+        answers: dict[ModelRunner, Answer] = {}
+        waiting = list(runners)
+        while waiting:
+            again: list[ModelRunner] = []
+            for kind, members in self._sorted(waiting).items():
+                if self._apart(kind, len(members)):
+                    for runner in members:
+                        answers[runner] = self._by_itself(runner)
+                else:
+                    again += self._together(kind, members, answers)
+            waiting = again
+        return answers
+
+    def settle(self, runner: ModelRunner) -> None:
+        """The runner's own module and optimizer are what it was trained to."""
+        group = self._group_of(runner)
+        if group is not None:
+            group.settle(runner)
+
+    def leave(self, runner: ModelRunner) -> None:
+        """The runner is not trained here any more; its own module and optimizer are what it was trained to."""
+        group = self._group_of(runner)
+        if group is not None:
+            group.keep_only([other for other in group.runners if other is not runner])
+        self._kinds.pop(runner, None)
+
+    def stacks(self) -> list[int]:
+        """How many members each stack holds."""
+        return [len(group.runners) for group in self._groups.values() if group.runners]
+
+    def _group_of(self, runner: ModelRunner) -> Group | None:
+        group = self._groups.get(self._kinds.get(runner))
+        return group if group is not None and runner in group.runners else None
+
+    def _sorted(self, runners: Sequence[ModelRunner]) -> dict[Hashable, list[ModelRunner]]:
+        kinds: dict[Hashable, list[ModelRunner]] = {}
+        for runner in runners:
+            kinds.setdefault(self._kind(runner), []).append(runner)
+        return kinds
+
+    def _kind(self, runner: ModelRunner) -> Hashable:
+        known = self._kinds.get(runner)
+        if known is None:
+            member = runner.member
+            words = (member.batch_size, member.accumulate, member.precision, member.lr_step)
+            structure = (type(member), id(runner.data), words, signature(member.model, member.optimizer))
+            known = (structure, values_of(member, self._reads.setdefault(structure, set())))
+            self._kinds[runner] = known
+        return known
+
+    def _apart(self, kind: Any, k: int) -> bool:
+        """Whether k of this kind are trained one by one."""
+        structure = kind[0]
+        if k <= FEW or self._strategy == "loop" or structure in self._alone:
+            return True
+        slow = self._speeds[structure].loses(k) if structure in self._speeds else None
+        if slow is not None:
+            text = f"{structure[0].__name__}: trained one by one where there are {k} or so: {slow}."
+            self._say("choice", text, (structure, k.bit_length()))
+        return slow is not None
+
+    def _by_itself(self, runner: ModelRunner) -> Answer:
+        group = self._group_of(runner)
+        if group is not None:
+            group.keep_only([other for other in group.runners if other is not runner])
+        try:
+            return runner.advance()
+        except (Exception, SystemExit) as error:
+            return error
+        finally:
+            self._changed(runner)
+
+    def _together(self, kind: Any, members: list[ModelRunner], answers: dict[ModelRunner, Answer]) -> list[ModelRunner]:
+        """Trains them as a stack; returns those that turned out to be of another kind, to be sorted again."""
+        structure = kind[0]
+        if not all(isinstance(runner.feed, TableFeed) for runner in members):
+            self._refuse(structure, "the data is a DataLoader: its batches come as they come")
+            return members
+        group = self._groups.setdefault(kind, Group(self._timed(structure)))
+        try:
+            answers.update(group.advance(members, self._reads[structure]))
+        except Apart:
+            self._regroup(structure, members)
+            return members
+        except Refused as refused:
+            group.give_up()
+            del self._groups[kind]
+            self._one_by_one(structure, members, answers, str(refused))
+        for runner in members:
+            self._changed(runner)
+        return []
+
+    def _timed(self, structure: Hashable) -> Speeds | None:
+        return self._speeds.setdefault(structure, Speeds()) if self._strategy == "auto" else None
+
+    def _one_by_one(self, structure: Hashable, members: Sequence[ModelRunner], answers: dict[ModelRunner, Answer], why: str) -> None:
+        """The shared step raised: whose error is it? If each can do it by itself, it is the sharing's, and there is no more of it."""
+        found = {runner: self._by_itself(runner) for runner in members}
+        answers.update(found)
+        if not any(isinstance(answer, BaseException) for answer in found.values()):
+            self._refuse(structure, why)
+
+    def _regroup(self, structure: Hashable, members: Sequence[ModelRunner]) -> None:
+        """All of this structure are sorted anew, by what is known now of what their hooks read."""
+        reads = self._reads[structure]
+        for kind, group in list(self._groups.items()):
+            if kind[0] == structure:  # type: ignore[index]
+                group.give_up()
+                del self._groups[kind]
+        for runner, kind in list(self._kinds.items()):
+            if kind[0] == structure:  # type: ignore[index]
+                del self._kinds[runner]
+        apart = [read for read in sorted(reads) if len({values_of(runner.member, [read]) for runner in members}) > 1]
+        name = type(members[0].member).__name__
+        shown = ", ".join(map(shown_read, apart))
+        self._say(
+            "stack",
+            f"{name}: the hooks read {shown}, which differs between trials: one stack for each value. A number read as "
+            "self.hparams[...] would not split them.",
+        )
+
+    def _refuse(self, structure: Any, why: str) -> None:
+        self._alone[structure] = why
+        self._say("stack", f"{structure[0].__name__}: trained one by one: {why}.")
+
+    def _changed(self, runner: ModelRunner) -> None:
+        """After `on_iteration_end`, which may change what a stack depends on, the kind is found out anew."""
+        if runner.hooked:
+            self._kinds.pop(runner, None)
+
+    def _say(self, kind: str, text: str, once: Hashable = None) -> None:
+        if (once or text) not in self._said:
+            self._said.add(once or text)
+            self._note(kind, text)
+

@@ -1,0 +1,302 @@
+"""The runners of one kind and their stack: one iteration of all of them.
+
+What each would do alone (`training/alone.py`) happens here for all at once: the same samples by index, the same keys, the
+same order of update, schedule, validation and look. Only what is ordinary Python by nature is done for one after another:
+schedulers, `validation_end`, `on_iteration_end` and the look itself.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from ..errors import TorchtuneError
+from ..training.alone import ModelRunner, finite_mean
+from ..training.drain import tree_map
+from ..training.evaluation import Weighted, autocast, is_scalar, means, metrics_of, named
+from ..training.hooks import schedulers
+from ..training.runner import Look
+from .keys import batch_step, keys_of
+from .speeds import Speeds, time_alone, wait
+from .stack import Stack, Unstackable
+from .view import give, values_of, view_of
+
+
+class Refused(Exception):
+    """These members cannot be trained as a stack; the text says why. Nothing has changed."""
+
+
+class Apart(Exception):
+    """The hooks read from self what differs between these members. Nothing has changed."""
+
+
+class Group:
+    """`runners[i]` is row i of the stack. `speeds`: where the times of its updates are noted."""
+
+    def __init__(self, speeds: Speeds | None = None) -> None:
+        self.runners: list[ModelRunner] = []
+        self.speeds = speeds
+        self._warm = False
+        self._stack: Stack | None = None
+        self._stale: set[ModelRunner] = set()       # their own modules are behind their rows
+        self._before: Any = None
+
+    # Membership ---------------------------------------------------------------------------------------------------------
+
+    def keep_only(self, runners: Sequence[ModelRunner]) -> None:
+        """All others leave, written back."""
+        gone = [row for row, runner in enumerate(self.runners) if runner not in runners]
+        if not gone:
+            return
+        for row in gone:
+            self.settle(self.runners[row])
+        self.runners = [runner for runner in self.runners if runner in runners]
+        if not self.runners:
+            self._stack = None
+        elif self._stack is not None:
+            self._stack.take_out(gone)
+
+    def settle(self, runner: ModelRunner) -> None:
+        if runner in self._stale:
+            assert self._stack is not None
+            self._stack.dump(self.runners.index(runner))
+            self._stale.discard(runner)
+
+    def give_up(self) -> None:
+        """All leave, written back."""
+        self.keep_only([])
+
+    def _assemble(self, runners: Sequence[ModelRunner]) -> Stack:
+        self.keep_only(runners)
+        new = [runner for runner in runners if runner not in self.runners]
+        members = [(runner.member.model, runner.member.optimizer) for runner in new]
+        try:
+            if self._stack is None:
+                self._stack = Stack(members)
+            elif members:
+                self._stack.add(members)
+        except (Unstackable, ValueError) as error:
+            raise Refused(str(error)) from error
+        self.runners += new
+        return self._stack
+
+    # One iteration ------------------------------------------------------------------------------------------------------
+
+    def advance(self, runners: Sequence[ModelRunner], reads: set[str]) -> dict[ModelRunner, Look | BaseException]:
+        """`reads` gathers what the hooks read from self.
+
+        Apart where that differs between the runners, Refused where the shared step raises; then all stand where they stood.
+        """
+        stack = self._assemble(runners)
+        self._before = stack.snapshot(), [_Place(runner) for runner in self.runners], set(self._stale)
+        try:
+            trained = self._train(stack, reads)
+            validated = self._validate(stack, reads)
+        except Refused:
+            self._undo()
+            raise
+        except Exception as error:
+            self._undo()
+            if self._differ(reads):
+                raise Apart from error
+            raise Refused(_line(error)) from error
+        if self._differ(reads):
+            self._undo()
+            raise Apart
+        self._before = None
+        answers: dict[ModelRunner, Look | BaseException] = {}
+        for row, (runner, metrics) in enumerate(zip(self.runners, trained)):
+            if isinstance(metrics, BaseException):
+                answers[runner] = metrics
+                continue
+            try:
+                if runner.hooked:
+                    self.settle(runner)
+                    answers[runner] = runner.looked(metrics, validated.get(runner))
+                    stack.load(row)
+                else:
+                    answers[runner] = runner.looked(metrics, validated.get(runner))
+            except (Exception, SystemExit) as error:
+                answers[runner] = error
+        return answers
+
+    def _differ(self, reads: set[str]) -> bool:
+        return len({values_of(runner.member, reads) for runner in self.runners}) > 1
+
+    def _undo(self) -> None:
+        """Back to where the iteration began."""
+        assert self._stack is not None
+        snapshot, places, stale = self._before
+        self._stack.restore(snapshot)
+        for place in places:
+            place.restore()
+        self._stale = stale
+        self._before = None
+
+    def _train(self, stack: Stack, reads: set[str]) -> list[dict[str, float] | BaseException]:
+        runners, first = self.runners, self.runners[0]
+        member = first.member
+        plans = [runner.plan() for runner in runners]
+        pattern = [[len(index) for index in indices] for indices, _ in plans[0]]
+        if any([[len(index) for index in indices] for indices, _ in plan] != pattern for plan in plans[1:]):
+            raise Refused("their batches are of different sizes: they stand at different places in their passes")
+        view = view_of(member, stack.model, reads)
+        hparams = self._hparams()
+
+        def hook(model: Any, batch: Any, own: Any) -> Any:
+            give(view, own)
+            found = view.training_step(model, view.augment(batch))
+            return (found[0], tree_map(_tensor, found[1])) if isinstance(found, tuple) else (found, {})
+
+        clip = self._clip()
+        bases = [runner.base for runner in runners]
+        whole = torch.stack([torch.cat([index for indices, _ in plan for index in indices]) for plan in plans])
+        table = first.feed.table  # type: ignore[attr-defined]
+        losses: list[Tensor] = []
+        extras: list[dict[str, Tensor]] = []
+        weights: list[int] = []
+        at = 0
+        if self.speeds is not None and self.speeds.alone is None:
+            index = whole[0, : pattern[0][0]]
+            self.speeds.alone = time_alone(first, lambda: table.rows(index)) * len(pattern[0])
+        began = time.perf_counter()
+        for update, sizes in enumerate(pattern):
+            if update == 1:         # what is done for the first time takes longer
+                wait(member.device)
+                began = time.perf_counter()
+            samples, gradients = sum(sizes), None
+            for micro, n in enumerate(sizes):
+                batch = tree_map(_taker(whole[:, at : at + n]), table.tree)
+                at += n
+                steps = [(runner.updates + update) * len(sizes) + micro for runner in runners]
+                with autocast(member), _no_other_draws(self._warm or update > 0):
+                    loss, extra = stack.losses(hook, batch, 0, keys_of(bases, steps, member.device), hparams)
+                part = torch.autograd.grad((loss if n == samples else loss * (n / samples)).sum(), stack.flats)
+                gradients = part if gradients is None else tuple(a + b for a, b in zip(gradients, part))
+                losses.append(loss.detach())
+                extras.append(extra)
+                weights.append(n)
+            assert gradients is not None
+            with torch.no_grad():
+                stack.update(gradients, clip)
+            for runner, plan in zip(runners, plans):
+                runner.scheduled(plan[update][1])
+        self._stale = set(runners)
+        for runner in runners:
+            runner.updates += len(pattern)
+        values = torch.stack(losses).cpu().double()         # waits for the device
+        if self.speeds is not None and (len(pattern) > 1 or self._warm):
+            self.speeds.note(len(runners), (time.perf_counter() - began) / max(1, len(pattern) - 1))
+        self._warm = True
+        return self._trained(values, extras, weights)
+
+    def _trained(self, losses: Tensor, extras: list[dict[str, Tensor]], weights: list[int]) -> list[dict[str, float] | BaseException]:
+        held = {name: torch.stack([extra[name] for extra in extras]).cpu().double() for name in extras[0]}
+        found: list[dict[str, float] | BaseException] = []
+        for row, runner in enumerate(self.runners):
+            more: Weighted = {f"train_{name}": list(zip(values[:, row].tolist(), weights)) for name, values in held.items()}
+            try:
+                found.append({"train_loss": finite_mean(losses[:, row], weights, runner.step + 1), **means(more)})
+            except TorchtuneError as error:
+                found.append(error)
+        return found
+
+    def _validate(self, stack: Stack, reads: set[str]) -> dict[ModelRunner, dict[str, float]]:
+        due = [row for row, runner in enumerate(self.runners) if runner.validates(runner.step + 1)]
+        if not due:
+            return {}
+        first, member = self.runners[0], self.runners[0].member
+        view, hparams = view_of(member, stack.model, reads), self._hparams()
+
+        def hook(model: Any, batch: Any, own: Any) -> Any:
+            give(view, own)
+            return tree_map(_tensor, dict(view.validation_step(model, batch)))
+
+        metrics: list[dict[str, float]] = [{} for _ in self.runners]
+        for name, part in first.data.val.items():
+            found: list[tuple[dict[str, Any], int]] = []
+            for number, (batch, n) in enumerate(part.batches(first.data.batch_size)):
+                keys = keys_of(
+                    [runner.validation_base for runner in self.runners],
+                    [batch_step(runner.step + 1, number) for runner in self.runners], member.device,
+                )  # fmt: skip
+                with autocast(member):
+                    found.append((stack.evaluate(hook, batch, None, keys, hparams), n))
+            for row in due:
+                each = [(_of_row(values, row), n) for values, n in found]
+                metrics[row].update(named(name, metrics_of(self.runners[row].member, each)))
+        return {self.runners[row]: metrics[row] for row in due}
+
+    def _hparams(self) -> dict[str, Tensor]:
+        each = [runner.member.hparams.tensors() for runner in self.runners]
+        return {name: torch.stack([tensors[name] for tensors in each]) for name in each[0] if all(name in tensors for tensors in each)}
+
+    def _clip(self) -> Tensor | None:
+        norms = [runner.member.max_grad_norm for runner in self.runners]
+        if all(norm is None for norm in norms):
+            return None
+        return torch.tensor([float("inf") if norm is None else norm for norm in norms], device=self.runners[0].member.device)
+
+
+@contextmanager
+def _no_other_draws(known: bool) -> Iterator[None]:
+    """What a hook draws from `random` or numpy would be one number for all members: looked at where it runs for the first time."""
+    before = None if known else (random.getstate(), _numpy_state())
+    yield
+    if before is not None and before != (random.getstate(), _numpy_state()):
+        raise Refused("training_step or augment draws from random or numpy. What is drawn from torch is each member's own")
+
+
+def _numpy_state() -> Any:
+    state = np.random.get_state(legacy=False)["state"]
+    return state["pos"], state["key"].tobytes()
+
+
+class _Place:
+    """Where a runner stands besides its tensors."""
+
+    def __init__(self, runner: ModelRunner) -> None:
+        self._runner = runner
+        self._feed = runner.feed.epoch, runner.feed.offset
+        self._updates = runner.updates
+        driven = [scheduler for scheduler in schedulers(runner.member) if not isinstance(scheduler, ReduceLROnPlateau)]
+        self._schedulers = [(scheduler, dict(scheduler.state_dict())) for scheduler in driven]
+        groups = runner.member.optimizer.param_groups if driven else []
+        self._groups = [(group, {key: value for key, value in group.items() if key != "params"}) for group in groups]
+
+    def restore(self) -> None:
+        self._runner.feed.epoch, self._runner.feed.offset = self._feed
+        self._runner.updates = self._updates
+        for scheduler, state in self._schedulers:
+            scheduler.load_state_dict(state)
+        for group, values in self._groups:
+            group.update(values)
+
+
+def _taker(index: Tensor) -> Any:
+    """(k, n) indices -> leaf (size, ...) to (k, n, ...)."""
+    flat = index.reshape(-1)
+    return lambda leaf: leaf.index_select(0, flat).view(*index.shape, *leaf.shape[1:])
+
+
+def _tensor(value: Any) -> Any:
+    """vmap hands out tensors only."""
+    return torch.as_tensor(value, dtype=torch.float64) if not isinstance(value, Tensor) and is_scalar(value) else value
+
+
+def _of_row(tree: Any, row: int) -> Any:
+    return tree_map(lambda part: part[row], tree)
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"
+

@@ -1,0 +1,93 @@
+"""Where each tensor of a model lies in a stack.
+
+All parameters that the optimizer trains lie in flat rows: one block (k, D) for each param group and dtype, a member's parameters
+one after another in a row. An optimizer that works element by element then takes one pass over a block, however many
+parameters there are, and so do clipping, checks and copies. The model sees views of the block, each (k, *shape).
+
+    block      trained parameters of one param group and dtype
+    fixed      parameters that are not trained: stacked where members differ in them, else held once
+    buffers    stacked, and written back after each step
+
+Laws:
+1. `load_row` then `dump_row` of another member leaves that member's model and optimizer as the first one's were, bit for bit.
+2. A tied parameter lies in a stack once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from .optimizers import Flags, flags_of
+
+
+@dataclass(frozen=True)
+class Block:
+    """Trained parameters of one param group and dtype, in the order of the group."""
+
+    group: int
+    names: tuple[str, ...]
+    shapes: tuple[torch.Size, ...]
+    dtype: torch.dtype
+    flags: Flags
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(shape.numel() for shape in self.shapes)
+
+    @property
+    def width(self) -> int:
+        return sum(self.sizes)
+
+    def views(self, flat: Tensor) -> dict[str, Tensor]:
+        """(k, D) -> {name: (k, *shape)}; the gradient of all of them comes back in one piece."""
+        parts = flat.split_with_sizes(self.sizes, 1)
+        return {name: part.view(len(flat), *shape) for name, part, shape in zip(self.names, parts, self.shapes)}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The same for all members of one signature."""
+
+    blocks: tuple[Block, ...]
+    fixed: tuple[str, ...]
+    buffers: tuple[str, ...]
+
+
+def layout_of(model: nn.Module, optimizer: Optimizer, idle: Sequence[str] = ()) -> Layout:
+    """`idle`: parameters that no loss depends on. An optimizer skips them, so they are not trained, whatever they require."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    blocks = []
+    for number, group in enumerate(optimizer.param_groups):
+        own = [(names[id(p)], p) for p in group["params"] if p.requires_grad and names[id(p)] not in idle]
+        for dtype in dict.fromkeys(parameter.dtype for _, parameter in own):
+            part = [(name, parameter.shape) for name, parameter in own if parameter.dtype == dtype]
+            blocks.append(Block(number, tuple(n for n, _ in part), tuple(s for _, s in part), dtype, flags_of(group)))
+    trained = {name for block in blocks for name in block.names}
+    fixed = tuple(name for name, _ in model.named_parameters() if name not in trained)
+    return Layout(tuple(blocks), fixed, tuple(name for name, _ in model.named_buffers()))
+
+
+def parameters_of(model: nn.Module, block: Block) -> list[Parameter]:
+    """A member's parameters of a block, in its order."""
+    found = dict(model.named_parameters())
+    return [found[name] for name in block.names]
+
+
+@torch.no_grad()
+def flatten(parameters: Sequence[Tensor], out: Tensor) -> None:
+    """Copies parameters into a row (D,)."""
+    torch.cat([parameter.reshape(-1) for parameter in parameters], out=out)
+
+
+@torch.no_grad()
+def unflatten(row: Tensor, parameters: Sequence[Tensor]) -> None:
+    """Copies a row (D,) into parameters."""
+    for part, parameter in zip(row.split_with_sizes([parameter.numel() for parameter in parameters]), parameters):
+        parameter.copy_(part.view(parameter.shape))
+

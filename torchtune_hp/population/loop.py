@@ -1,0 +1,109 @@
+"""Members trained one after another: what a stack must be equal to, and what is used where none can be made or none pays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from .randomness import own_randomness
+from .stack import Hook, Member
+
+
+class Loop:
+    """The same words as a `Stack`; the members' own modules and optimizers are the truth at any time."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self.members: list[Member] = list(members)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def step(self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, clip: Tensor | None = None, more: Any = None) -> tuple[Tensor, Any]:
+        losses, extras = [], []
+        for row, (model, optimizer) in enumerate(self.members):
+            model.train()
+            optimizer.zero_grad(set_to_none=True)
+            with own_randomness(keys[row], strict=False):
+                found = _called(hook, model, of_row(batch, in_dims, row), more, row)
+            loss, extra = found if isinstance(found, tuple) and len(found) == 2 else (found, {})
+            if not isinstance(loss, Tensor) or loss.dim() != 0:
+                shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+                raise ValueError(f"The loss of a member must be a 0-dim tensor, but is {shape}. Take its mean().")
+            loss.backward()  # type: ignore[no-untyped-call]
+            if clip is not None:
+                clip_grad_norm_(model.parameters(), float(clip[row]))
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            losses.append(loss.detach())
+            extras.append(tree_map(_detached, extra))
+        return torch.stack(losses), stacked(extras)
+
+    @torch.no_grad()
+    def evaluate(self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, more: Any = None) -> Any:
+        found = []
+        for row, (model, _) in enumerate(self.members):
+            model.eval()
+            with own_randomness(keys[row], strict=False):
+                found.append(tree_map(_detached, _called(hook, model, of_row(batch, in_dims, row), more, row)))
+        return stacked(found)
+
+    def dump(self, row: int) -> Member:
+        return self.members[row]
+
+    def load(self, row: int) -> None:
+        """They are the truth already."""
+
+    def add(self, members: Sequence[Member]) -> None:
+        self.members += members
+
+    def take_out(self, rows: Sequence[int]) -> list[Member]:
+        gone = [self.members[row] for row in rows]
+        self.members = [member for row, member in enumerate(self.members) if row not in set(rows)]
+        return gone
+
+    def copy(self, source: int, target: int) -> None:
+        (model, optimizer), (onto, its) = self.members[source], self.members[target]
+        onto.load_state_dict(model.state_dict())
+        groups = its.state_dict()["param_groups"]
+        its.load_state_dict({"state": _copied(optimizer.state_dict()["state"]), "param_groups": groups})
+
+
+def of_row(tree: Any, in_dims: Any, row: int) -> Any:
+    """One member's view of what vmap is given: where `in_dims` holds None, all of it."""
+    if in_dims is None:
+        return tree
+    leaves, spec = tree_flatten(tree)
+    dims = [in_dims] * len(leaves) if isinstance(in_dims, int) else _dims(tree, in_dims)
+    return tree_unflatten([leaf if dim is None else leaf.select(dim, row) for leaf, dim in zip(leaves, dims, strict=True)], spec)
+
+
+def stacked(each: Sequence[Any]) -> Any:
+    """[tree, tree, ...] -> one tree with a leading dimension."""
+    spec = tree_flatten(each[0])[1]
+    columns = zip(*(tree_flatten(tree)[0] for tree in each), strict=True)
+    return tree_unflatten([torch.stack([torch.as_tensor(part) for part in column]) for column in columns], spec)
+
+
+def _called(hook: Hook, model: nn.Module, batch: Any, more: Any, row: int) -> Any:
+    return hook(model, batch) if more is None else hook(model, batch, of_row(more, 0, row))
+
+
+def _dims(tree: Any, in_dims: Any) -> list[int | None]:
+    """`in_dims` may be a prefix of the tree."""
+    if in_dims is None or isinstance(in_dims, int):
+        return [in_dims] * len(tree_flatten(tree)[0])
+    parts = [(tree[key], in_dims[key]) for key in tree] if isinstance(tree, dict) else list(zip(tree, in_dims, strict=True))
+    return [dim for part, dims in parts for dim in _dims(part, dims)]
+
+
+def _detached(part: Any) -> Any:
+    return part.detach() if isinstance(part, Tensor) else part
+
+
+def _copied(state: Any) -> Any:
+    return tree_map(lambda part: part.clone() if isinstance(part, Tensor) else part, state)

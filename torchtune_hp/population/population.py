@@ -1,0 +1,199 @@
+"""`hp.Population`: ordinary modules and ordinary optimizers in, trained as one tensor program, ordinary ones out.
+
+    population = hp.Population(models, optimizers)
+    for x, y in loader:
+        losses = population.step(lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]), (x, y))       # (k,)
+    models = population.unstack()
+
+It needs nothing else of this library: a cross-validation, an ensemble or a loop of one's own is as good a use as a study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..errors import ConfigurationError
+from .keys import base_of, keys_of
+from .loop import Loop
+from .randomness import OwnRandomnessError
+from .signature import Signature, difference, signature
+from .stack import Hook, Member, Stack, Unstackable
+
+Strategy = Literal["auto", "vmap", "loop"]
+FEW = 2
+"""So many members or fewer are trained one by one: a stack of them costs more than it saves."""
+
+
+class Population:
+    """`k` models with an optimizer each, trained at once with the numbers that each would have alone.
+
+    Args:
+        models: modules that agree in everything but the values of their tensors and the `p` of their dropout modules.
+        optimizers: a `torch.optim` optimizer for each, of one class and the same flags; every number in their `param_groups`
+            may differ, and schedulers that drive them work as ever: they are read before each step.
+        seeds: an int for each, from which its random numbers in `step` come (dropout, `torch.randn` in the loss, ...), together
+            with the number of its steps, and from nothing else: not from its place among the others. Default: 0, 1, 2, ...
+        max_grad_norm: clips the norm of each member's whole gradient; one number for all, or one for each.
+        strategy: "vmap" trains all at once, "loop" one after another; "auto": all at once, but one after another where there are
+            at most two, or where it cannot be done. `reason` says which and why.
+
+    Raises ConfigurationError where members cannot share a stack, and names the first thing in which two of them differ.
+
+    While they are in the population, the tensors of the given modules and optimizers are stale; `unstack` writes them.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        optimizers: Sequence[Optimizer],
+        *,
+        seeds: Sequence[int] | None = None,
+        max_grad_norm: float | Sequence[float] | None = None,
+        strategy: Strategy = "auto",
+    ) -> None:
+        members = _members(models, optimizers)
+        if not members:
+            raise ConfigurationError("Population: at least one model is needed, but got none.")
+        if strategy not in ("auto", "vmap", "loop"):
+            raise ConfigurationError(f'Population: strategy must be "auto", "vmap" or "loop", but got {strategy!r}.')
+        self.strategy: Strategy = strategy
+        self.reason = ""
+        """How the members are trained, and why."""
+        self._signature = signature(*members[0])
+        _agree(self._signature, members)
+        self._seeds = [base_of(seed, "train") for seed in _seeds(seeds, len(members), 0)]
+        self._steps = [0] * len(members)
+        self._clips = _clips(max_grad_norm, len(members))
+        self._born = len(members)
+        self._rows = self._made(members)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def step(self, loss_fn: Hook, batch: Any, in_dims: Any = None) -> Tensor:
+        """One update of every member -> losses (k,), as they were before it.
+
+        `loss_fn(model, batch)` is one member's view: the loss as a 0-dim tensor. `in_dims`: None, one batch for all; 0, the
+        leading dimension of every tensor in it is the member; or a tree of those, as of torch.func.vmap.
+        """
+        keys, clip = self._keys(), None if self._clips is None else torch.tensor(self._clips, device=self._device)
+        losses, _ = self._rows.step(loss_fn, batch, in_dims, keys, clip)
+        self._steps = [step + 1 for step in self._steps]
+        return losses
+
+    def evaluate(self, fn: Hook, batch: Any, in_dims: Any = None) -> Any:
+        """What `fn(model, batch)` gives in eval mode and without gradients: a tensor, or a tree of them, each with a leading (k,)."""
+        return self._rows.evaluate(fn, batch, in_dims, self._keys())
+
+    def add(self, model: nn.Module, optimizer: Optimizer, seed: int | None = None, max_grad_norm: float | None = None) -> int:
+        """One more member, at the end; returns its place."""
+        members = _members([model], [optimizer])
+        _agree(self._signature, members)
+        self._seeds.append(base_of(self._born if seed is None else seed, "train"))
+        self._born += 1
+        self._steps.append(0)
+        if self._clips is not None or max_grad_norm is not None:
+            self._clips = [*(self._clips or [float("inf")] * len(self)), float("inf") if max_grad_norm is None else max_grad_norm]
+        if isinstance(self._rows, Loop) and self.strategy == "auto" and len(self) == FEW:
+            self._rows = self._made([*self._rows.members, *members])
+        else:
+            self._rows.add(members)
+        return len(self) - 1
+
+    def take_out(self, *places: int) -> list[nn.Module]:
+        """These members leave, written back as by `unstack`; the others close ranks, in order."""
+        wrong = [place for place in places if not 0 <= place < len(self)]
+        if wrong or len(set(places)) == len(self):
+            what = f"there are members 0 to {len(self) - 1}, but got {wrong}" if wrong else "at least one member must stay"
+            raise ConfigurationError(f"Population.take_out: {what}.")
+        gone = self._rows.take_out(places)
+        kept = [place for place in range(len(self._seeds)) if place not in set(places)]
+        self._seeds = [self._seeds[place] for place in kept]
+        self._steps = [self._steps[place] for place in kept]
+        self._clips = None if self._clips is None else [self._clips[place] for place in kept]
+        return [model for model, _ in gone]
+
+    def copy(self, source: int, target: int) -> None:
+        """Weights, buffers and optimizer state of one member onto another, which keeps its hyperparameters and its seed."""
+        self._rows.copy(source, target)
+
+    def unstack(self) -> list[nn.Module]:
+        """Writes every member into its own module and optimizer, in place; returns the modules. They stay in the population."""
+        return [self._rows.dump(row)[0] for row in range(len(self))]
+
+    def reload(self) -> None:
+        """Reads every member from its own module and optimizer again, after they were changed from outside."""
+        for row in range(len(self)):
+            self._rows.load(row)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self._rows.members[0][0].parameters()).device
+
+    def _keys(self) -> Tensor:
+        return keys_of(self._seeds, self._steps, self._device)
+
+    def _made(self, members: Sequence[Member]) -> Stack | Loop:
+        if self.strategy == "loop":
+            self.reason = "one by one, as asked for"
+        elif self.strategy == "auto" and len(members) <= FEW:
+            self.reason = f"one by one: {len(members)} gain nothing from a stack"
+        else:
+            try:
+                stack = Stack(members)
+                self.reason = f"{len(members)} at once"
+                return stack
+            except (Unstackable, OwnRandomnessError) as error:
+                if self.strategy == "vmap":
+                    raise ConfigurationError(f'Population: strategy="vmap" cannot be kept: {error}. Let it be "auto".') from error
+                self.reason = f"one by one: {error}"
+        return Loop(members)
+
+
+def _members(models: Sequence[nn.Module], optimizers: Sequence[Optimizer]) -> list[Member]:
+    models, optimizers = list(models), list(optimizers)
+    problems = []
+    if len(models) != len(optimizers):
+        problems.append(f"an optimizer for each model is needed, but got {len(models)} models and {len(optimizers)} optimizers.")
+    for what, given, kind in (("models", models, nn.Module), ("optimizers", optimizers, Optimizer)):
+        wrong = next((each for each in given if not isinstance(each, kind)), None)
+        if wrong is not None:
+            problems.append(f"{what} must be of {kind.__module__}.{kind.__name__}, but one is a {type(wrong).__name__}.")
+    if problems:
+        raise ConfigurationError("\n".join(f"Population: {problem}" for problem in problems))
+    for place, (model, optimizer) in enumerate(zip(models, optimizers)):
+        own = {id(parameter) for parameter in model.parameters()}
+        if any(id(parameter) not in own for group in optimizer.param_groups for parameter in group["params"]):
+            raise ConfigurationError(f"Population: optimizer {place} must train parameters of model {place}, but some of its are not.")
+    return list(zip(models, optimizers))
+
+
+def _agree(first: Signature, members: Sequence[Member]) -> None:
+    for place, (model, optimizer) in enumerate(members):
+        found = difference(first, signature(model, optimizer))
+        if found is not None:
+            raise ConfigurationError(
+                f"Population: members must agree in all but the values of tensors and the numbers of param_groups, but member {place} and "
+                f"the first differ in {found}. Make a Population for each kind."
+            )
+
+
+def _seeds(given: Sequence[int] | None, k: int, start: int) -> list[int]:
+    seeds = list(range(start, start + k)) if given is None else list(given)
+    if len(seeds) != k:
+        raise ConfigurationError(f"Population: a seed for each model is needed, but got {len(seeds)} for {k}.")
+    return seeds
+
+
+def _clips(given: float | Sequence[float] | None, k: int) -> list[float] | None:
+    if given is None:
+        return None
+    clips = [float(given)] * k if isinstance(given, (int, float)) else [float(each) for each in given]
+    if len(clips) != k or not all(clip > 0 for clip in clips):
+        raise ConfigurationError(f"Population: max_grad_norm must be positive, one number or one for each of {k}, but got {given!r}.")
+    return clips

@@ -1,0 +1,188 @@
+"""What may share a stack, and what keeps two members apart.
+
+A stack runs one program over rows of tensors, so its members must agree in all that is not a tensor: classes, shapes, dtypes,
+attributes of modules, the optimizer's class and flags. What may differ: the values of tensors, the numbers in `param_groups`,
+and the `p` of dropout modules (`LIFTED`).
+
+Laws:
+1. Two members share a stack exactly if their signatures are equal.
+2. `difference` names the first thing in which two signatures differ, as a person would look for it, with both values.
+3. Equality: numbers by ==, tensors by value, functions by code, defaults and closure. What cannot be compared is equal to itself
+   only, so a doubt splits, and never shares.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import weakref
+from collections.abc import Hashable, Mapping
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.optim import Optimizer
+
+from .optimizers import flags_of
+
+Signature = tuple[tuple[str, Hashable], ...]
+"""(what it is, its value), in a fixed order."""
+
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+LIFTED: dict[type[nn.Module], tuple[str, ...]] = dict.fromkeys(_DROPOUTS, ("p",))
+"""Attributes of modules for which torch takes a tensor in training, so that each member has its own."""
+
+_REGISTRIES = frozenset({"_parameters", "_buffers", "_modules", "training", "_non_persistent_buffers_set"})
+_HIDDEN = ("_is_full_backward_hook", "_is_hf_initialized")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")     # others are for state_dict
+
+
+def signature(model: nn.Module, optimizer: Optimizer) -> Signature:
+    """All in which members of a stack must agree."""
+    return (*_modules(model), *_tensors(model), *_optimizer(model, optimizer))
+
+
+def difference(one: Signature, other: Signature) -> str | None:
+    """The first thing that differs: "net.0.negative_slope: 0.1 and 0.2". None if nothing does."""
+    if one == other:
+        return None
+    first, second = dict(one), dict(other)
+    for what in [*first, *(name for name in second if name not in first)]:
+        if first.get(what, _ABSENT) != second.get(what, _ABSENT):
+            return f"{what}: {_shown(first.get(what, _ABSENT))} and {_shown(second.get(what, _ABSENT))}"
+    return "the order of modules, parameters or buffers"
+
+
+def lifted(model: nn.Module) -> dict[tuple[str, str], float]:
+    """(path of the module, attribute) -> value, for every attribute that may differ within a stack."""
+    return {
+        (path, name): float(getattr(module, name))
+        for path, module in model.named_modules()
+        for name in LIFTED.get(type(module), ())
+    }
+
+
+def _modules(model: nn.Module) -> list[tuple[str, Hashable]]:
+    found: list[tuple[str, Hashable]] = []
+    freeze = _Freezer(model)
+    for path, module in model.named_modules(remove_duplicate=False):
+        here = f"{path}." if path else ""
+        found.append((path or "the model", parametrize.type_before_parametrizations(module)))     # each such module has its own class
+        free = LIFTED.get(type(module), ())
+        for name, value in vars(module).items():
+            if name in _REGISTRIES or name in _HIDDEN or name in free:
+                continue
+            if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")):
+                if value and name in _HOOKS:
+                    found.append((here + name, freeze(list(value.values()))))
+                continue
+            found.append((here + name, freeze(value)))
+    return found
+
+
+def _tensors(model: nn.Module) -> list[tuple[str, Hashable]]:
+    found: list[tuple[str, Hashable]] = []
+    first: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        tied = first.setdefault(id(parameter), name)
+        if tied != name:
+            found.append((name, ("tied to", tied)))
+        else:
+            found.append((f"shape of {name}", tuple(parameter.shape)))
+            found.append((f"kind of {name}", (parameter.dtype, parameter.device.type, parameter.requires_grad)))
+    for name, buffer in model.named_buffers(remove_duplicate=False):
+        found.append((f"shape of {name}", (tuple(buffer.shape), buffer.dtype, buffer.device.type)))
+    return found
+
+
+def _optimizer(model: nn.Module, optimizer: Optimizer) -> list[tuple[str, Hashable]]:
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found: list[tuple[str, Any]] = [("the optimizer", type(optimizer))]
+    for number, group in enumerate(optimizer.param_groups):
+        found.append((f"parameters of param_groups[{number}]", tuple(names.get(id(p), "not the model's") for p in group["params"])))
+        found.append((f"flags of param_groups[{number}]", flags_of(group)))
+    return found
+
+
+class _Freezer:
+    """Makes values comparable and hashable, by law 3. Tensors of the model's own stand for their names."""
+
+    def __init__(self, model: nn.Module | None = None) -> None:
+        self._own: dict[int, str] = {}
+        self._above: list[object] = []      # functions around the one that is looked at: a closure may hold itself
+        if model is not None:
+            tensors = [*model.named_parameters(), *model.named_buffers()]
+            self._own = {id(tensor): name for name, tensor in reversed(tensors)}
+
+    def __call__(self, value: Any) -> Hashable:
+        if value is None or isinstance(value, (int, float, complex, str, bytes, torch.dtype, torch.device, type)):
+            return ("a bool", value) if isinstance(value, bool) else value
+        if isinstance(value, weakref.ref):
+            return self(value())
+        if isinstance(value, Tensor):
+            return ("the model's", self._own[id(value)]) if id(value) in self._own else _content(value)
+        if isinstance(value, (list, tuple)):
+            return type(value), tuple(map(self, value))
+        if isinstance(value, (set, frozenset)):
+            return type(value), frozenset(map(self, value))
+        if isinstance(value, Mapping):
+            return type(value), tuple((key, self(part)) for key, part in value.items())
+        if isinstance(value, FunctionType):
+            return self._function(value)
+        if isinstance(value, MethodType):
+            return "a method", self(value.__func__), _Same(value.__self__)
+        return value if isinstance(value, BuiltinFunctionType) else _Same(value)
+
+    def _function(self, function: FunctionType) -> Hashable:
+        if any(function is other for other in self._above):
+            return "a function around this one"
+        self._above.append(function)
+        try:
+            cells = tuple(self(cell.cell_contents) for cell in function.__closure__ or ())
+            return "a function", function.__code__, self(function.__defaults__), self(function.__kwdefaults__), cells
+        finally:
+            self._above.pop()
+
+
+def frozen(value: Any) -> Hashable:
+    """A value as something that can be compared and hashed, by law 3."""
+    return _Freezer()(value)
+
+
+def _content(tensor: Tensor) -> Hashable:
+    data = tensor.detach().cpu().contiguous().reshape(-1)
+    digest = hashlib.blake2b(data.view(torch.uint8).numpy().tobytes()).digest() if data.numel() else b""
+    return "a tensor", tuple(tensor.shape), tensor.dtype, digest
+
+
+class _Same:
+    """Equal where the object is the same one. It is held, so that no other gets its id."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.value is self.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __repr__(self) -> str:
+        return f"an object of {type(self.value).__name__}"
+
+
+_ABSENT = _Same("absent")
+
+
+def _shown(value: Any) -> str:
+    if value is _ABSENT:
+        return "none"
+    if isinstance(value, type):
+        return value.__qualname__
+    if isinstance(value, tuple) and len(value) == 2 and value[0] == "a bool":
+        return repr(value[1])
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,304 @@
+"""Members of one signature as rows of tensors, trained by one program: `torch.func.vmap` over the forward pass, one backward
+pass, one pass of the optimizer over all rows.
+
+Laws:
+1. Row i computes what member i alone would: its losses, gradients, buffers, and its optimizer's state, up to rounding.
+2. Rows never meet: a NaN in one leaves all bits of the others as they would have been.
+3. A member's own module and optimizer are what it was made of and what it becomes again: `load` reads them, `dump` writes them,
+   and in between only the hyperparameters in `param_groups` are read.
+4. The loss that is differentiated is the sum over the members: a mean would divide every gradient by their number.
+
+In-place changes of buffers and new tensors put in their place (running statistics, counters) are both kept.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.optim import Optimizer
+
+from .layout import Layout, flatten, layout_of, parameters_of, unflatten
+from .optimizers import Rule, dump_row, fresh, load_row, numbers_of, rule_of, why_not
+from .randomness import own_randomness
+from .signature import lifted
+
+Member = tuple[nn.Module, Optimizer]
+Hook = Callable[..., Any]
+"""(model, batch) -> loss, or (loss, anything made of tensors); with `more`, (model, batch, more)."""
+
+
+class Unstackable(Exception):
+    """These members cannot be a stack; the text says why. They can be trained one by one."""
+
+
+class Stack:
+    """`members`: at least one, of one signature. Tensors lie where the first member's do."""
+
+    def __init__(self, members: Sequence[Member], idle: Sequence[str] = ()) -> None:
+        model, optimizer = members[0]
+        rule = rule_of(optimizer)
+        if rule is None:
+            raise Unstackable(why_not(optimizer))
+        self.members: list[Member] = list(members)
+        self.rule: Rule = rule
+        self.layout: Layout = layout_of(model, optimizer, idle)
+        if not self.layout.blocks:
+            raise Unstackable("no parameter is trained: every one is frozen, or unused by the loss")
+        self._idle = tuple(idle)
+        self._call = _Call(copy.deepcopy(model))
+        self.flats: list[Tensor] = []                   # (k, D) each, a block's
+        self.numbers: list[dict[str, Tensor]] = []      # (k,) each, float64
+        self.states: list[dict[str, Tensor]] = []       # (k, D) and (k,)
+        self.buffers: dict[str, Tensor] = {}
+        self.stacked: dict[str, Tensor] = {}            # parameters that are not trained, and differ
+        self.shared: dict[str, Tensor] = {}             # and those that do not
+        self.lifted: dict[tuple[str, str], Tensor] = {}
+        self._single: dict[tuple[str, str], float] = {}     # what may be lifted, as the first member has it
+        self._seen: list[list[Any]] = []
+        for parameter in self._call.parameters():
+            parameter.requires_grad_(False)     # the rows are trained, not the prototype
+        self._load()
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    # One step -----------------------------------------------------------------------------------------------------------
+
+    def step(self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, clip: Tensor | None = None, more: Any = None) -> tuple[Tensor, Any]:
+        """One update of all members -> (losses (k,), what the hook gave besides, each with a leading (k,)).
+
+        `in_dims`: as of torch.func.vmap, for `batch`. `keys`: (k,) int64, from which each member's random numbers come. `clip`:
+        (k,) the largest norm of each member's whole gradient (inf: none). `more`: a tree of (k, ...) tensors that the hook is
+        given, a member's own each, as a third argument.
+        """
+        losses, extras = self.losses(hook, batch, in_dims, keys, more)
+        gradients = torch.autograd.grad(losses.sum(), self.flats)
+        with torch.no_grad():
+            self.update(gradients, clip)
+        return losses.detach(), extras
+
+    def losses(self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, more: Any = None) -> tuple[Tensor, Any]:
+        """The forward pass in training mode; buffers move on."""
+        self._call.train()
+        found, buffers = self._run(hook, batch, in_dims, keys, more)
+        self._keep(buffers)
+        losses, extras = found if isinstance(found, tuple) and len(found) == 2 else (found, {})
+        if not isinstance(losses, Tensor) or losses.shape != (len(self),):
+            shape = tuple(losses.shape[1:]) if isinstance(losses, Tensor) else type(losses).__name__
+            raise ValueError(f"The loss of a member must be a 0-dim tensor, but is {shape}. Take its mean().")
+        return losses, torch.utils._pytree.tree_map(lambda part: part.detach(), extras)
+
+    def update(self, gradients: Sequence[Tensor], clip: Tensor | None = None) -> None:
+        """The optimizers' step on these gradients, one (k, D) for each block."""
+        self._read()
+        if clip is not None:
+            norms = torch.stack([gradient.square().sum(1) for gradient in gradients]).sum(0).sqrt()
+            scale = (clip / (norms + 1e-6)).clamp(max=1.0).unsqueeze(1)
+            gradients = [gradient * scale.to(gradient.dtype) for gradient in gradients]
+        for block, flat, gradient, state, numbers in zip(self.layout.blocks, self.flats, gradients, self.states, self.numbers):
+            self.rule.update(flat.detach(), gradient, state, numbers, block.flags)
+
+    @torch.no_grad()
+    def evaluate(self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, more: Any = None) -> Any:
+        """What the hook gives in eval mode, without gradients, each with a leading (k,)."""
+        self._call.eval()
+        found, buffers = self._run(hook, batch, in_dims, keys, more)
+        self._keep(buffers)
+        return found
+
+    def _run(self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, more: Any) -> tuple[Any, dict[str, Tensor]]:
+        views: dict[str, Tensor] = {}
+        for block, flat in zip(self.layout.blocks, self.flats):
+            views.update(block.views(flat))
+        tensors = {**views, **self.buffers, **self.stacked}
+        run = vmap(self._member(hook), in_dims=(0, 0, 0, in_dims, None if more is None else 0), randomness="error")
+        found: tuple[Any, dict[str, Tensor]] = run(tensors, self.lifted, keys, batch, more)
+        return found
+
+    def _member(self, hook: Hook) -> Callable[..., tuple[Any, dict[str, Tensor]]]:
+        call, shared = self._call, self.shared
+        modules = dict(call.model.named_modules())
+
+        def member(tensors: Mapping[str, Tensor], own: Mapping[tuple[str, str], Tensor], key: Tensor, batch: Any, more: Any) -> Any:
+            before = {place: getattr(modules[place[0]], place[1]) for place in own}
+            for (path, name), value in own.items():
+                setattr(modules[path], name, value)
+            try:
+                with own_randomness(key):
+                    named = {f"model.{name}": tensor for name, tensor in (*tensors.items(), *shared.items())}
+                    return functional_call(call, named, (hook, batch, more))
+            finally:
+                for (path, name), value in before.items():
+                    setattr(modules[path], name, value)
+
+        return member
+
+    @torch.no_grad()
+    def _keep(self, buffers: Mapping[str, Tensor]) -> None:
+        for name, buffer in buffers.items():
+            if buffer.data_ptr() != self.buffers[name].data_ptr():
+                self.buffers[name] = buffer.detach().clone()
+
+    # Rows ---------------------------------------------------------------------------------------------------------------
+
+    def dump(self, row: int) -> Member:
+        """Writes a row into the member's own module and optimizer, and returns them."""
+        model, optimizer = self.members[row]
+        for block, flat, state in zip(self.layout.blocks, self.flats, self.states):
+            parameters = parameters_of(model, block)
+            unflatten(flat[row], parameters)
+            dump_row(self.rule, block.flags, state, row, optimizer, parameters)
+        own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        with torch.no_grad():
+            for name, tensor in (*self.buffers.items(), *self.stacked.items()):
+                own[name].copy_(tensor[row])
+        return self.members[row]
+
+    def load(self, row: int) -> None:
+        """Reads a row from the member's own module and optimizer."""
+        model, optimizer = self.members[row]
+        own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        for block, flat, state, numbers in zip(self.layout.blocks, self.flats, self.states, self.numbers):
+            parameters = parameters_of(model, block)
+            flatten(parameters, flat.detach()[row])
+            for name, value in numbers_of(optimizer.param_groups[block.group]).items():
+                numbers[name][row] = value
+            load_row(self.rule, block.flags, state, row, optimizer, parameters)
+        with torch.no_grad():
+            for name, tensor in (*self.buffers.items(), *self.stacked.items()):
+                tensor[row].copy_(own[name])
+
+    def add(self, members: Sequence[Member]) -> None:
+        """More rows, at the end."""
+        other = Stack(members, self._idle)
+        alike = self.shared.keys() == other.shared.keys()
+        alike = alike and all(torch.equal(self.shared[name], part) for name, part in other.shared.items())
+        if not alike or self.lifted or other.lifted or self._single != other._single:
+            for row in range(len(self)):
+                self.dump(row)
+            self.members += members
+            self._load()
+            return
+        self.members += members
+        with torch.no_grad():
+            self.flats = [torch.cat(pair).requires_grad_() for pair in zip(self.flats, other.flats)]
+            for mine, its in zip(self._groups(), other._groups()):
+                for name in mine:
+                    mine[name] = torch.cat([mine[name], its[name]])
+        self._seen = [[] for _ in self.layout.blocks]
+
+    def take_out(self, rows: Sequence[int]) -> list[Member]:
+        """These members, written back into their own modules and optimizers; the others close ranks, in order."""
+        gone = [self.dump(row) for row in rows]
+        kept = [row for row in range(len(self)) if row not in set(rows)]
+        self.members = [self.members[row] for row in kept]
+        index = torch.tensor(kept, dtype=torch.int64, device=self.flats[0].device)
+        self._select(index)
+        return gone
+
+    @torch.no_grad()
+    def copy(self, source: int, target: int) -> None:
+        """Weights, buffers and optimizer state of one row onto another, which keeps its hyperparameters."""
+        for group in (dict(enumerate(self.flats)), self.buffers, self.stacked, *self.states):
+            for tensor in group.values():  # type: ignore[attr-defined]
+                tensor[target] = tensor[source].clone()
+
+    @torch.no_grad()
+    def snapshot(self) -> list[Any]:
+        """A copy of all rows, for `restore`."""
+        return [[flat.detach().clone() for flat in self.flats], [{k: v.clone() for k, v in group.items()} for group in self._groups()]]
+
+    @torch.no_grad()
+    def restore(self, snapshot: Sequence[Any]) -> None:
+        flats, groups = snapshot
+        for flat, old in zip(self.flats, flats):
+            flat.detach().copy_(old)
+        for group, before in zip(self._groups(), groups):
+            group.update(before)
+        self._seen = [[] for _ in self.layout.blocks]
+
+    @property
+    def model(self) -> nn.Module:
+        """The module that a hook is called with."""
+        return self._call.model
+
+    def _load(self) -> None:
+        model, _ = self.members[0]
+        k, device = len(self.members), next(model.parameters()).device
+        first = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        self.flats = [torch.empty(k, block.width, dtype=block.dtype, device=device).requires_grad_() for block in self.layout.blocks]
+        self.numbers = [
+            {name: torch.empty(k, dtype=torch.float64, device=device) for name in self.rule.numbers} for _ in self.layout.blocks
+        ]
+        groups = [[numbers_of(optimizer.param_groups[block.group]) for _, optimizer in self.members] for block in self.layout.blocks]
+        for numbers, each in zip(self.numbers, groups):
+            for name, tensor in numbers.items():
+                tensor.copy_(torch.tensor([found[name] for found in each], dtype=torch.float64))
+        parts = zip(self.layout.blocks, self.flats, self.numbers)
+        self.states = [fresh(self.rule, block.flags, flat.detach(), numbers) for block, flat, numbers in parts]
+        differs = [name for name in self.layout.fixed if not self._alike(name)]
+        self.shared = {name: first[name].detach() for name in self.layout.fixed if name not in differs}
+        self.stacked = {name: torch.empty(k, *first[name].shape, dtype=first[name].dtype, device=device) for name in differs}
+        self.buffers = {
+            name: torch.empty(k, *first[name].shape, dtype=first[name].dtype, device=device) for name in self.layout.buffers
+        }
+        every = [lifted(member) for member, _ in self.members]
+        self._single = every[0]
+        self.lifted = {
+            place: torch.tensor([each[place] for each in every], dtype=torch.float64, device=device)
+            for place in every[0] if len({each[place] for each in every}) > 1
+        }   # fmt: skip
+        self._seen = [[] for _ in self.layout.blocks]
+        for row in range(k):
+            self.load(row)
+        for _, optimizer in self.members:
+            optimizer._opt_called = True  # type: ignore[attr-defined]  # or its schedulers would warn that nobody calls its step
+
+    def _groups(self) -> list[dict[Any, Tensor]]:
+        return [*self.numbers, *self.states, self.stacked, self.buffers, self.lifted]
+
+    def _alike(self, name: str) -> bool:
+        first = dict(self.members[0][0].named_parameters())[name]
+        return not first.requires_grad and all(
+            torch.equal(first, dict(model.named_parameters())[name]) for model, _ in self.members[1:]
+        )
+
+    @torch.no_grad()
+    def _select(self, index: Tensor) -> None:
+        self.flats = [flat.detach().index_select(0, index).requires_grad_() for flat in self.flats]
+        for group in self._groups():
+            for name, tensor in group.items():
+                group[name] = tensor.index_select(0, index)
+        self._seen = [[] for _ in self.layout.blocks]
+
+    def _read(self) -> None:
+        """The hyperparameters as the members' own optimizers have them now: a scheduler may have moved them."""
+        for place, (block, numbers) in enumerate(zip(self.layout.blocks, self.numbers)):
+            groups = [optimizer.param_groups[block.group] for _, optimizer in self.members]
+            now = [[group[name] for name in _SCHEDULED if name in group] for group in groups]
+            if now == self._seen[place]:
+                continue
+            self._seen[place] = now
+            found = [numbers_of(group) for group in groups]
+            for name, tensor in numbers.items():
+                tensor.copy_(torch.tensor([each[name] for each in found], dtype=torch.float64))
+
+
+_SCHEDULED = ("lr", "weight_decay", "momentum", "betas", "dampening", "alpha", "rho", "eps", "lr_decay", "momentum_decay")
+
+
+class _Call(nn.Module):
+    """Holds the prototype, so that a hook is called with its real modules, the member's tensors in them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, hook: Callable[..., Any], batch: Any, more: Any) -> tuple[Any, dict[str, Tensor]]:
+        found = hook(self.model, batch) if more is None else hook(self.model, batch, more)
+        return found, dict(self.model.named_buffers())
