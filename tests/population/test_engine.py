@@ -14,7 +14,10 @@ from torch.nn import functional as F
 
 import torchtune_hp as hp
 from torchtune_hp.errors import DivergedError
+from torchtune_hp.population import rules
 from torchtune_hp.population.engine import Engine
+from torchtune_hp.population.layout import Block
+from torchtune_hp.population.stack import Stack
 from torchtune_hp.training.alone import ModelRunner
 from torchtune_hp.training.model import ModelRecipe
 from torchtune_hp.training.runner import Look, Place
@@ -322,6 +325,61 @@ def test_few_are_trained_one_by_one() -> None:
     fused, said, engine = together(Toy, CONFIGS[:2])
     assert not engine.stacks() and not said
     same(fused, alone(Toy, CONFIGS[:2]))
+
+
+class Spare(Toy):
+    """Has a layer that its loss does not depend on: alone, its optimizer does not touch it."""
+
+    def build(self, config: Any) -> nn.Module:
+        model = super().build(config)
+        model.spare = nn.Linear(2, 2)
+        return model
+
+    def optimize(self, config: Any) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.model.parameters(), lr=config["lr"], weight_decay=0.5)
+
+    def training_step(self, model: nn.Module, batch: Any) -> Any:
+        x, y = batch
+        return F.cross_entropy(model[3](torch.relu(model[0](x))), y)
+
+    def validation_step(self, model: nn.Module, batch: Any) -> Any:
+        return {"loss": self.training_step(model, batch), "spare": model.spare.weight.sum()}
+
+
+def test_parameters_that_the_loss_does_not_depend_on_are_left_alone() -> None:
+    fused, said, engine = together(Spare)
+    assert engine.stacks() == [5] and not said
+    same(fused, alone(Spare))
+    assert fused[0][0].metrics["spare"] == fused[0][2].metrics["spare"]
+
+
+FAULTS = [("loss", "the loss differs"), ("update", "the Adam step differs between stacked and alone"), ("grad", "the gradient of")]
+
+
+@pytest.mark.parametrize(("fault", "said_of"), FAULTS)
+def test_a_fault_in_the_shared_step_is_found_at_the_first_and_costs_nothing(
+    fault: str, said_of: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fault == "update":
+        right = rules.RULES[torch.optim.Adam].update
+
+        def wrong(p: Tensor, g: Tensor, state: Any, numbers: Any, flags: Any) -> None:
+            right(p, g, state, {**numbers, "lr": 1.01 * numbers["lr"]}, flags)
+
+        monkeypatch.setattr(rules.RULES[torch.optim.Adam], "update", wrong)
+    elif fault == "grad":
+        views = Block.views
+
+        def halved(self: Block, flat: Tensor) -> dict[str, Tensor]:
+            return {name: 0.5 * part + 0.5 * part.detach() for name, part in views(self, flat).items()}
+
+        monkeypatch.setattr(Block, "views", halved)
+    else:
+        losses = Stack.losses
+        monkeypatch.setattr(Stack, "losses", lambda self, *args: (losses(self, *args)[0] * 1.001, {}))
+    fused, said, engine = together(Toy)
+    assert not engine.stacks() and len(said) == 1 and said_of in said[0], said
+    same(fused, alone(Toy))
 
 
 # Containment ------------------------------------------------------------------------------------------------------------------

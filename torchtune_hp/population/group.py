@@ -24,10 +24,15 @@ from ..training.drain import tree_map
 from ..training.evaluation import Weighted, autocast, is_scalar, means, metrics_of, named
 from ..training.hooks import schedulers
 from ..training.runner import Look
+from .check import Differs, FirstStep, Idle
 from .keys import batch_step, keys_of
+from .randomness import own_randomness
 from .speeds import Speeds, time_alone, wait
 from .stack import Stack, Unstackable
 from .view import give, values_of, view_of
+
+Trained = dict[str, float] | BaseException
+"""An iteration's metrics of training, or why there are none."""
 
 
 class Refused(Exception):
@@ -44,10 +49,11 @@ class Group:
     def __init__(self, speeds: Speeds | None = None) -> None:
         self.runners: list[ModelRunner] = []
         self.speeds = speeds
-        self._warm = False
+        self._warm = False                          # every hook has run once
+        self._checked = False                       # so has the comparison with a member alone
+        self._idle: tuple[str, ...] = ()
         self._stack: Stack | None = None
         self._stale: set[ModelRunner] = set()       # their own modules are behind their rows
-        self._before: Any = None
 
     # Membership ---------------------------------------------------------------------------------------------------------
 
@@ -80,7 +86,7 @@ class Group:
         members = [(runner.member.model, runner.member.optimizer) for runner in new]
         try:
             if self._stack is None:
-                self._stack = Stack(members)
+                self._stack, self._checked = Stack(members, self._idle), False
             elif members:
                 self._stack.add(members)
         except (Unstackable, ValueError) as error:
@@ -96,22 +102,13 @@ class Group:
         Apart where that differs between the runners, Refused where the shared step raises; then all stand where they stood.
         """
         stack = self._assemble(runners)
-        self._before = stack.snapshot(), [_Place(runner) for runner in self.runners], set(self._stale)
         try:
-            trained = self._train(stack, reads)
-            validated = self._validate(stack, reads)
-        except Refused:
-            self._undo()
-            raise
-        except Exception as error:
-            self._undo()
-            if self._differ(reads):
-                raise Apart from error
-            raise Refused(_line(error)) from error
-        if self._differ(reads):
-            self._undo()
-            raise Apart
-        self._before = None
+            trained, validated = self._attempt(stack, reads)
+        except Idle as idle:
+            self.give_up()
+            self._idle += idle.names
+            stack = self._assemble(runners)
+            trained, validated = self._attempt(stack, reads)
         answers: dict[ModelRunner, Look | BaseException] = {}
         for row, (runner, metrics) in enumerate(zip(self.runners, trained)):
             if isinstance(metrics, BaseException):
@@ -128,20 +125,34 @@ class Group:
                 answers[runner] = error
         return answers
 
-    def _differ(self, reads: set[str]) -> bool:
-        return len({values_of(runner.member, reads) for runner in self.runners}) > 1
+    def _attempt(self, stack: Stack, reads: set[str]) -> tuple[list[Trained], dict[ModelRunner, dict[str, float]]]:
+        """The iteration, or everything as it was and the reason."""
+        before = stack.snapshot(), [_Place(runner) for runner in self.runners], set(self._stale)
+        try:
+            found = self._train(stack, reads), self._validate(stack, reads)
+            if self._differ(reads):
+                raise Apart
+            return found
+        except Exception as error:
+            self._put_back(stack, *before)
+            if isinstance(error, (Apart, Refused, Idle)):
+                raise
+            if isinstance(error, Differs):
+                raise Refused(str(error)) from error
+            if self._differ(reads):
+                raise Apart from error
+            raise Refused(_line(error)) from error
 
-    def _undo(self) -> None:
-        """Back to where the iteration began."""
-        assert self._stack is not None
-        snapshot, places, stale = self._before
-        self._stack.restore(snapshot)
+    def _put_back(self, stack: Stack, snapshot: list[Any], places: list[_Place], stale: set[ModelRunner]) -> None:
+        stack.restore(snapshot)
         for place in places:
             place.restore()
         self._stale = stale
-        self._before = None
 
-    def _train(self, stack: Stack, reads: set[str]) -> list[dict[str, float] | BaseException]:
+    def _differ(self, reads: set[str]) -> bool:
+        return len({values_of(runner.member, reads) for runner in self.runners}) > 1
+
+    def _train(self, stack: Stack, reads: set[str]) -> list[Trained]:
         runners, first = self.runners, self.runners[0]
         member = first.member
         plans = [runner.plan() for runner in runners]
@@ -167,6 +178,7 @@ class Group:
         if self.speeds is not None and self.speeds.alone is None:
             index = whole[0, : pattern[0][0]]
             self.speeds.alone = time_alone(first, lambda: table.rows(index)) * len(pattern[0])
+        first_step = None if self._checked else FirstStep(stack, coarse=member.precision == "bf16")
         began = time.perf_counter()
         for update, sizes in enumerate(pattern):
             if update == 1:         # what is done for the first time takes longer
@@ -180,13 +192,20 @@ class Group:
                 with autocast(member), _no_other_draws(self._warm or update > 0):
                     loss, extra = stack.losses(hook, batch, 0, keys_of(bases, steps, member.device), hparams)
                 part = torch.autograd.grad((loss if n == samples else loss * (n / samples)).sum(), stack.flats)
+                if first_step is not None and update == micro == 0:
+                    share, key = n / samples, keys_of(bases, steps, member.device)[0]
+                    first_step.loss(self._alone(batch, key, share), loss * share, part)
                 gradients = part if gradients is None else tuple(a + b for a, b in zip(gradients, part))
                 losses.append(loss.detach())
                 extras.append(extra)
                 weights.append(n)
             assert gradients is not None
+            compare = first_step.update(gradients, clip) if first_step is not None and update == 0 else None
             with torch.no_grad():
                 stack.update(gradients, clip)
+            if compare is not None:
+                compare()
+                self._checked = True
             for runner, plan in zip(runners, plans):
                 runner.scheduled(plan[update][1])
         self._stale = set(runners)
@@ -198,9 +217,23 @@ class Group:
         self._warm = True
         return self._trained(values, extras, weights)
 
-    def _trained(self, losses: Tensor, extras: list[dict[str, Tensor]], weights: list[int]) -> list[dict[str, float] | BaseException]:
+    def _alone(self, batch: Any, key: Tensor, share: float) -> Any:
+        """(model) -> the loss of the first runner's hook, by itself, on its part of the batch."""
+        runner = self.runners[0]
+
+        def loss(model: Any) -> Tensor:
+            view = view_of(runner.member, model, set())
+            give(view, runner.member.hparams.tensors())
+            with autocast(runner.member), own_randomness(key, strict=False):
+                found = view.training_step(model, view.augment(_of_row(batch, 0)))
+            one: Tensor = found[0] if isinstance(found, tuple) else found
+            return one * share
+
+        return loss
+
+    def _trained(self, losses: Tensor, extras: list[dict[str, Tensor]], weights: list[int]) -> list[Trained]:
         held = {name: torch.stack([extra[name] for extra in extras]).cpu().double() for name in extras[0]}
-        found: list[dict[str, float] | BaseException] = []
+        found: list[Trained] = []
         for row, runner in enumerate(self.runners):
             more: Weighted = {f"train_{name}": list(zip(values[:, row].tolist(), weights)) for name, values in held.items()}
             try:

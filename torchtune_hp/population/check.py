@@ -1,0 +1,84 @@
+"""Checked, not assumed: on a stack's first step one member is also stepped alone, and the two must agree.
+
+Compared are the loss, the gradient of every parameter (by the norm of its difference, against the norm of the whole gradient: a
+bias before a normalization has none of its own), and what the optimizer makes of that same gradient. Parameters that the loss
+does not depend on are found out here too: alone they have no gradient, and their optimizer leaves them as they are.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from .layout import flatten, parameters_of
+from .stack import Stack
+
+
+class Differs(Exception):
+    """Stacked and alone are not the same; the text says where."""
+
+
+class Idle(Exception):
+    """`names`: parameters that the loss does not depend on."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(", ".join(names))
+        self.names = tuple(names)
+
+
+class FirstStep:
+    """Row 0's first step, alone, on a copy that is made here. `coarse`: the arithmetic is bfloat16's."""
+
+    def __init__(self, stack: Stack, coarse: bool) -> None:
+        self._stack = stack
+        self._model, self._optimizer = copy.deepcopy(stack.members[0])
+        flat = stack.flats[0]
+        self._bound = 5e-2 if coarse else 5e-3 if flat.is_cuda else 1e-8 if flat.dtype == torch.float64 else 1e-4
+
+    def loss(self, alone: Callable[[Any], Tensor], losses: Tensor, gradients: Sequence[Tensor]) -> None:
+        """`alone(model)` gives the loss of the copy; `losses` (k,) and `gradients` are the stack's. Raises Idle and Differs."""
+        self._model.train()
+        with torch.enable_grad():
+            loss = alone(self._model)
+            named = {name: parameter for name, parameter in self._model.named_parameters() if parameter.requires_grad}
+            found = dict(zip(named, torch.autograd.grad(loss, list(named.values()), allow_unused=True)))
+        trained = [name for block in self._stack.layout.blocks for name in block.names]
+        idle = [name for name in trained if found[name] is None]
+        if idle:
+            raise Idle(idle)
+        if not bool(loss.isfinite()):
+            return
+        self._agree("the loss", losses[0].detach(), loss.detach(), loss.detach().abs().clamp(min=1.0))
+        whole = torch.stack([found[name].norm() for name in trained]).norm()
+        for block, gradient in zip(self._stack.layout.blocks, gradients):
+            parts = gradient[0].split_with_sizes(block.sizes)
+            for name, part in zip(block.names, parts):
+                self._agree(f"the gradient of {name}", part.view_as(named[name]), found[name], whole)
+
+    def update(self, gradients: Sequence[Tensor], clip: Tensor | None) -> Callable[[], None]:
+        """To be called before the stack's update, and what it returns after it. Raises Differs."""
+        for block, gradient in zip(self._stack.layout.blocks, gradients):
+            for part, parameter in zip(gradient[0].split_with_sizes(block.sizes), parameters_of(self._model, block)):
+                parameter.grad = part.detach().view_as(parameter).clone()
+        if clip is not None:
+            clip_grad_norm_(self._model.parameters(), float(clip[0]))
+        self._optimizer.step()
+
+        def compare() -> None:
+            for block, flat in zip(self._stack.layout.blocks, self._stack.flats):
+                own = torch.empty_like(flat[0])
+                flatten(parameters_of(self._model, block), own)
+                if bool(own.isfinite().all()):
+                    self._agree(f"the {type(self._optimizer).__name__} step", flat[0].detach(), own, own.norm())
+
+        return compare
+
+    def _agree(self, what: str, stacked: Tensor, alone: Any, scale: Tensor) -> None:
+        off = (stacked - alone).norm()
+        if not bool(off <= self._bound * scale):
+            raise Differs(f"{what} differs between stacked and alone, by {float(off):.3g} where {float(scale):.3g} is its scale")
