@@ -1,10 +1,11 @@
-"""The demo: 64 small CNNs on scikit-learn's digits, tuned with ASHA, in one to two minutes on two cores.
+"""The demo: 64 small CNNs on scikit-learn's digits, sixteen at once as one tensor program, tuned with ASHA, in half a minute on
+two cores.
 
 Six hyperparameters: two of the architecture, one of regularization, three of the optimizer. The search sees the training and
 the validation set; at the end the best model and one with default hyperparameters meet the test set, which nobody saw before.
 
 Press Ctrl-C at any time: nothing is lost, and the command that goes on is printed. That command imports this file to find
-`Digits`, so the study is started under `if __name__ == "__main__"`; the worker processes would do without.
+`Digits`, so the study is started under `if __name__ == "__main__"`.
 """
 
 from __future__ import annotations
@@ -74,10 +75,10 @@ def main(seed: int = 0, trials: int = 64) -> hp.Results:
     goal: dict[str, Any] = {"metric": "accuracy", "mode": "max", "seed": seed}
     results = hp.Tuner(
         Digits, SPACE, trials=trials, scheduler=hp.ASHA(max_t=MAX_T, grace_period=1, reduction_factor=3),
-        executor=hp.Processes(ordered=True), **goal,      # ordered: the same seed gives the same study, interrupted or not
+        executor=hp.Fused(slots=16), **goal,
     ).fit()  # fmt: skip
     default = hp.Tuner(
-        Digits, SPACE, trials=1, points=[DEFAULT], scheduler=hp.FullRuns(max_t=MAX_T), executor=hp.Serial(), storage=None, verbose=0, **goal
+        Digits, SPACE, trials=1, points=[DEFAULT], scheduler=hp.FullRuns(max_t=MAX_T), storage=None, verbose=0, **goal
     ).fit()  # fmt: skip
 
     best = results.best

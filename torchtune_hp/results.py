@@ -186,9 +186,9 @@ class Results:
         return self.journal.notes()
 
     @property
-    def stacks(self) -> list[Any]:
-        """How trials shared stacks; none where each was trained alone."""
-        return []
+    def stacks(self) -> list[str]:
+        """Which stacks trials were trained in, what kept them apart, and what was trained one by one, in words."""
+        return [note.text for note in self.journal.notes("stack")]
 
     @property
     def header(self) -> dict[str, Any]:

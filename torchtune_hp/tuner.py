@@ -38,7 +38,8 @@ class Tuner:
         stop: ends single trials: {"accuracy": 0.95}, `hp.Plateau(patience)`, `hp.MaxSteps(n)`, a function of (trial, metrics).
         points: configs tried first. outcome_constraints: such as "params <= 50_000"; a report that violates one ranks last.
         searcher: default `GridSearch` if the space has a `grid_search` axis, else `RandomSearch`.
-        scheduler: default `FullRuns()`. executor: "auto" is `Processes()`.
+        scheduler: default `FullRuns()`. executor: "auto" is `Fused()` for a ModelTrainable,
+            `Processes()` for the rest.
         observers: told of every turn (see `observers.base.Observer`). keep: how many best trials keep their weights; with
             several objectives the front does.
         seed: the one seed of everything. storage: the folder of studies; None: in memory.

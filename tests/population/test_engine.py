@@ -75,7 +75,7 @@ def together(cls: type[hp.ModelTrainable], configs: Configs = CONFIGS, n: int = 
     engine = Engine(lambda kind, text: said.append(text), "vmap")
     members = runners(cls, configs)
     looks = [engine.advance(members) for _ in range(n)]
-    return [[look[member] for look in looks] for member in members], said, engine
+    return [[look[member] for look in looks] for member in members], [text for text in said if "begins with" not in text], engine
 
 
 def same(fused: Sequence[Sequence[Any]], single: Sequence[Sequence[Look]]) -> None:
@@ -257,6 +257,25 @@ def test_different_shapes_are_different_stacks_over_the_same_call() -> None:
     fused, said, engine = together(Toy, configs)
     assert sorted(engine.stacks()) == [3, 3] and not said
     same(fused, alone(Toy, configs))
+
+
+class Sized(Toy):
+    def setup(self, config: Any) -> None:
+        super().setup(config)
+        self.batch_size = config["size"]
+
+
+def test_the_stacks_there_are_and_what_keeps_them_apart_are_told() -> None:
+    said: list[str] = []
+    engine = Engine(lambda kind, text: said.append(f"{kind}: {text}"), "vmap")
+    configs = [{"width": 4 + 4 * (k % 2), "lr": 0.01, "size": 16 if k < 6 else 32} for k in range(9)]
+    engine.advance(runners(Sized, configs))
+    assert said == [
+        "stack: Sized: stack 1 begins with 3 trials.",
+        "stack: Sized: stack 2 begins with 3 trials; it differs from stack 1 in 0.out_features: 4 and 8.",
+    ] and sorted(engine.stacks()) == [3, 3]
+    engine.advance(runners(Sized, [{**config, "size": 32} for config in configs]))
+    assert said[2] == "stack: Sized: stack 3 begins with 5 trials; it differs from stack 1 in batch_size: 16 and 32."
 
 
 class ReadsConfig(Toy):

@@ -23,7 +23,7 @@ from ..training.alone import ModelRunner
 from ..training.feed import TableFeed
 from ..training.runner import Look
 from .group import Apart, Group, Refused
-from .signature import signature
+from .signature import difference, signature
 from .speeds import Speeds
 from .view import shown_read, values_of
 
@@ -32,6 +32,9 @@ Note = Callable[[str, str], None]
 """(kind, text)"""
 
 Strategy = Literal["auto", "vmap", "loop"]
+
+WORDS = ("batch_size", "accumulate", "precision", "lr_step")
+"""Words of a ModelTrainable in which members of a stack agree."""
 
 FEW = 2
 """So many runners of a kind or fewer are trained one by one."""
@@ -50,6 +53,7 @@ class Engine:
         self._groups: dict[Hashable, Group] = {}
         self._kinds: dict[ModelRunner, Hashable] = {}
         self._reads: dict[Hashable, set[str]] = {}      # by structure: what hooks were seen to read
+        self._numbers: dict[Any, int] = {}              # of the structures that were stacked
         self._alone: dict[Hashable, str] = {}           # by structure: why its members are trained one by one
         self._said: set[Hashable] = set()
 
@@ -99,7 +103,7 @@ class Engine:
         known = self._kinds.get(runner)
         if known is None:
             member = runner.member
-            words = (member.batch_size, member.accumulate, member.precision, member.lr_step)
+            words = tuple(getattr(member, word) for word in WORDS)
             structure = (type(member), id(runner.data), words, signature(member.model, member.optimizer))
             known = (structure, values_of(member, self._reads.setdefault(structure, set())))
             self._kinds[runner] = known
@@ -134,6 +138,7 @@ class Engine:
             self._refuse(structure, "the data is a DataLoader: its batches come as they come")
             return members
         group = self._groups.setdefault(kind, Group(self._timed(structure)))
+        self._formed(structure, len(members))
         try:
             answers.update(group.advance(members, self._reads[structure]))
         except Apart:
@@ -146,6 +151,19 @@ class Engine:
         for runner in members:
             self._changed(runner)
         return []
+
+    def _formed(self, structure: Any, k: int) -> None:
+        """Says of a structure that is stacked for the first time how it differs from the first one of its class."""
+        if structure in self._numbers:
+            return
+        cls = structure[0]
+        earlier = [other for other in self._numbers if other[0] is cls]
+        self._numbers[structure] = number = len(earlier) + 1
+        text = f"{cls.__name__}: stack {number} begins with {k} trials"
+        if earlier:
+            words = difference(tuple(zip(WORDS, earlier[0][2])), tuple(zip(WORDS, structure[2])))
+            text += f"; it differs from stack 1 in {words or difference(earlier[0][3], structure[3]) or 'its data'}"
+        self._say("stack", text + ".")
 
     def _timed(self, structure: Hashable) -> Speeds | None:
         return self._speeds.setdefault(structure, Speeds()) if self._strategy == "auto" else None
