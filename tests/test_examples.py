@@ -19,7 +19,9 @@ EXAMPLES = ROOT / "examples"
 
 LINES = {
     "ask_tell": r"best of 30 trials in \d+ steps instead of 810: loss 0\.4\d+ with \{'lr': .*\}",
+    "cross_validation": r"mean difference between the two in accuracy: 0\.000\d",
     "digits_demo": r"Its test accuracy: +(0\.9[789]\d\d|1\.0000)",        # the slowest: 64 trainings, the whole of the demo
+    "ensemble": r"32 plain modules from runs.ensemble\.pt predict the same: True",
     "function": r"best \{'lr': .*\}: loss (\S+) when reported, \1 with the weights that were kept",
     "generator": r"best of 30: .*, accuracy 0\.9\d\d; trials: \{'completed': \d+, 'stopped': \d+\}",
     "model_trainable": r"validation: auc 0\.99\d\d; test: accuracy 0\.9\d\d\d, auc 0\.9\d\d\d",

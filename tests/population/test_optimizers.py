@@ -1,223 +1,16 @@
-"""Optimizers on stacked rows: each row is what torch.optim makes of it alone, whatever the other rows are."""
+"""Between torch.optim and rows: a member's state in and out, its options, and what is refused."""
 
 import copy
-import itertools
 import re
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
 from torch import optim
 
 from torchtune_hp.population.optimizers import dump_row, flags_of, fresh, load_row, numbers_of, rule_of, why_not
 from torchtune_hp.population.rules import RULES
 
-SHAPES = ((3, 4), (5,), (), (2, 1, 3))
-SIZES = (12, 5, 1, 6)
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
-OWN_FLAGS = {
-    optim.SGD: ("maximize", "nesterov"),
-    optim.Adam: ("amsgrad", "decoupled_weight_decay", "maximize"),
-    optim.AdamW: ("amsgrad", "maximize"),
-    optim.NAdam: ("decoupled_weight_decay", "maximize"),
-    optim.RAdam: ("decoupled_weight_decay", "maximize"),
-    optim.Adamax: ("maximize",),
-    optim.Adagrad: ("maximize",),
-    optim.Adadelta: ("maximize",),
-    optim.RMSprop: ("centered", "maximize"),
-}
-PROGRAMS = [
-    pytest.param(kind, dict(zip(names, values)), id="-".join([kind.__name__, *(n for n, v in zip(names, values) if v)]))
-    for kind, names in OWN_FLAGS.items()
-    for values in itertools.product((False, True), repeat=len(names))
-]
-EXTREMES = [
-    pytest.param(kind, dict.fromkeys(names, value), id=f"{kind.__name__}-{'all' if value else 'none'}")
-    for kind, names in OWN_FLAGS.items()
-    for value in (False, True)
-]
-"""Every class with all of its flags and with none of them."""
-
-RANGES = {
-    "momentum": (0.1, 0.99), "dampening": (0.1, 0.9), "weight_decay": (1e-3, 0.3), "lr_decay": (1e-3, 0.5), "momentum_decay": (1e-3, 0.5),
-    "beta1": (0.1, 0.98), "beta2": (0.4, 0.9995), "alpha": (0.4, 0.995), "rho": (0.1, 0.99), "initial_accumulator_value": (0.1, 2.0),
-    "lr": (1e-3, 0.1), "eps": (1e-8, 1e-2),
-}   # fmt: skip
-OFTEN_ZERO = ("momentum", "dampening", "weight_decay", "lr_decay", "momentum_decay", "beta1", "initial_accumulator_value")
-
-
-class Run:
-    """k members, each with its own torch optimizer, and the same members in a stack, fed the same gradients."""
-
-    def __init__(self, kind, flags, seed, k=4, dtype=torch.float64, alone=None):
-        self.random = torch.Generator().manual_seed(seed)
-        self.dtype = dtype
-        self.parameters = [[torch.nn.Parameter(self.draw(shape)) for shape in SHAPES] for _ in range(k)]
-        options = [self.options(kind) for _ in range(k)]
-        if k > 3:
-            options[1]["lr"] = 0.0
-        self.optimizers = [self.made(kind, own, {**option, **flags}) for own, option in zip(self.parameters, options)]
-        for own, optimizer, steps in zip(self.parameters, self.optimizers, alone or [0] * k):
-            for _ in range(steps):
-                self.step_alone(own, optimizer, self.gradients())
-        self.stack(kind)
-
-    def stack(self, kind):
-        self.rule = rule_of(self.optimizers[0])
-        assert self.rule is RULES[kind]
-        self.flags = flags_of(self.optimizers[0].param_groups[0])
-        self.p = torch.stack([torch.cat([p.detach().reshape(-1) for p in own]) for own in self.parameters])
-        self.numbers = self.read()
-        self.state = fresh(self.rule, self.flags, self.p, self.numbers)
-        for row in range(len(self.p)):
-            self.load(row)
-
-    def draw(self, shape):
-        return torch.randn(shape, generator=self.random, dtype=torch.float64).to(self.dtype)
-
-    def uniform(self, low, high):
-        return low + (high - low) * torch.rand((), generator=self.random, dtype=torch.float64).item()
-
-    def number(self, name):
-        if name in OFTEN_ZERO and self.uniform(0, 1) < 0.4:
-            return 0.0
-        return self.uniform(*RANGES[name])
-
-    def options(self, kind):
-        found = {name: self.number(name) for name in RULES[kind].numbers}
-        if "beta1" in found:
-            found["betas"] = (found.pop("beta1"), found.pop("beta2"))
-        return found
-
-    def made(self, kind, parameters, options):
-        later = {name: options.pop(name) for name in ("momentum", "dampening") if options.get("nesterov")}
-        start = {"momentum": 0.5} if later else {}      # what torch refuses to be made with, a schedule can still set
-        optimizer = kind(parameters, **options, **start, foreach=False)
-        optimizer.param_groups[0].update(later)
-        return optimizer
-
-    def gradients(self):
-        return [part.view(shape) for part, shape in zip(self.draw((sum(SIZES),)).split(SIZES), SHAPES)]
-
-    def step_alone(self, own, optimizer, gradients):
-        for parameter, gradient in zip(own, gradients):
-            parameter.grad = gradient.clone()
-        optimizer.step()
-
-    def read(self):
-        found = [numbers_of(optimizer.param_groups[0]) for optimizer in self.optimizers]
-        return {name: torch.tensor([each[name] for each in found], dtype=torch.float64) for name in self.rule.numbers}
-
-    def load(self, row):
-        load_row(self.rule, self.flags, self.state, row, self.optimizers[row], self.parameters[row])
-
-    def dump(self, row):
-        dump_row(self.rule, self.flags, self.state, row, self.optimizers[row], self.parameters[row])
-
-    def step(self, update=None):
-        each = [self.gradients() for _ in self.optimizers]
-        for own, optimizer, gradients in zip(self.parameters, self.optimizers, each):
-            self.step_alone(own, optimizer, gradients)
-        self.step_stack(each, update)
-
-    def step_stack(self, each, update=None):
-        self.numbers = self.read()
-        before = torch.stack(list(self.numbers.values()))
-        g = torch.stack([torch.cat([gradient.reshape(-1) for gradient in gradients]) for gradients in each])
-        kept = g.clone()
-        (update or self.rule.update)(self.p, g, self.state, self.numbers, self.flags)
-        assert torch.allclose(g, kept, rtol=0, atol=0, equal_nan=True)
-        assert torch.equal(torch.stack(list(self.numbers.values())), before)
-
-    def check(self):
-        for row, (own, optimizer) in enumerate(zip(self.parameters, self.optimizers)):
-            self.close(self.p[row], [p.detach() for p in own], f"parameters of member {row}")
-            held = [optimizer.state.get(p, {}) for p in own]
-            for name in self.rule.tensors(self.flags):
-                if name in held[0]:
-                    self.close(self.state[name][row], [each[name] for each in held], f"{name} of member {row}")
-            for name in self.rule.scalars(self.flags):
-                if name in held[0]:
-                    assert self.state[name][row].item() == pytest.approx(held[0][name].item(), rel=1e-12), f"{name} of member {row}"
-
-    def close(self, row, parts, what):
-        flat = torch.cat([part.reshape(-1) for part in parts])
-        assert row.dtype == flat.dtype == self.dtype and torch.isfinite(flat).all(), what
-        worst = (row - flat).abs().max().item()
-        assert worst <= TOLERANCE[self.dtype] * flat.abs().max().item(), f"{what}: off by {worst}"
-
-
-@pytest.mark.parametrize("kind, flags", PROGRAMS)
-def test_each_row_is_what_torch_makes_of_it_alone(kind, flags):
-    run = Run(kind, flags, seed=1)
-    for _ in range(50):
-        run.step()
-    run.check()
-    assert len({tuple(own.tolist()) for own in torch.stack(list(run.numbers.values()), 1)}) == len(run.p), "each has options of its own"
-
-
-@pytest.mark.parametrize("kind, flags", EXTREMES)
-def test_in_float32_too(kind, flags):
-    run = Run(kind, flags, seed=15, dtype=torch.float32)
-    for _ in range(50):
-        run.step()
-    run.check()
-
-
-@settings(max_examples=30, deadline=None)
-@given(program=st.sampled_from([each.values for each in PROGRAMS]), seed=st.integers(0, 2**32), k=st.integers(1, 9))
-def test_whatever_the_options_are(program, seed, k):
-    run = Run(*program, seed=seed, k=k)
-    for _ in range(8):
-        run.step()
-        run.check()
-
-
-@pytest.mark.parametrize("kind, flags", EXTREMES)
-def test_options_may_move_at_every_step(kind, flags):
-    run = Run(kind, flags, seed=2)
-    for _ in range(20):
-        for optimizer in run.optimizers:
-            group = optimizer.param_groups[0]
-            for name in set(run.rule.numbers) & set(group) - {"initial_accumulator_value", "momentum"}:
-                group[name] = run.number(name)
-            if "betas" in group:
-                group["betas"] = (run.number("beta1"), run.number("beta2"))
-            if "momentum" in group and (kind is optim.SGD or group["momentum"] > 0):
-                group["momentum"] = run.number("momentum")
-        run.step()
-    run.check()
-
-
-@pytest.mark.parametrize("kind", [optim.SGD, optim.RMSprop])
-def test_a_momentum_buffer_rests_while_momentum_is_zero(kind):
-    """As in torch, where a cyclic schedule may pass through 0: the buffer that stood there is taken up again."""
-    run = Run(kind, {}, seed=3, k=3)
-    for step in range(9):
-        for row, optimizer in enumerate(run.optimizers):
-            optimizer.param_groups[0]["momentum"] = 0.0 if row == 1 and 3 <= step < 6 else 0.9
-        run.step()
-        run.check()
-
-
-def test_sgd_begins_a_buffer_at_the_first_step_with_momentum():
-    """Late momentum begins as at a first step: with the gradient itself, whatever the dampening."""
-    run = Run(optim.SGD, {}, seed=4, k=2)
-    for step in range(6):
-        for row, optimizer in enumerate(run.optimizers):
-            optimizer.param_groups[0].update(momentum=0.9 if step >= 2 * row else 0.0, dampening=0.7)
-        run.step()
-        run.check()
-        assert run.state["buffered"].tolist() == [1.0, float(step >= 2)]
-
-
-def test_radam_takes_each_member_s_own_branch():
-    run = Run(optim.RAdam, {}, seed=5, k=3)
-    for optimizer, beta2 in zip(run.optimizers, (0.5, 0.9, 0.999)):
-        optimizer.param_groups[0]["betas"] = (0.9, beta2)
-    for _ in range(12):
-        run.step()
-        run.check()
+from .rows import EXTREMES, OWN_FLAGS, Run, described
 
 
 @pytest.mark.parametrize("kind, flags", EXTREMES)
@@ -252,7 +45,7 @@ def test_a_dumped_member_goes_on_alone(kind, flags, steps):
         other = kind(copies)
         other.load_state_dict(copy.deepcopy(optimizer.state_dict()))        # torch's load shares the tensors
         loaded.append((copies, other))
-    for _ in range(10):
+    for _ in range(5):
         each = [run.gradients() for _ in run.optimizers]
         run.step_stack(each)
         for own, optimizer, (copies, other), gradients in zip(run.parameters, run.optimizers, loaded, each):
@@ -263,10 +56,6 @@ def test_a_dumped_member_goes_on_alone(kind, flags, steps):
         flat = torch.cat([p.detach().reshape(-1) for p in copies])
         bound = 1e-6 if kind is optim.NAdam else 1e-12          # loading casts NAdam's mu_product to the parameters' dtype
         assert torch.allclose(flat, torch.cat([p.detach().reshape(-1) for p in own]), rtol=bound, atol=bound), row
-
-
-def described(state):
-    return {name: (type(value), value.shape, value.stride(), value.dtype, value.device) for name, value in state.items()}
 
 
 @pytest.mark.parametrize("kind, flags", EXTREMES)
@@ -335,26 +124,6 @@ def test_fused_torch_optimizers_keep_their_step_in_float32_on_the_device():
     optimizer.step()
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-@pytest.mark.parametrize("kind, flags", EXTREMES)
-def test_what_is_not_finite_stays_in_its_row(kind, flags, bad):
-    healthy, ill = (Run(kind, flags, seed=11) for _ in range(2))
-    others = [row for row in range(len(ill.p)) if row not in (1, 3)]
-    for step in range(5):
-        each = [ill.gradients() for _ in ill.optimizers]
-        healthy.step_stack(each)
-        if step == 2:
-            each[1][0].view(-1)[2] = bad
-            ill.p[3, 4] = bad
-        ill.step_stack(each)
-    assert not torch.isfinite(ill.p[1]).all() and not torch.isfinite(ill.p[3]).all()
-    assert torch.equal(ill.p[others], healthy.p[others])
-    for name in ill.state:
-        assert torch.equal(ill.state[name][others], healthy.state[name][others]), name
-    untouched = torch.arange(ill.p.shape[1]) != 2
-    assert torch.equal(ill.p[1, untouched], healthy.p[1, untouched])
-
-
 @pytest.mark.parametrize("kind, flags", EXTREMES)
 def test_a_row_is_as_good_as_new_after_it_is_loaded_again(kind, flags):
     run = Run(kind, flags, seed=12, k=2)
@@ -364,24 +133,6 @@ def test_a_row_is_as_good_as_new_after_it_is_loaded_again(kind, flags):
     run.load(1)
     for name in run.state:
         assert torch.equal(run.state[name][1], expected[name][1]), name
-
-
-@pytest.mark.parametrize("kind, flags", [each for each in EXTREMES if each.id.endswith("all") or each.id in ("SGD-none", "Adam-none")])
-def test_a_step_compiles_whole(kind, flags):
-    """With fullgraph a value read on the host, or a branch on one, is an error."""
-    torch._dynamo.reset()
-    run = Run(kind, flags, seed=13, alone=[0, 2, 1, 5])
-    graphs = []
-
-    def count(graph, example):
-        graphs.append(graph)
-        return graph.forward
-
-    compiled = torch.compile(run.rule.update, fullgraph=True, backend=count)
-    for _ in range(3):
-        run.step(compiled)
-    run.check()
-    assert len(graphs) == 1, "other numbers are not another program"
 
 
 def test_fresh_state_has_its_names_shapes_and_values():

@@ -7,6 +7,7 @@ schedulers, `validation_end`, `on_iteration_end` and the look itself.
 
 from __future__ import annotations
 
+import copy
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -301,9 +302,9 @@ class _Place:
         self._feed = runner.feed.epoch, runner.feed.offset
         self._updates = runner.updates
         driven = [scheduler for scheduler in schedulers(runner.member) if not isinstance(scheduler, ReduceLROnPlateau)]
-        self._schedulers = [(scheduler, dict(scheduler.state_dict())) for scheduler in driven]
+        self._schedulers = [(scheduler, copy.deepcopy(scheduler.state_dict())) for scheduler in driven]
         groups = runner.member.optimizer.param_groups if driven else []
-        self._groups = [(group, {key: value for key, value in group.items() if key != "params"}) for group in groups]
+        self._groups = [(group, copy.deepcopy({key: value for key, value in group.items() if key != "params"})) for group in groups]
 
     def restore(self) -> None:
         self._runner.feed.epoch, self._runner.feed.offset = self._feed

@@ -1,86 +1,23 @@
-"""The optimizers of `torch.optim` for k members at once: one rule for each class, on stacked rows.
+"""The optimizers of `torch.optim` for k members at once: one rule for each class, whose laws are those of rule.py.
 
-All parameters that one param group trains lie in a tensor `p` of shape (k, D), a member in each row, their gradient in `g`
-and the optimizer's state in further (k, D) tensors. These optimizers work element by element, so a row need not know where
-one parameter ends and the next begins. Every member has its own value of every numeric option, and its own number of steps.
-
-Laws:
-1. Fed the same gradients, each row is at every step what the single-tensor form of `torch.optim` makes of it, to the rounding
-   of the dtype, whatever the other rows are: with momentum 0 beside 0.9, where a momentum buffer begins (it is the gradient
-   itself, without dampening), and where options move between steps. Where the square of a gradient overflows, torch may
-   stand still and a row becomes NaN.
-2. No row reaches another one: what is NaN or infinite in a row stays there.
-3. An update reads no value on the host and decides nothing by one: it can be compiled whole and captured in a CUDA graph.
-4. What follows from options and step counts alone is (k,) float64, and rounded to `p.dtype` once: in float32, 1 - 0.9999 is
-   off by 1.7e-4 of itself.
+Each is the single-tensor form of torch's class, with options and step counts that are columns. What torch decides by an option's
+value (whether there is momentum, whether RAdam rectifies) is here decided by `where`, for each row.
 
 Sums of the form c1 * a + c2 * b with two columns c1 and c2 are written as two steps in place: PyTorch's `addcmul` with a
-column in the place of its first argument is not vectorized on CPUs, and takes 4 times as long.
+column in the place of its first argument is not vectorized on CPUs, and takes 3.5 times as long.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
-Numbers = dict[str, Tensor]
-"""The numeric options of k members: each (k,) float64, on the device of the stack. `betas` are "beta1" and "beta2"."""
+from .rule import Flags, Numbers, Rule, Value, columns, decayed, descent, is_on, moments
 
-Flags = tuple[tuple[str, Any], ...]
-"""The options that change the program, sorted by name: members of a stack have them in common."""
-
-Value = TypeVar("Value", Tensor, float)
-
-
-class Rule(ABC):
-    """One class of `torch.optim`: the names of its options and of its state, and its step.
-
-    Attributes:
-        optimizer: the class.
-        numbers: its numeric options, one value for each member.
-        flags: its options that split a stack.
-        averages: its state tensors, whatever the flags.
-        optional: names of state tensors that torch holds for some members only.
-    """
-
-    optimizer: type[Optimizer]
-    numbers: tuple[str, ...]
-    flags: tuple[str, ...] = ("maximize",)
-    averages: tuple[str, ...]
-    optional: tuple[str, ...] = ()
-
-    def tensors(self, flags: Flags) -> tuple[str, ...]:
-        """Names of the state tensors of shape (k, D) and the dtype of the parameters."""
-        return self.averages
-
-    def scalars(self, flags: Flags) -> tuple[str, ...]:
-        """Names of the state of shape (k,), float64; "step", the number of steps made, is the first."""
-        return ("step",)
-
-    def start(self, name: str, numbers: Mapping[str, Value]) -> Value | float:
-        """What the state `name` is before the first step."""
-        return 0.0
-
-    def held(self, flags: Flags, scalars: Mapping[str, float]) -> tuple[str, ...]:
-        """The keys of torch's own state of a member whose scalars are these."""
-        return ("step", *self.tensors(flags)) if scalars["step"] else ()
-
-    @abstractmethod
-    def update(self, p: Tensor, g: Tensor, state: dict[str, Tensor], numbers: Numbers, flags: Flags) -> None:
-        """One step of all members, in place on `p` and on the tensors in `state`.
-
-        Args:
-            p: (k, D), float32 or float64, without `requires_grad`.
-            g: (k, D), the gradient; it is left as it is.
-            state: what `tensors` and `scalars` name.
-            numbers: what `self.numbers` names; left as they are.
-            flags: those of the stack; a flag that is not named is off.
-        """
+__all__ = ["RULES", "Flags", "Numbers", "Rule"]
 
 
 class SGDRule(Rule):
@@ -105,12 +42,12 @@ class SGDRule(Rule):
         keep = torch.where(going_on, momentum, (~moving).to(lr.dtype))      # without momentum, torch lets the buffer rest
         gain = torch.where(going_on, 1 - numbers["dampening"], moving.to(lr.dtype))
         buffered.masked_fill_(moving, 1.0)
-        if _on(flags, "nesterov"):
+        if is_on(flags, "nesterov"):
             by_buffer, by_gradient = -lr * momentum, -lr
         else:
             by_buffer, by_gradient = torch.where(moving, -lr, 0.0), torch.where(moving, 0.0, -lr)
-        keep, gain, by_buffer, by_gradient = _columns(p, keep, gain, by_buffer, by_gradient)
-        g = _descent(p, g, numbers, flags)
+        keep, gain, by_buffer, by_gradient = columns(p, keep, gain, by_buffer, by_gradient)
+        g = descent(p, g, numbers, flags)
         buffer = state["momentum_buffer"].mul_(keep).addcmul_(g, gain)
         p.addcmul_(buffer, by_buffer).addcmul_(g, by_gradient)
 
@@ -124,17 +61,17 @@ class AdamRule(Rule):
         self.optimizer = optimizer
 
     def tensors(self, flags: Flags) -> tuple[str, ...]:
-        return (*self.averages, "max_exp_avg_sq") if _on(flags, "amsgrad") else self.averages
+        return (*self.averages, "max_exp_avg_sq") if is_on(flags, "amsgrad") else self.averages
 
     def update(self, p: Tensor, g: Tensor, state: dict[str, Tensor], numbers: Numbers, flags: Flags) -> None:
         step = state["step"].add_(1)
         root = (1 - numbers["beta2"] ** step).sqrt()
         size = numbers["lr"] / (1 - numbers["beta1"] ** step)
         # m / (sqrt(v) / root + eps) is root * m / (sqrt(v) + eps * root): a pass less
-        eps, size = _columns(p, numbers["eps"] * root, -size * root)
-        g = _decayed(p, g, numbers, flags)
-        root_mean_square = _moments(p, g, state, numbers)
-        if _on(flags, "amsgrad"):
+        eps, size = columns(p, numbers["eps"] * root, -size * root)
+        g = decayed(p, g, numbers, flags)
+        root_mean_square = moments(p, g, state, numbers)
+        if is_on(flags, "amsgrad"):
             largest = torch.maximum(state["max_exp_avg_sq"], state["exp_avg_sq"], out=state["max_exp_avg_sq"])
             torch.sqrt(largest, out=root_mean_square)
         else:
@@ -170,9 +107,9 @@ class NAdamRule(Rule):
         product.copy_(torch.where(state["mu_single"] != 0, single, product * mu))
         by_gradient = -lr * (1 - mu) / (1 - product) * root
         by_average = -lr * following / (1 - product * following) * root
-        eps, by_gradient, by_average = _columns(p, numbers["eps"] * root, by_gradient, by_average)
-        g = _decayed(p, g, numbers, flags)
-        root_mean_square = _moments(p, g, state, numbers)
+        eps, by_gradient, by_average = columns(p, numbers["eps"] * root, by_gradient, by_average)
+        g = decayed(p, g, numbers, flags)
+        root_mean_square = moments(p, g, state, numbers)
         torch.sqrt(state["exp_avg_sq"], out=root_mean_square).add_(eps)
         p.addcdiv_(torch.mul(g, by_gradient).addcmul_(state["exp_avg"], by_average), root_mean_square)
 
@@ -193,9 +130,9 @@ class RAdamRule(Rule):
         factor = ((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length) * (1 - left)).sqrt()
         size = numbers["lr"] / (1 - numbers["beta1"] ** step) * torch.where(rectified, factor, 1.0)
         # a member whose average is still too short is divided by 0 * sqrt(v) + 1
-        share, eps, size = _columns(p, rectified.to(size.dtype), torch.where(rectified, numbers["eps"], 1.0), -size)
-        g = _decayed(p, g, numbers, flags)
-        divisor = _moments(p, g, state, numbers)
+        share, eps, size = columns(p, rectified.to(size.dtype), torch.where(rectified, numbers["eps"], 1.0), -size)
+        g = decayed(p, g, numbers, flags)
+        divisor = moments(p, g, state, numbers)
         torch.sqrt(state["exp_avg_sq"], out=divisor).mul_(share).add_(eps)
         p.addcmul_(torch.div(state["exp_avg"], divisor, out=divisor), size)
 
@@ -209,8 +146,8 @@ class AdamaxRule(Rule):
         beta1, norm = numbers["beta1"], state["exp_inf"]
         step = state["step"].add_(1)
         size = -numbers["lr"] / (1 - beta1 ** step)
-        fresh, beta2, eps, size = _columns(p, 1 - beta1, numbers["beta2"], numbers["eps"], size)
-        g = _descent(p, g, numbers, flags)
+        fresh, beta2, eps, size = columns(p, 1 - beta1, numbers["beta2"], numbers["eps"], size)
+        g = descent(p, g, numbers, flags)
         state["exp_avg"].lerp_(g, fresh)
         scratch = g.abs().add_(eps)
         torch.maximum(norm.mul_(beta2), scratch, out=norm)
@@ -231,8 +168,8 @@ class AdagradRule(Rule):
 
     def update(self, p: Tensor, g: Tensor, state: dict[str, Tensor], numbers: Numbers, flags: Flags) -> None:
         step = state["step"].add_(1)
-        eps, size = _columns(p, numbers["eps"], -numbers["lr"] / (1 + (step - 1) * numbers["lr_decay"]))
-        g = _descent(p, g, numbers, flags)
+        eps, size = columns(p, numbers["eps"], -numbers["lr"] / (1 + (step - 1) * numbers["lr_decay"]))
+        g = descent(p, g, numbers, flags)
         root = state["sum"].addcmul_(g, g).sqrt().add_(eps)
         p.addcmul_(torch.div(g, root, out=root), size)
 
@@ -244,8 +181,8 @@ class AdadeltaRule(Rule):
 
     def update(self, p: Tensor, g: Tensor, state: dict[str, Tensor], numbers: Numbers, flags: Flags) -> None:
         state["step"].add_(1)
-        fresh, eps, size = _columns(p, 1 - numbers["rho"], numbers["eps"], -numbers["lr"])
-        g = _descent(p, g, numbers, flags)
+        fresh, eps, size = columns(p, 1 - numbers["rho"], numbers["eps"], -numbers["lr"])
+        g = descent(p, g, numbers, flags)
         square = torch.mul(g, g)
         state["square_avg"].lerp_(square, fresh)
         torch.add(state["square_avg"], eps, out=square)
@@ -262,7 +199,7 @@ class RMSpropRule(Rule):
     averages = ("square_avg", "momentum_buffer")
 
     def tensors(self, flags: Flags) -> tuple[str, ...]:
-        return (*self.averages, "grad_avg") if _on(flags, "centered") else self.averages
+        return (*self.averages, "grad_avg") if is_on(flags, "centered") else self.averages
 
     def scalars(self, flags: Flags) -> tuple[str, ...]:
         """`buffered`: 1 where a momentum buffer has begun; it begins at zero."""
@@ -277,14 +214,14 @@ class RMSpropRule(Rule):
         state["step"].add_(1)
         moving = momentum > 0
         state["buffered"].masked_fill_(moving, 1.0)
-        fresh, eps, keep, gain, by_buffer, by_change = _columns(
+        fresh, eps, keep, gain, by_buffer, by_change = columns(
             p, 1 - numbers["alpha"], numbers["eps"], torch.where(moving, momentum, 1.0), moving.to(lr.dtype),
             torch.where(moving, -lr, 0.0), torch.where(moving, 0.0, -lr),
         )   # fmt: skip
-        g = _descent(p, g, numbers, flags)
+        g = descent(p, g, numbers, flags)
         change = torch.mul(g, g)
         mean = state["square_avg"].lerp_(change, fresh)
-        if _on(flags, "centered"):
+        if is_on(flags, "centered"):
             average = state["grad_avg"].lerp_(g, fresh)
             torch.addcmul(mean, average, average, value=-1, out=change).sqrt_().add_(eps)
         else:
@@ -300,36 +237,3 @@ RULES: dict[type[Optimizer], Rule] = {
         SGDRule(), AdamRule(Adam), AdamRule(AdamW), NAdamRule(), RAdamRule(), AdamaxRule(), AdagradRule(), AdadeltaRule(), RMSpropRule()
     )
 }   # fmt: skip
-
-
-def _on(flags: Flags, name: str) -> bool:
-    return bool(dict(flags).get(name, False))
-
-
-def _columns(p: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
-    """(k,) float64 each -> (k, 1) each in the dtype of the parameters, rounded together: two kernels, however many there are."""
-    return torch.stack(values).to(p.dtype).unsqueeze(2).unbind(0)
-
-
-def _descent(p: Tensor, g: Tensor, numbers: Numbers, flags: Flags) -> Tensor:
-    """The gradient of what is minimized, with its weight decay: (k, D), a new tensor."""
-    (decay,) = _columns(p, numbers["weight_decay"])
-    return torch.addcmul(g.neg() if _on(flags, "maximize") else g, p, decay)
-
-
-def _decayed(p: Tensor, g: Tensor, numbers: Numbers, flags: Flags) -> Tensor:
-    """As `_descent`, or with weight decay on the parameters themselves; the gradient may then be `g` itself."""
-    if not _on(flags, "decoupled_weight_decay"):
-        return _descent(p, g, numbers, flags)
-    (kept,) = _columns(p, 1 - numbers["lr"] * numbers["weight_decay"])
-    p.mul_(kept)
-    return g.neg() if _on(flags, "maximize") else g
-
-
-def _moments(p: Tensor, g: Tensor, state: dict[str, Tensor], numbers: Numbers) -> Tensor:
-    """Both moving averages go on by `g`; gives the (k, D) tensor that held its squares, free to be written on."""
-    first, second = _columns(p, 1 - numbers["beta1"], 1 - numbers["beta2"])
-    state["exp_avg"].lerp_(g, first)
-    square = torch.mul(g, g)
-    state["exp_avg_sq"].lerp_(square, second)
-    return square

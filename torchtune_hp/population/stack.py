@@ -60,6 +60,7 @@ class Stack:
         self.lifted: dict[tuple[str, str], Tensor] = {}
         self._single: dict[tuple[str, str], float] = {}     # what may be lifted, as the first member has it
         self._seen: list[list[Any]] = []
+        self._boxed = False                             # hyperparameters that can change in place
         for parameter in self._call.parameters():
             parameter.requires_grad_(False)     # the rows are trained, not the prototype
         self._load()
@@ -185,6 +186,7 @@ class Stack:
             self._load()
             return
         self.members += members
+        self._boxed = self._boxed or other._boxed
         with torch.no_grad():
             self.flats = [torch.cat(pair).requires_grad_() for pair in zip(self.flats, other.flats)]
             for mine, its in zip(self._groups(), other._groups()):
@@ -254,6 +256,8 @@ class Stack:
             for place in every[0] if len({each[place] for each in every}) > 1
         }   # fmt: skip
         self._seen = [[] for _ in self.layout.blocks]
+        every_group = [group for _, optimizer in self.members for group in optimizer.param_groups]
+        self._boxed = any(isinstance(value, (Tensor, list)) for group in every_group for key, value in group.items() if key != "params")
         for row in range(k):
             self.load(row)
         for _, optimizer in self.members:
@@ -281,6 +285,8 @@ class Stack:
         for place, (block, numbers) in enumerate(zip(self.layout.blocks, self.numbers)):
             groups = [optimizer.param_groups[block.group] for _, optimizer in self.members]
             now = [[group[name] for name in _SCHEDULED if name in group] for group in groups]
+            if self._boxed:
+                now = [[_unboxed(value) for value in values] for values in now]
             if now == self._seen[place]:
                 continue
             self._seen[place] = now
@@ -290,6 +296,13 @@ class Stack:
 
 
 _SCHEDULED = ("lr", "weight_decay", "momentum", "betas", "dampening", "alpha", "rho", "eps", "lr_decay", "momentum_decay")
+
+
+def _unboxed(value: Any) -> Any:
+    """A learning rate may be a tensor, and betas a list: a scheduler changes those in place."""
+    if isinstance(value, Tensor):
+        return value.item()
+    return tuple(map(_unboxed, value)) if isinstance(value, (list, tuple)) else value
 
 
 class _Call(nn.Module):

@@ -1,0 +1,123 @@
+"""Dropout in all its forms, and the activations that draw (rrelu, gumbel_softmax), with numbers of the member's own.
+
+Laws:
+1. A call of dropout in training mode is one draw, whatever p; in evaluation mode it is none, and the input itself comes back.
+2. p may be a tensor: the member's own rate, down to 0 and up to 1. To the bit, the units dropped are those of the float it was.
+3. What is kept is scaled so that the mean stays (alpha dropout: mean and variance of what SELU gives, Klambauer et al. 2017).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from . import counter
+from .mode import REPLACED, Rate, own_randomness, replaces, threshold_of
+
+_SELU = 1.7580993408473766
+"""Minus the value that SELU tends to at -inf: what alpha dropout puts in the place of a dropped unit (Klambauer et al. 2017)."""
+
+
+def dropped(own: own_randomness, input: Tensor, p: Rate, training: bool, inplace: bool, shared: int = 0, alpha: bool = False) -> Tensor:
+    """Every form of dropout. `shared`: how many of the last dimensions are dropped together; `alpha`: for what SELU gives."""
+    if not isinstance(p, Tensor) and not 0 <= p <= 1:
+        raise ValueError(f"dropout: `0 <= p <= 1` must hold, but got p={p!r}.")
+    if not training:
+        return input
+    call = own.next()
+    if not isinstance(p, Tensor) and p == 0:
+        return input
+    own_dims = input.dim() - shared
+    shape = (*input.shape[:own_dims], *[1] * shared)
+    hashed = counter.bits(own.words, call, shape, input.device)
+    threshold: Any
+    spread: Any
+    if isinstance(p, Tensor):
+        p = p.detach().to(input.device, torch.float64)
+        threshold = threshold_of(p).clamp(max=2**31 - 256).to(torch.int32)
+        spread = torch.where(p < 1, (1 - p) * ((_SELU**2 * p + 1) if alpha else (1 - p)), torch.inf).rsqrt().to(input.dtype)
+    else:
+        threshold = min(int(threshold_of(p)), 2**31 - 256)
+        spread = ((1 - p) * ((_SELU**2 * p + 1) if alpha else (1 - p))) ** -0.5 if p < 1 else 0.0
+    kept = (hashed >= threshold).to(input.dtype)
+    if alpha:
+        shift = (kept - 1 + p).to(input.dtype) * (_SELU * spread)
+        result = input * (kept * spread) + shift
+        return input.copy_(result) if inplace else result
+    kept = kept.mul_(spread)
+    return input.mul_(kept) if inplace else input * kept
+
+
+@replaces(F.dropout)
+def _dropout(own: own_randomness, input: Tensor, p: Rate = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    return dropped(own, input, p, training, inplace)
+
+
+@replaces(F.dropout1d)
+def _dropout1d(own: own_randomness, input: Tensor, p: Rate = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    return dropped(own, input, p, training, inplace, 1)
+
+
+@replaces(F.dropout2d)
+def _dropout2d(own: own_randomness, input: Tensor, p: Rate = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    return dropped(own, input, p, training, inplace, max(0, input.dim() - 2))
+
+
+@replaces(F.dropout3d)
+def _dropout3d(own: own_randomness, input: Tensor, p: Rate = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    return dropped(own, input, p, training, inplace, 3)
+
+
+@replaces(F.alpha_dropout)
+def _alpha_dropout(own: own_randomness, input: Tensor, p: Rate = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
+    return dropped(own, input, p, training, inplace, alpha=True)
+
+
+@replaces(F.feature_alpha_dropout)
+def _feature_alpha_dropout(own: own_randomness, input: Tensor, p: Rate = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
+    return dropped(own, input, p, training, inplace, max(0, input.dim() - 2), alpha=True)
+
+
+def _replace_low_level_dropout() -> None:
+    """torch.dropout(input, p, train) and its kin, what F's functions come down to."""
+    for name, replacement in (("dropout", _dropout), ("feature_dropout", _dropout2d), ("alpha_dropout", _alpha_dropout),
+                              ("feature_alpha_dropout", _feature_alpha_dropout)):  # fmt: skip
+        for inplace in (False, True):
+
+            def low(own: own_randomness, input: Tensor, p: Rate, train: bool, to: Any = replacement, inplace: bool = inplace) -> Any:
+                return to(own, input, p, train, inplace)
+
+            REPLACED[getattr(torch, name + "_" * inplace)] = low
+
+
+_replace_low_level_dropout()
+
+
+@replaces(F.rrelu, torch.rrelu)
+def _rrelu(own: own_randomness, input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False,
+           **_: Any) -> Tensor:  # fmt: skip
+    if training:
+        slope = own.uniform(input.shape, input.dtype, input.device) * (upper - lower) + lower
+    else:
+        slope = torch.full((), (lower + upper) / 2, dtype=input.dtype, device=input.device)
+    result = torch.where(input > 0, input, input * slope)
+    return input.copy_(result) if inplace else result
+
+
+@replaces(torch.rrelu_)
+def _rrelu_(own: own_randomness, input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, **_: Any) -> Tensor:
+    return _rrelu(own, input, lower, upper, training, inplace=True)
+
+
+@replaces(F.gumbel_softmax)
+def _gumbel_softmax(own: own_randomness, logits: Tensor, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1) -> Tensor:
+    """Written out, for torch's scatters in place into what may be the members' common tensor."""
+    times = counter.exponential(own.words, own.next(), logits.shape, logits.dtype, logits.device)
+    soft: Tensor = ((logits - times.log()) / tau).softmax(dim)
+    if not hard:
+        return soft
+    chosen: Tensor = torch.zeros_like(soft).scatter(dim, soft.argmax(dim, keepdim=True), 1.0)
+    return chosen - soft.detach() + soft
