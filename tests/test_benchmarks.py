@@ -29,7 +29,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
         return importlib.import_module(name)
 
     yield load
-    for name in ("common", "early_stopping", "overhead", "scale"):
+    for name in ("common", "early_stopping", "overhead", "scale", "study_vs_peers"):
         sys.modules.pop(name, None)
 
 
@@ -64,6 +64,15 @@ def test_overhead_times_our_executors_and_leaves_out_what_is_absent(benchmark: A
 def test_overhead_refuses_runs_of_unequal_work(benchmark: Any) -> None:
     with pytest.raises(RuntimeError, match="Ray Tune made 9 trials and 90 reports, where 10 and 100"):
         benchmark("overhead").check("Ray Tune", 9, 10, 90, 100)
+
+
+def test_a_study_is_the_same_work_for_everyone(benchmark: Any) -> None:
+    """Two of the systems, in this process: epochs are counted, and nobody's trial is left out."""
+    module = benchmark("study_vs_peers")
+    for how in ("fused", "alone"):
+        found = module.ours(how, 4, 0)
+        assert found["trials"] == 4 and 4 <= found["epochs"] <= 4 * module.EPOCHS and 0.1 < found["accuracy"] <= 1.0
+    assert len(list(module.epochs_of({"lr": 1e-3, "wd": 0.0, "dropout": 0.1, "beta1": 0.9}, *module.digits()))) == module.EPOCHS
 
 
 def test_scale_counts_the_same_reports_with_and_without_a_journal(benchmark: Any, tmp_path: Path) -> None:
