@@ -29,7 +29,8 @@ def keys_of(bases: Sequence[int], steps: Sequence[int], device: torch.device | N
 
 def key_of(base: int, step: int, device: torch.device | None = None) -> Tensor:
     """The same for one member: 0-dim int64."""
-    return keys_of([base], [step], device)[0]
+    key = (base + step * _APART) % 2**64
+    return torch.tensor(key - 2**64 if key >= 2**63 else key, dtype=torch.int64, device=device)
 
 
 def batch_step(number: int, batch: int) -> int:

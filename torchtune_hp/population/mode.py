@@ -62,11 +62,19 @@ class own_randomness(TorchFunctionMode):
     def __init__(self, key: Tensor, strict: bool = True) -> None:
         super().__init__()
         self.strict = strict
-        self.words = counter.words(key)
+        self._key = key
+        self._words: counter.Words | None = None
         self.calls = 0
         self._depth = 0
         self._level, self._vmaps = (0, 0) if torch.compiler.is_compiling() else (vmap_level(), _vmaps())
         self._before: list[Any] = []
+
+    @property
+    def words(self) -> counter.Words:
+        """The key, mixed. Most models draw nothing, and need not pay for it."""
+        if self._words is None:
+            self._words = counter.words(self._key)
+        return self._words
 
     def __enter__(self) -> own_randomness:
         self._depth += 1
@@ -122,7 +130,7 @@ class own_randomness(TorchFunctionMode):
 
     def _generators(self) -> list[Tensor]:
         states = [torch.default_generator.get_state()]
-        device = self.words[0].device
+        device = self._key.device
         if device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
             states.append(torch.cuda.default_generators[device.index or 0].get_state())
         return states
