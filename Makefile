@@ -1,6 +1,6 @@
 # Each target sets up what it needs, on a machine with nothing but python3 (3.11 or newer) and make.
 #
-#   make demo      one tuning run on the digits data, on a CPU, in half a minute
+#   make demo      one tuning run on the digits data, on a CPU, in under a minute
 #   make test      check, then every test and example, with coverage
 #   make check     lint, types, floors: no training
 #   make bench     the benchmarks in their quick form

@@ -1,5 +1,5 @@
-"""The demo: 64 small CNNs on scikit-learn's digits, sixteen at once as one tensor program, tuned with ASHA, in half a minute on
-two cores.
+"""The demo: 64 small CNNs on scikit-learn's digits, sixteen at once as one tensor program, tuned with ASHA, in under a minute
+on two cores.
 
 Six hyperparameters: two of the architecture, one of regularization, three of the optimizer. The search sees the training and
 the validation set; at the end the best model and one with default hyperparameters meet the test set, which nobody saw before.
