@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from ..errors import ConfigurationError
@@ -15,16 +15,16 @@ from ..population.engine import Answer, Engine, Strategy
 from ..training.alone import ModelRunner
 from ..training.model import ModelRecipe
 from ..training.runner import Runner
-from ..trial import Command, Event, Failed, Keep, Launch, Note, Reached, Setting, Standing, Train, Trial
-from .base import Job, failed, stamped
-from .clock import VirtualTime
+from ..trial import Failed, Note, Reached, Standing, Trial
+from .base import Job, failed
 from .local import LocalTrials
+from .serial import Serial
 
 SLOTS = {"cpu": 32, "cuda": 128}
 """Slots where none are said."""
 
 
-class Fused:
+class Fused(Serial):
     """Trains the trials of a `ModelTrainable` as one tensor program.
 
     `slots`: how many trials run at once; "auto": 32 on a CPU, 128 on a GPU. `device`: where; "auto": the GPU, if there is one.
@@ -36,8 +36,6 @@ class Fused:
     log says why. ConfigurationError for a trainable of another kind: those need `Processes()` or `Serial()`.
     """
 
-    ordered = True
-
     def __init__(self, slots: int | Literal["auto"] = "auto", device: str = "auto", strategy: Strategy = "auto") -> None:
         if slots != "auto" and (type(slots) is not int or slots < 1):
             raise ConfigurationError(f'slots: must be "auto" or an int of at least 1, but got {slots!r}.')
@@ -45,10 +43,10 @@ class Fused:
             raise ConfigurationError(f'device: must be "auto" or the name of a device such as "cuda", but got {device!r}.')
         if strategy not in ("auto", "vmap", "loop"):
             raise ConfigurationError(f'strategy: must be "auto", "vmap" or "loop", but got {strategy!r}.')
-        self.slots = slots
+        super().__init__()
+        self.slots = slots  # type: ignore[assignment]  # as it was given: a journal's header holds it
         self.strategy: Strategy = strategy
         self.device = device
-        self._trials: _FusedTrials | None = None
 
     def prepare(self, job: Job) -> int:
         import torch
@@ -59,54 +57,15 @@ class Fused:
             )
         device = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
         self._job = dataclasses.replace(job, place=dataclasses.replace(job.place, device=device))
-        return SLOTS.get(torch.device(device).type, SLOTS["cpu"]) if self.slots == "auto" else self.slots
+        most = SLOTS.get(torch.device(device).type, SLOTS["cpu"])
+        return self.slots if isinstance(self.slots, int) else most
 
-    def begin(self, setting: Setting, standing: Standing) -> None:
-        self._clock = VirtualTime(standing.tick)
-        self._since = dict(standing.since)
-        self._trials = _FusedTrials(self._job, standing.live, self.strategy)
-        self._work: list[tuple[int, int]] = []          # (trial, until), in order of submission
-        self._began = time.monotonic() - standing.seconds
+    def _made(self, standing: Standing) -> LocalTrials:
+        return _FusedTrials(self._job, standing.live, self.strategy)
 
-    def submit(self, command: Command) -> None:
-        trials = self._begun()
-        if isinstance(command, Launch):
-            trials.launch(command)
-            self._queue(command.trial.id, command.until)
-        elif isinstance(command, Train):
-            if command.until is None:
-                raise ConfigurationError(f"Train({command.trial}, None): an executor needs a step to train to; the study grants ENDLESS.")
-            self._queue(command.trial, command.until)
-        elif isinstance(command, Keep):
-            trials.keep(command)
-        else:
-            trials.drop(command)
-
-    def wait(self) -> list[Event]:
-        trials = self._begun()
-        trials.tidy({trial for trial, _ in self._work})
-        work, self._work = self._work, []
-        for answer in trials.train_all(work):
-            self._clock.finish(answer)
-        now = time.monotonic() - self._began
-        notes, trials.notes = trials.notes, []
-        return [*(stamped(note, now) for note in notes), *(stamped(answer, now) for answer in self._clock.pop())]
-
-    def close(self, save: bool = False) -> None:
-        trials, self._trials = self._trials, None
-        if trials is not None:
-            if save:
-                trials.save()
-            trials.close()
-
-    def _queue(self, trial: int, until: int) -> None:
-        self._clock.submit(trial, self._begun().step(trial), self._since.pop(trial, None))
-        self._work.append((trial, until))
-
-    def _begun(self) -> _FusedTrials:
-        if self._trials is None:
-            raise RuntimeError("Fused: prepare and begin come first, and close last.")
-        return self._trials
+    def _trained(self, trials: LocalTrials, work: Sequence[tuple[int, int]]) -> Iterator[Reached | Failed]:
+        assert isinstance(trials, _FusedTrials)
+        yield from trials.train_all(work)
 
 
 class _FusedTrials(LocalTrials):

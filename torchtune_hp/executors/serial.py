@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 
 from ..errors import ConfigurationError
-from ..trial import Command, Event, Keep, Launch, Setting, Standing, Train
+from ..trial import Command, Event, Failed, Keep, Launch, Reached, Setting, Standing, Train
 from .base import Job, stamped
 from .clock import VirtualTime
 from .local import LocalTrials
@@ -36,7 +37,7 @@ class Serial:
     def begin(self, setting: Setting, standing: Standing) -> None:
         self._clock = VirtualTime(standing.tick)
         self._since = dict(standing.since)
-        self._trials = LocalTrials(self._job, standing.live)
+        self._trials = self._made(standing)
         self._work: list[tuple[int, int]] = []          # (trial, until), in order of submission
         self._began = time.monotonic() - standing.seconds
 
@@ -56,9 +57,8 @@ class Serial:
         trials = self._begun()
         trials.tidy({trial for trial, _ in self._work})
         work, self._work = self._work, []
-        with threads(self.cpus):
-            for trial, until in work:
-                self._clock.finish(trials.train(trial, until))
+        for answer in self._trained(trials, work):
+            self._clock.finish(answer)
         now = time.monotonic() - self._began
         notes, trials.notes = trials.notes, []
         return [*(stamped(note, now) for note in notes), *(stamped(answer, now) for answer in self._clock.pop())]
@@ -70,6 +70,15 @@ class Serial:
                 trials.save()
             trials.close()
 
+    def _made(self, standing: Standing) -> LocalTrials:
+        return LocalTrials(self._job, standing.live)
+
+    def _trained(self, trials: LocalTrials, work: Sequence[tuple[int, int]]) -> Iterator[Reached | Failed]:
+        """The answers, in any order; virtual time puts them in theirs."""
+        with threads(self.cpus):
+            for trial, until in work:
+                yield trials.train(trial, until)
+
     def _queue(self, trial: int, until: int | None) -> None:
         if until is None:
             raise ConfigurationError(f"Train({trial}, None): an executor needs a step to train to; the study grants ENDLESS.")
@@ -78,7 +87,7 @@ class Serial:
 
     def _begun(self) -> LocalTrials:
         if self._trials is None:
-            raise RuntimeError("Serial: prepare and begin come first, and close last.")
+            raise RuntimeError(f"{type(self).__name__}: prepare and begin come first, and close last.")
         return self._trials
 
 
