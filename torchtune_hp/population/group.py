@@ -60,16 +60,18 @@ class Group:
 
     def keep_only(self, runners: Sequence[ModelRunner]) -> None:
         """All others leave, written back."""
-        gone = [row for row, runner in enumerate(self.runners) if runner not in runners]
-        if not gone:
+        staying = set(runners)
+        kept = [row for row, runner in enumerate(self.runners) if runner in staying]
+        if len(kept) == len(self.runners):
             return
-        for row in gone:
-            self.settle(self.runners[row])
-        self.runners = [runner for runner in self.runners if runner in runners]
-        if not self.runners:
+        for runner in self.runners:
+            if runner not in staying:
+                self.settle(runner)
+        self.runners = [self.runners[row] for row in kept]
+        if not kept:
             self._stack = None
         elif self._stack is not None:
-            self._stack.take_out(gone)
+            self._stack.keep(kept)
 
     def settle(self, runner: ModelRunner) -> None:
         if runner in self._stale:
@@ -83,7 +85,8 @@ class Group:
 
     def _assemble(self, runners: Sequence[ModelRunner]) -> Stack:
         self.keep_only(runners)
-        new = [runner for runner in runners if runner not in self.runners]
+        here = set(self.runners)
+        new = [runner for runner in runners if runner not in here]
         members = [(runner.member.model, runner.member.optimizer) for runner in new]
         try:
             if self._stack is None:

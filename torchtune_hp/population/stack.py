@@ -161,14 +161,12 @@ class Stack:
         return self.members[row]
 
     def load(self, row: int) -> None:
-        """Reads a row from the member's own module and optimizer."""
+        """Reads a row from the member's own module and optimizer; its hyperparameters are read before each step."""
         model, optimizer = self.members[row]
         own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        for block, flat, state, numbers in zip(self.layout.blocks, self.flats, self.states, self.numbers):
+        for block, flat, state in zip(self.layout.blocks, self.flats, self.states):
             parameters = parameters_of(model, block)
             flatten(parameters, flat.detach()[row])
-            for name, value in numbers_of(optimizer.param_groups[block.group]).items():
-                numbers[name][row] = value
             load_row(self.rule, block.flags, state, row, optimizer, parameters)
         with torch.no_grad():
             for name, tensor in (*self.buffers.items(), *self.stacked.items()):
@@ -196,12 +194,20 @@ class Stack:
 
     def take_out(self, rows: Sequence[int]) -> list[Member]:
         """These members, written back into their own modules and optimizers; the others close ranks, in order."""
-        gone = [self.dump(row) for row in rows]
-        kept = [row for row in range(len(self)) if row not in set(rows)]
-        self.members = [self.members[row] for row in kept]
-        index = torch.tensor(kept, dtype=torch.int64, device=self.flats[0].device)
-        self._select(index)
+        gone, leaving = [self.dump(row) for row in rows], set(rows)
+        self.keep([row for row in range(len(self)) if row not in leaving])
         return gone
+
+    @torch.no_grad()
+    def keep(self, rows: Sequence[int]) -> None:
+        """Only these rows, in this order; the others are gone, and nothing of them is written back."""
+        self.members = [self.members[row] for row in rows]
+        index = torch.tensor(rows, dtype=torch.int64, device=self.flats[0].device)
+        self.flats = [flat.detach().index_select(0, index).requires_grad_() for flat in self.flats]
+        for group in self._groups():
+            for name, tensor in group.items():
+                group[name] = tensor.index_select(0, index)
+        self._seen = [[] for _ in self.layout.blocks]
 
     @torch.no_grad()
     def copy(self, source: int, target: int) -> None:
@@ -271,14 +277,6 @@ class Stack:
         return not first.requires_grad and all(
             torch.equal(first, dict(model.named_parameters())[name]) for model, _ in self.members[1:]
         )
-
-    @torch.no_grad()
-    def _select(self, index: Tensor) -> None:
-        self.flats = [flat.detach().index_select(0, index).requires_grad_() for flat in self.flats]
-        for group in self._groups():
-            for name, tensor in group.items():
-                group[name] = tensor.index_select(0, index)
-        self._seen = [[] for _ in self.layout.blocks]
 
     def _read(self) -> None:
         """The hyperparameters as the members' own optimizers have them now: a scheduler may have moved them."""
