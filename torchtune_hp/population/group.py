@@ -194,13 +194,14 @@ class Group:
                 at += n
                 steps = [(runner.updates + update) * len(sizes) + micro for runner in runners]
                 with autocast(member), _no_other_draws(self._warm or update > 0):
-                    loss, extra = stack.losses(hook, batch, 0, keys_of(bases, steps, member.device), hparams)
-                part = torch.autograd.grad((loss if n == samples else loss * (n / samples)).sum(), stack.flats)
+                    loss, extra, part, _ = stack.gradients(hook, batch, 0, keys_of(bases, steps, member.device), hparams)
+                if n != samples:
+                    part = tuple(each * (n / samples) for each in part)
                 if first_step is not None and update == micro == 0:
                     share, key = n / samples, keys_of(bases, steps, member.device)[0]
                     first_step.loss(self._alone(batch, key, share), loss * share, part)
                 gradients = part if gradients is None else tuple(a + b for a, b in zip(gradients, part))
-                losses.append(loss.detach())
+                losses.append(loss)
                 extras.append(extra)
                 weights.append(n)
             assert gradients is not None

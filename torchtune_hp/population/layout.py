@@ -47,7 +47,7 @@ class Block:
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """(k, D) -> {name: (k, *shape)}; the gradient of all of them comes back in one piece."""
         parts = flat.split_with_sizes(self.sizes, 1)
-        return {name: part.view(len(flat), *shape) for name, part, shape in zip(self.names, parts, self.shapes)}
+        return {name: part.view(flat.shape[0], *shape) for name, part, shape in zip(self.names, parts, self.shapes)}
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from .program import Hook
 from .randomness import own_randomness
-from .stack import Hook, Member
+from .stack import Member
 
 
 class Loop:

@@ -20,9 +20,10 @@ from torch.optim import Optimizer
 from ..errors import ConfigurationError
 from .keys import base_of, keys_of
 from .loop import Loop
+from .program import Hook
 from .randomness import OwnRandomnessError
 from .signature import Signature, difference, signature
-from .stack import Hook, Member, Stack, Unstackable
+from .stack import Member, Stack, Unstackable
 
 Strategy = Literal["auto", "vmap", "loop"]
 FEW = 2

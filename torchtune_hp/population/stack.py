@@ -13,24 +13,20 @@ In-place changes of buffers and new tensors put in their place (running statisti
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 from torch.optim import Optimizer
 
 from .layout import Layout, flatten, layout_of, parameters_of, unflatten
+from .memory import keep_freed_memory
 from .optimizers import Rule, dump_row, fresh, load_row, numbers_of, rule_of, why_not
-from .randomness import own_randomness
+from .program import Gradients, Hook, Program, Rows
 from .signature import lifted
 
 Member = tuple[nn.Module, Optimizer]
-Hook = Callable[..., Any]
-"""(model, batch) -> loss, or (loss, anything made of tensors); with `more`, (model, batch, more)."""
-
 
 class Unstackable(Exception):
     """These members cannot be a stack; the text says why. They can be trained one by one."""
@@ -50,7 +46,7 @@ class Stack:
         if not self.layout.blocks:
             raise Unstackable("no parameter is trained: every one is frozen, or unused by the loss")
         self._idle = tuple(idle)
-        self._call = _Call(copy.deepcopy(model))
+        self.program = Program(model, self.layout.blocks)
         self.flats: list[Tensor] = []                   # (k, D) each, a block's
         self.numbers: list[dict[str, Tensor]] = []      # (k,) each, float64
         self.states: list[dict[str, Tensor]] = []       # (k, D) and (k,)
@@ -61,8 +57,6 @@ class Stack:
         self._single: dict[tuple[str, str], float] = {}     # what may be lifted, as the first member has it
         self._seen: list[list[Any]] = []
         self._boxed = False                             # hyperparameters that can change in place
-        for parameter in self._call.parameters():
-            parameter.requires_grad_(False)     # the rows are trained, not the prototype
         self._load()
 
     def __len__(self) -> int:
@@ -77,28 +71,22 @@ class Stack:
         (k,) the largest norm of each member's whole gradient (inf: none). `more`: a tree of (k, ...) tensors that the hook is
         given, a member's own each, as a third argument.
         """
-        losses, extras = self.losses(hook, batch, in_dims, keys, more)
-        gradients = torch.autograd.grad(losses.sum(), self.flats)
+        found = self.gradients(hook, batch, in_dims, keys, more)
         with torch.no_grad():
-            self.update(gradients, clip)
-        return losses.detach(), extras
+            self.update(found.parts, clip)
+        return found.losses, found.extras
 
-    def losses(self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, more: Any = None) -> tuple[Tensor, Any]:
-        """The forward pass in training mode; buffers move on."""
-        self._call.train()
-        found, buffers = self._run(hook, batch, in_dims, keys, more)
-        self._keep(buffers)
-        losses, extras = found if isinstance(found, tuple) and len(found) == 2 else (found, {})
-        if not isinstance(losses, Tensor) or losses.shape != (len(self),):
-            shape = tuple(losses.shape[1:]) if isinstance(losses, Tensor) else type(losses).__name__
-            raise ValueError(f"The loss of a member must be a 0-dim tensor, but is {shape}. Take its mean().")
-        return losses, torch.utils._pytree.tree_map(lambda part: part.detach(), extras)
+    def gradients(self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, more: Any = None) -> Gradients:
+        """The forward and the backward pass in training mode; buffers move on."""
+        found = self.program.gradients(hook, self._rows(), keys, batch, in_dims, more)
+        self._keep(found.buffers)
+        return found
 
     def update(self, gradients: Sequence[Tensor], clip: Tensor | None = None) -> None:
         """The optimizers' step on these gradients, one (k, D) for each block."""
         self._read()
         if clip is not None:
-            norms = torch.stack([gradient.square().sum(1) for gradient in gradients]).sum(0).sqrt()
+            norms = torch.stack([torch.linalg.vector_norm(gradient, dim=1) for gradient in gradients]).norm(dim=0)
             scale = (clip / (norms + 1e-6)).clamp(max=1.0).unsqueeze(1)
             gradients = [gradient * scale.to(gradient.dtype) for gradient in gradients]
         for block, flat, gradient, state, numbers in zip(self.layout.blocks, self.flats, gradients, self.states, self.numbers):
@@ -107,37 +95,12 @@ class Stack:
     @torch.no_grad()
     def evaluate(self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, more: Any = None) -> Any:
         """What the hook gives in eval mode, without gradients, each with a leading (k,)."""
-        self._call.eval()
-        found, buffers = self._run(hook, batch, in_dims, keys, more)
+        found, buffers = self.program.run(hook, self._rows(), keys, batch, in_dims, more, training=False)
         self._keep(buffers)
         return found
 
-    def _run(self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, more: Any) -> tuple[Any, dict[str, Tensor]]:
-        views: dict[str, Tensor] = {}
-        for block, flat in zip(self.layout.blocks, self.flats):
-            views.update(block.views(flat))
-        tensors = {**views, **self.buffers, **self.stacked}
-        run = vmap(self._member(hook), in_dims=(0, 0, 0, in_dims, None if more is None else 0), randomness="error")
-        found: tuple[Any, dict[str, Tensor]] = run(tensors, self.lifted, keys, batch, more)
-        return found
-
-    def _member(self, hook: Hook) -> Callable[..., tuple[Any, dict[str, Tensor]]]:
-        call, shared = self._call, self.shared
-        modules = dict(call.model.named_modules())
-
-        def member(tensors: Mapping[str, Tensor], own: Mapping[tuple[str, str], Tensor], key: Tensor, batch: Any, more: Any) -> Any:
-            before = {place: getattr(modules[place[0]], place[1]) for place in own}
-            for (path, name), value in own.items():
-                setattr(modules[path], name, value)
-            try:
-                with own_randomness(key):
-                    named = {f"model.{name}": tensor for name, tensor in (*tensors.items(), *shared.items())}
-                    return functional_call(call, named, (hook, batch, more))
-            finally:
-                for (path, name), value in before.items():
-                    setattr(modules[path], name, value)
-
-        return member
+    def _rows(self) -> Rows:
+        return Rows(self.flats, self.buffers, self.stacked, self.shared, self.lifted)
 
     @torch.no_grad()
     def _keep(self, buffers: Mapping[str, Tensor]) -> None:
@@ -233,11 +196,13 @@ class Stack:
     @property
     def model(self) -> nn.Module:
         """The module that a hook is called with."""
-        return self._call.model
+        return self.program.model
 
     def _load(self) -> None:
         model, _ = self.members[0]
         k, device = len(self.members), next(model.parameters()).device
+        if device.type == "cpu":
+            keep_freed_memory()
         first = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         self.flats = [torch.empty(k, block.width, dtype=block.dtype, device=device).requires_grad_() for block in self.layout.blocks]
         self.numbers = [
@@ -301,15 +266,3 @@ def _unboxed(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.item()
     return tuple(map(_unboxed, value)) if isinstance(value, (list, tuple)) else value
-
-
-class _Call(nn.Module):
-    """Holds the prototype, so that a hook is called with its real modules, the member's tensors in them."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, hook: Callable[..., Any], batch: Any, more: Any) -> tuple[Any, dict[str, Tensor]]:
-        found = hook(self.model, batch) if more is None else hook(self.model, batch, more)
-        return found, dict(self.model.named_buffers())

@@ -1,0 +1,142 @@
+"""Lowered layers are torch's own, up to rounding, in values and gradients; what they do not know is torch's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import grad, vmap
+from torch.nn import functional as F
+
+from torchtune_hp.population import lowering
+from torchtune_hp.population.lowering import lowered
+
+K, N, IN, OUT = 3, 5, 4, 6
+
+
+def rows(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def both(step: Callable[..., Tensor], in_dims: Any, *args: Tensor) -> None:
+    """Values and gradients of the sum of sines, with and without."""
+    found = []
+    for on in (True, False):
+        own = [arg.clone().requires_grad_(arg.is_floating_point()) for arg in args]
+
+        def member(*parts: Tensor, on: bool = on) -> Tensor:
+            if not on:
+                return step(*parts)
+            with lowered():
+                return step(*parts)
+
+        out = vmap(member, in_dims=in_dims)(*own)
+        given = [arg for arg in own if arg.requires_grad]
+        found.append((out, *torch.autograd.grad(out.sin().sum(), given, allow_unused=True)))
+    for mine, torchs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, torchs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.fixture
+def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was lowered; the others were handed back to torch."""
+    names: list[str] = []
+    for func, lowering_of in list(lowering._LOWERED.items()):
+
+        def noted(*args: Any, of: Any = lowering_of, **keywords: Any) -> Any:
+            found = of(*args, **keywords)
+            if found is not None:
+                names.append(of.__name__)
+            return found
+
+        monkeypatch.setitem(lowering._LOWERED, func, noted)
+    return names
+
+
+@pytest.mark.parametrize("shape", [(IN,), (N, IN), (2, N, IN)])
+@pytest.mark.parametrize("shared", [False, True], ids=["own input", "shared input"])
+@pytest.mark.parametrize("shared_bias", [False, True], ids=["own bias", "shared bias"])
+def test_linear(shape: tuple[int, ...], shared: bool, shared_bias: bool, used: list[str]) -> None:
+    x = rows(*shape) if shared else rows(K, *shape)
+    b = rows(OUT, seed=2) if shared_bias else rows(K, OUT, seed=2)
+    both(F.linear, (None if shared else 0, 0, None if shared_bias else 0), x, rows(K, OUT, IN, seed=1), b)
+    assert used
+
+
+def test_members_along_another_dimension(used: list[str]) -> None:
+    both(F.linear, (1, 2, 1), rows(N, K, IN), rows(OUT, IN, K, seed=1), rows(OUT, K, seed=2))
+    assert used
+
+
+@pytest.mark.parametrize("case", ["no bias", "a shared weight", "a vmap in the hook", "a gradient in the hook", "many dimensions"])
+def test_what_linear_leaves_to_torch(case: str, used: list[str]) -> None:
+    x, w, b = rows(K, N, IN), rows(K, OUT, IN, seed=1), rows(K, OUT, seed=2)
+    if case == "no bias":
+        both(F.linear, 0, x, w)
+    elif case == "a shared weight":
+        both(F.linear, (0, None, 0), x, w[0], b)
+    elif case == "a vmap in the hook":
+        both(lambda x, w, b: vmap(lambda one: F.linear(one, w, b))(x), 0, x, w, b)
+    elif case == "a gradient in the hook":
+        both(lambda x, w, b: grad(lambda x: F.linear(x, w, b).square().sum())(x), 0, x, w, b)
+    else:
+        both(F.linear, 0, rows(K, 2, 2, N, IN), w, b)
+    assert not used
+
+
+def test_autocast(used: list[str]) -> None:
+    x, w, b = rows(K, N, IN).float(), rows(K, OUT, IN, seed=1).float().requires_grad_(), rows(K, OUT, seed=2).float()
+
+    def member(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16), lowered():
+            return F.linear(x, w, b)
+
+    out = vmap(member)(x, w, b)
+    (gradient,) = torch.autograd.grad(out.float().sum(), w)
+    assert used and out.dtype == torch.bfloat16 and gradient.dtype == torch.float32
+    torch.testing.assert_close(out.float(), torch.baddbmm(b.unsqueeze(1), x, w.transpose(1, 2)), rtol=0.03, atol=0.03)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("shared", [False, True], ids=["own classes", "shared classes"])
+def test_cross_entropy(reduction: str, label_smoothing: float, shared: bool, used: list[str]) -> None:
+    classes = torch.randint(OUT, (N,) if shared else (K, N), generator=torch.Generator().manual_seed(3))
+    classes[..., 1] = -100
+
+    def loss(logits: Tensor, classes: Tensor) -> Tensor:
+        return F.cross_entropy(logits, classes, reduction=reduction, label_smoothing=label_smoothing)
+
+    both(loss, (0, None if shared else 0), rows(K, N, OUT), classes)
+    assert used
+
+
+def test_cross_entropy_of_samples_that_are_all_ignored_is_torchs_nan() -> None:
+    classes = torch.tensor([[7, 7], [1, 7]])
+    with lowered():
+        found = vmap(lambda logits, classes: F.cross_entropy(logits, classes, ignore_index=7))(rows(2, 2, OUT), classes)
+    assert found[0].isnan() and found[1].isfinite()
+
+
+@pytest.mark.parametrize("case", ["probabilities", "weights", "images", "one sample"])
+def test_what_cross_entropy_leaves_to_torch(case: str, used: list[str]) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits, classes = rows(K, N, OUT), torch.randint(OUT, (K, N), generator=generator)
+    if case == "probabilities":
+        both(F.cross_entropy, 0, logits, rows(K, N, OUT, seed=4).softmax(-1))
+    elif case == "weights":
+        both(lambda *args: F.cross_entropy(args[0], args[1], args[2]), (0, 0, None), logits, classes, rows(OUT, seed=5).exp())
+    elif case == "images":
+        both(F.cross_entropy, 0, rows(K, 2, OUT, N), torch.randint(OUT, (K, 2, N), generator=generator))
+    else:
+        both(F.cross_entropy, 0, logits[:, 0], classes[:, 0])
+    assert not used
+
+
+def test_outside_of_vmap_nothing_is_lowered(used: list[str]) -> None:
+    with lowered():
+        F.cross_entropy(F.linear(rows(N, IN), rows(OUT, IN), rows(OUT)), torch.zeros(N, dtype=torch.int64))
+    assert not used

@@ -1,0 +1,97 @@
+"""Layers of a stack as batched products that suit them, where vmap's own rule is slow.
+
+    linear          one `baddbmm`, where vmap takes a product and a pass that adds the bias
+    cross_entropy   one of k * n samples, where vmap takes torch's nll_loss to pieces in Python
+
+Laws:
+1. A lowering computes what torch computes, up to rounding, for whatever is batched and whatever is shared.
+2. It is entered directly under the stack's vmap. Whatever else it meets (no member's own weight, a transform of the user's own in
+   between, other dtypes) is torch's.
+3. It is chosen by shapes and the device, never by a clock: two runs compute the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C import _functorch
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+
+class lowered(TorchFunctionMode):
+    """A block of one member's step, under vmap, in which layers run as this module writes them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        lowering = _LOWERED.get(func)
+        found = None if lowering is None else lowering(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {})) if found is None else found
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
+    """`F.linear` of one member; None where torch's own serves."""
+    level = _functorch.maybe_current_level()
+    if level is None or bias is None or not _of_members(weight) or input.dim() not in (1, 2, 3) or input.is_sparse:
+        return None
+    input, weight, bias = _cast(input, weight, bias)
+    if not input.dtype == weight.dtype == bias.dtype:
+        return None
+    x, w, b = (_leading(tensor, level) for tensor in (input.reshape(-1, input.shape[-1]), weight, bias))
+    if any(_functorch.is_functorch_wrapped_tensor(part) for part in (x, w, b)):
+        return None
+    k = w.shape[0]
+    found = torch.baddbmm(b.expand(k, -1).unsqueeze(1), x.expand(k, -1, -1), w.transpose(1, 2))
+    return _functorch._add_batch_dim(found, 0, level).view(*input.shape[:-1], weight.shape[0])
+
+
+def cross_entropy(
+    input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: Any = None, ignore_index: int = -100, reduce: Any = None,
+    reduction: str = "mean", label_smoothing: float = 0.0,
+) -> Tensor | None:  # fmt: skip
+    """`F.cross_entropy` of one member, of (n, C) logits and (n,) classes; None where torch's own serves."""
+    level = _functorch.maybe_current_level()
+    plain = weight is None and size_average is None and reduce is None and isinstance(label_smoothing, (int, float))
+    if level is None or not plain or not _of_members(input) or input.dim() != 2 or target.dim() != 1 or len(input) != len(target):
+        return None
+    logits, classes = _leading(input, level), _leading(target, level)
+    if any(_functorch.is_functorch_wrapped_tensor(part) for part in (logits, classes)):
+        return None
+    k, n, _ = logits.shape
+    classes = classes.expand(k, n).reshape(-1)
+    each = F.cross_entropy(
+        logits.reshape(k * n, -1), classes, ignore_index=ignore_index, reduction="none", label_smoothing=label_smoothing
+    ).view(k, n)
+    if reduction == "mean":
+        found = each.sum(1) / (classes != ignore_index).view(k, n).sum(1)
+    elif reduction in ("sum", "none"):
+        found = each if reduction == "none" else each.sum(1)
+    else:
+        return None
+    return _functorch._add_batch_dim(found, 0, level)
+
+
+def _cast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """As autocast would: it knows `linear`, but would convert the parts of a `baddbmm` anew at each use."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    return tuple(tensor.to(torch.get_autocast_dtype(device)) if tensor.dtype == torch.float32 else tensor for tensor in tensors)
+
+
+def _of_members(tensor: Tensor) -> bool:
+    """Whether each member has its own, at the innermost transform."""
+    return _functorch.is_batchedtensor(tensor) and _functorch.maybe_get_level(tensor) == _functorch.maybe_current_level()
+
+
+def _leading(tensor: Tensor, level: int) -> Tensor:
+    """(k, ...), or (1, ...) where all members share it."""
+    if not _of_members(tensor):
+        return tensor.unsqueeze(0)
+    plain, dim = _functorch._unwrap_batched(tensor, level)
+    return plain.movedim(dim or 0, 0)
+
+
+_LOWERED: dict[Any, Callable[..., Tensor | None]] = {F.linear: linear, F.cross_entropy: cross_entropy}

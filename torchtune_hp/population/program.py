@@ -1,0 +1,128 @@
+"""One model's hook as a function of tensors: for one member after another, or under `torch.func.vmap` for all.
+
+The prototype is a real module, and a hook is called with it. For the time of the call each member's tensors take the places of its
+parameters and buffers, as `torch.func.functional_call` does it; the places are looked up once, not at every step.
+
+`Rows` are the tensors of all members, by what they are; parameters that are trained lie in flat rows (module layout).
+
+Laws:
+1. After a call the prototype holds what it held, whatever the hook raised.
+2. A buffer that was changed in place and one that was replaced both come back in the buffers of the call.
+3. A tensor that stands in several places is put into all of them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+from torch.utils._pytree import tree_map
+
+from .layout import Block
+from .lowering import lowered
+from .randomness import own_randomness
+
+Hook = Callable[..., Any]
+"""(model, batch) -> loss, or (loss, anything made of tensors); with `more`, (model, batch, more)."""
+
+Attributes = Mapping[tuple[str, str], Tensor]
+"""(path of the module, attribute) -> (k,) its value for each member."""
+
+
+class Rows(NamedTuple):
+    """Tensors of all members; `shared` are those that they have in common, all others have a leading (k,)."""
+
+    flats: Sequence[Tensor]
+    buffers: Mapping[str, Tensor]
+    stacked: Mapping[str, Tensor]
+    shared: Mapping[str, Tensor]
+    attributes: Attributes
+
+
+class Gradients(NamedTuple):
+    """`losses` (k,); `extras`: what the hook gave besides; `parts`: one (k, D) for each block; `buffers` as they are now."""
+
+    losses: Tensor
+    extras: Any
+    parts: tuple[Tensor, ...]
+    buffers: dict[str, Tensor]
+
+
+class Program:
+    """`model` is copied: the prototype is the program's own. `blocks`: how its trained parameters lie in flat rows."""
+
+    def __init__(self, model: nn.Module, blocks: Sequence[Block]) -> None:
+        self.model = copy.deepcopy(model)
+        self._blocks = blocks
+        self._modules = dict(self.model.named_modules())
+        self._places = list(_places(self.model))
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(False)     # the rows are trained, not the prototype
+
+    def gradients(self, hook: Hook, rows: Rows, keys: Tensor, batch: Any, in_dims: Any, more: Any = None) -> Gradients:
+        """In training mode. The flats must require gradients."""
+        found, buffers = self.run(hook, rows, keys, batch, in_dims, more, training=True)
+        losses, extras = found if isinstance(found, tuple) and len(found) == 2 else (found, {})
+        if not isinstance(losses, Tensor) or losses.dim() != 1:
+            shape = tuple(losses.shape[1:]) if isinstance(losses, Tensor) else type(losses).__name__
+            raise ValueError(f"The loss of a member must be a 0-dim tensor, but is {shape}. Take its mean().")
+        parts = torch.autograd.grad(losses.sum(), list(rows.flats))
+        return Gradients(losses.detach(), tree_map(_detached, extras), parts, tree_map(_detached, buffers))
+
+    def run(
+        self, hook: Hook, rows: Rows, keys: Tensor, batch: Any, in_dims: Any, more: Any, training: bool
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """All members -> (what the hook gives, buffers), each tensor with a leading (k,).
+
+        `in_dims`: as of torch.func.vmap, for `batch`. `keys`: (k,) int64, from which each member's random numbers come. `more`: None,
+        or a tree of (k, ...) tensors, a member's own each, which the hook is given as a third argument.
+        """
+        tensors = {**rows.buffers, **rows.stacked}
+        for block, flat in zip(self._blocks, rows.flats):
+            tensors.update(block.views(flat))
+
+        def member(tensors: Mapping[str, Tensor], own: Attributes, key: Tensor, batch: Any, more: Any) -> Any:
+            with self._put({**tensors, **rows.shared}, own), lowered(), own_randomness(key):
+                found = hook(self.model, batch) if more is None else hook(self.model, batch, more)
+                return found, {name: registry[place] for registry, place, name, buffer in self._places if buffer}
+
+        self.model.train(training)
+        over = vmap(member, in_dims=(0, 0, 0, in_dims, None if more is None else 0), randomness="error")
+        found: tuple[Any, dict[str, Tensor]] = over(tensors, dict(rows.attributes), keys, batch, more)
+        return found
+
+    @contextmanager
+    def _put(self, tensors: Mapping[str, Tensor], attributes: Attributes) -> Iterator[None]:
+        before = [registry[key] for registry, key, _, _ in self._places]
+        own = {(path, name): getattr(self._modules[path], name) for path, name in attributes}
+        for registry, key, name, _ in self._places:
+            registry[key] = tensors[name]
+        for (path, name), value in attributes.items():
+            setattr(self._modules[path], name, value)
+        try:
+            yield
+        finally:
+            for (registry, key, _, _), tensor in zip(self._places, before):
+                registry[key] = tensor
+            for (path, name), value in own.items():
+                setattr(self._modules[path], name, value)
+
+
+def _places(model: nn.Module) -> Iterator[tuple[dict[str, Any], str, str, bool]]:
+    """(the module's dict, its key, the name by which the tensor is known, whether it is a buffer)."""
+    first: dict[int, str] = {}
+    for path, module in model.named_modules():
+        for registry in (module._parameters, module._buffers):
+            for key, tensor in registry.items():
+                if tensor is not None:
+                    name = first.setdefault(id(tensor), f"{path}.{key}" if path else key)
+                    yield registry, key, name, registry is module._buffers
+
+
+def _detached(part: Any) -> Any:
+    return part.detach() if isinstance(part, Tensor) else part
