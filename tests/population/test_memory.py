@@ -26,7 +26,8 @@ print(faults(20))
 
 def child(**environment: str) -> tuple[str, int]:
     own = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "LD_PRELOAD"))}
-    done = subprocess.run([sys.executable, "-c", CHILD], env={**own, **environment}, capture_output=True, text=True, check=True, timeout=120)
+    command = [sys.executable, "-c", CHILD]
+    done = subprocess.run(command, env={**own, **environment}, capture_output=True, text=True, check=True, timeout=120)
     kept, count = done.stdout.splitlines()
     return kept, int(count)
 
