@@ -23,6 +23,7 @@ from ..training.alone import ModelRunner
 from ..training.feed import TableFeed
 from ..training.runner import Look
 from .group import Apart, Group, Refused
+from .program import CompilerFailed
 from .signature import difference, signature
 from .speeds import Speeds
 from .view import shown_read, values_of
@@ -31,7 +32,7 @@ Answer = Look | BaseException
 Note = Callable[[str, str], None]
 """(kind, text)"""
 
-Strategy = Literal["auto", "vmap", "loop"]
+Strategy = Literal["auto", "vmap", "loop", "compile"]
 
 WORDS = ("batch_size", "accumulate", "precision", "lr_step")
 """Words of a ModelTrainable in which members of a stack agree."""
@@ -43,7 +44,8 @@ FEW = 2
 class Engine:
     """`note` is told what was chosen, and why.
 
-    `strategy`: "vmap" stacks whatever can be stacked, "loop" nothing, "auto" what is faster so.
+    `strategy`: "vmap" stacks whatever can be stacked, "loop" nothing, "auto" what is faster so; "compile" stacks as "vmap" and
+    compiles.
     """
 
     def __init__(self, note: Note = lambda kind, text: None, strategy: Strategy = "auto") -> None:
@@ -55,6 +57,7 @@ class Engine:
         self._reads: dict[Hashable, set[str]] = {}      # by structure: what hooks were seen to read
         self._numbers: dict[Any, int] = {}              # of the structures that were stacked
         self._alone: dict[Hashable, str] = {}           # by structure: why its members are trained one by one
+        self._uncompiled: set[Hashable] = set()         # structures on which the compiler failed
         self._said: set[Hashable] = set()
 
     def advance(self, runners: Sequence[ModelRunner]) -> dict[ModelRunner, Answer]:
@@ -137,12 +140,19 @@ class Engine:
         if not all(isinstance(runner.feed, TableFeed) for runner in members):
             self._refuse(structure, "the data is a DataLoader: its batches come as they come")
             return members
-        group = self._groups.setdefault(kind, Group(self._timed(structure)))
+        compiled = self._strategy == "compile" and structure not in self._uncompiled
+        group = self._groups.setdefault(kind, Group(self._timed(structure), compiled))
         self._formed(structure, len(members))
         try:
             answers.update(group.advance(members, self._reads[structure]))
         except Apart:
             self._regroup(structure, members)
+            return members
+        except CompilerFailed as failed:
+            self._uncompiled.add(structure)
+            group.give_up()
+            del self._groups[kind]
+            self._say("choice", f"{structure[0].__name__}: stacks are not compiled: {failed}.")
             return members
         except Refused as refused:
             group.give_up()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +27,7 @@ from ..training.hooks import schedulers
 from ..training.runner import Look
 from .check import Differs, FirstStep, Idle
 from .keys import batch_step, keys_of
+from .program import CompilerFailed
 from .randomness import own_randomness
 from .speeds import Speeds, time_alone, wait
 from .stack import Stack, Unstackable
@@ -45,11 +46,12 @@ class Apart(Exception):
 
 
 class Group:
-    """`runners[i]` is row i of the stack. `speeds`: where the times of its updates are noted."""
+    """`runners[i]` is row i of the stack. `speeds`: where the times of its updates are noted. `compiled`: as of Stack."""
 
-    def __init__(self, speeds: Speeds | None = None) -> None:
+    def __init__(self, speeds: Speeds | None = None, compiled: bool = False) -> None:
         self.runners: list[ModelRunner] = []
         self.speeds = speeds
+        self._compiled = compiled
         self._warm = False                          # every hook has run once
         self._checked = False                       # so has the comparison with a member alone
         self._idle: tuple[str, ...] = ()
@@ -90,7 +92,7 @@ class Group:
         members = [(runner.member.model, runner.member.optimizer) for runner in new]
         try:
             if self._stack is None:
-                self._stack, self._checked = Stack(members, self._idle), False
+                self._stack, self._checked = Stack(members, self._idle, self._compiled), False
             elif members:
                 self._stack.add(members)
         except (Unstackable, ValueError) as error:
@@ -139,7 +141,7 @@ class Group:
             return found
         except Exception as error:
             self._put_back(stack, *before)
-            if isinstance(error, (Apart, Refused, Idle)):
+            if isinstance(error, (Apart, Refused, Idle, CompilerFailed)):
                 raise
             if isinstance(error, Differs):
                 raise Refused(str(error)) from error
@@ -171,6 +173,9 @@ class Group:
             found = view.training_step(model, view.augment(batch))
             return (found[0], tree_map(_tensor, found[1])) if isinstance(found, tuple) else (found, {})
 
+        def token() -> Hashable:
+            return values_of(member, reads)
+
         clip = self._clip()
         bases = [runner.base for runner in runners]
         whole = torch.stack([torch.cat([index for indices, _ in plan for index in indices]) for plan in plans])
@@ -194,7 +199,7 @@ class Group:
                 at += n
                 steps = [(runner.updates + update) * len(sizes) + micro for runner in runners]
                 with autocast(member), _no_other_draws(self._warm or update > 0):
-                    loss, extra, part, _ = stack.gradients(hook, batch, 0, keys_of(bases, steps, member.device), hparams)
+                    loss, extra, part, _ = stack.gradients(hook, batch, 0, keys_of(bases, steps, member.device), hparams, token)
                 if n != samples:
                     part = tuple(each * (n / samples) for each in part)
                 if first_step is not None and update == micro == 0:

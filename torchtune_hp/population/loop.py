@@ -79,7 +79,7 @@ def of_row(tree: Any, in_dims: Any, row: int) -> Any:
     if in_dims is None:
         return tree
     leaves, spec = tree_flatten(tree)
-    dims = [in_dims] * len(leaves) if isinstance(in_dims, int) else _dims(tree, in_dims)
+    dims = dims_of(tree, in_dims)
     return tree_unflatten([leaf if dim is None else leaf.select(dim, row) for leaf, dim in zip(leaves, dims, strict=True)], spec)
 
 
@@ -94,12 +94,12 @@ def _called(hook: Hook, model: nn.Module, batch: Any, more: Any, row: int) -> An
     return hook(model, batch) if more is None else hook(model, batch, of_row(more, 0, row))
 
 
-def _dims(tree: Any, in_dims: Any) -> list[int | None]:
-    """`in_dims` may be a prefix of the tree."""
+def dims_of(tree: Any, in_dims: Any) -> list[int | None]:
+    """The dimension of each leaf; `in_dims` may be a prefix of the tree."""
     if in_dims is None or isinstance(in_dims, int):
         return [in_dims] * len(tree_flatten(tree)[0])
     parts = [(tree[key], in_dims[key]) for key in tree] if isinstance(tree, dict) else list(zip(tree, in_dims, strict=True))
-    return [dim for part, dims in parts for dim in _dims(part, dims)]
+    return [dim for part, dims in parts for dim in dims_of(part, dims)]
 
 
 def _detached(part: Any) -> Any:

@@ -11,7 +11,7 @@ It needs nothing else of this library: a cross-validation, an ensemble or a loop
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from .randomness import OwnRandomnessError
 from .signature import Signature, difference, signature
 from .stack import Member, Stack, Unstackable
 
-Strategy = Literal["auto", "vmap", "loop"]
+Strategy = Literal["auto", "vmap", "loop", "compile"]
 FEW = 2
 """So many members or fewer are trained one by one: a stack of them costs more than it saves."""
 
@@ -41,7 +41,8 @@ class Population:
             with the number of its steps, and from nothing else: not from its place among the others. Default: 0, 1, 2, ...
         max_grad_norm: clips the norm of each member's whole gradient; one number for all, or one for each.
         strategy: "vmap" trains all at once, "loop" one after another; "auto": all at once, but one after another where there are
-            at most two, or where it cannot be done. `reason` says which and why.
+            at most two, or where it cannot be done. "compile": all at once, through torch.compile, which takes seconds for each form
+            of a step and pays where there are many. `reason` says which and why.
 
     Raises ConfigurationError where members cannot share a stack, and names the first thing in which two of them differ.
 
@@ -60,8 +61,9 @@ class Population:
         members = _members(models, optimizers)
         if not members:
             raise ConfigurationError("Population: at least one model is needed, but got none.")
-        if strategy not in ("auto", "vmap", "loop"):
-            raise ConfigurationError(f'Population: strategy must be "auto", "vmap" or "loop", but got {strategy!r}.')
+        if strategy not in get_args(Strategy):
+            known = ", ".join(map(repr, get_args(Strategy)))
+            raise ConfigurationError(f"Population: strategy must be one of {known}, but got {strategy!r}.")
         self.strategy: Strategy = strategy
         self.reason = ""
         """How the members are trained, and why."""
@@ -140,18 +142,19 @@ class Population:
         return keys_of(self._seeds, self._steps, self._device)
 
     def _made(self, members: Sequence[Member]) -> Stack | Loop:
-        if self.strategy == "loop":
+        strategy = self.strategy
+        if strategy == "loop":
             self.reason = "one by one, as asked for"
-        elif self.strategy == "auto" and len(members) <= FEW:
+        elif strategy == "auto" and len(members) <= FEW:
             self.reason = f"one by one: {len(members)} gain nothing from a stack"
         else:
             try:
-                stack = Stack(members)
-                self.reason = f"{len(members)} at once"
+                stack = Stack(members, compiled=strategy == "compile")
+                self.reason = f"{len(members)} at once" + ", compiled" * (strategy == "compile")
                 return stack
             except (Unstackable, OwnRandomnessError) as error:
-                if self.strategy == "vmap":
-                    raise ConfigurationError(f'Population: strategy="vmap" cannot be kept: {error}. Let it be "auto".') from error
+                if strategy != "auto":
+                    raise ConfigurationError(f'Population: strategy="{strategy}" cannot be kept: {error}. Let it be "auto".') from error
                 self.reason = f"one by one: {error}"
         return Loop(members)
 

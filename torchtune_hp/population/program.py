@@ -30,6 +30,11 @@ from .randomness import own_randomness
 Hook = Callable[..., Any]
 """(model, batch) -> loss, or (loss, anything made of tensors); with `more`, (model, batch, more)."""
 
+
+class CompilerFailed(Exception):
+    """torch.compile could not do it; the text says where it stopped."""
+
+
 Attributes = Mapping[tuple[str, str], Tensor]
 """(path of the module, attribute) -> (k,) its value for each member."""
 

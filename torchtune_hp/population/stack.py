@@ -13,8 +13,9 @@ In-place changes of buffers and new tensors put in their place (running statisti
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,20 +23,23 @@ from torch.optim import Optimizer
 
 from .layout import Layout, flatten, layout_of, parameters_of, unflatten
 from .memory import keep_freed_memory
-from .optimizers import Rule, dump_row, fresh, load_row, numbers_of, rule_of, why_not
+from .optimizers import Numbers, Rule, dump_row, fresh, load_row, numbers_of, rule_of, why_not
 from .program import Gradients, Hook, Program, Rows
-from .signature import lifted
+from .signature import frozen, lifted
 
 Member = tuple[nn.Module, Optimizer]
+if TYPE_CHECKING:
+    from .compiled import CompiledGradients
+
 
 class Unstackable(Exception):
     """These members cannot be a stack; the text says why. They can be trained one by one."""
 
 
 class Stack:
-    """`members`: at least one, of one signature. Tensors lie where the first member's do."""
+    """`members`: at least one, of one signature. Tensors lie where the first member's do. `compiled`: steps go through torch.compile."""
 
-    def __init__(self, members: Sequence[Member], idle: Sequence[str] = ()) -> None:
+    def __init__(self, members: Sequence[Member], idle: Sequence[str] = (), compiled: bool = False) -> None:
         model, optimizer = members[0]
         rule = rule_of(optimizer)
         if rule is None:
@@ -47,6 +51,12 @@ class Stack:
             raise Unstackable("no parameter is trained: every one is frozen, or unused by the loss")
         self._idle = tuple(idle)
         self.program = Program(model, self.layout.blocks)
+        self._compiled: CompiledGradients | None = None
+        self._step: Callable[..., None] = self._updated
+        if compiled:
+            from .compiled import CompiledGradients, CompiledUpdate  # the compiler takes seconds to import
+
+            self._compiled, self._step = CompiledGradients(self.program), CompiledUpdate(self._updated)
         self.flats: list[Tensor] = []                   # (k, D) each, a block's
         self.numbers: list[dict[str, Tensor]] = []      # (k,) each, float64
         self.states: list[dict[str, Tensor]] = []       # (k, D) and (k,)
@@ -76,21 +86,32 @@ class Stack:
             self.update(found.parts, clip)
         return found.losses, found.extras
 
-    def gradients(self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, more: Any = None) -> Gradients:
-        """The forward and the backward pass in training mode; buffers move on."""
-        found = self.program.gradients(hook, self._rows(), keys, batch, in_dims, more)
+    def gradients(
+        self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, more: Any = None, token: Callable[[], Hashable] | None = None
+    ) -> Gradients:
+        """The forward and the backward pass in training mode; buffers move on. `token()`: equal for hooks that do the same."""
+        if self._compiled is None:
+            found = self.program.gradients(hook, self._rows(), keys, batch, in_dims, more)
+        else:
+            found = self._compiled(hook, token or partial(frozen, hook), self._rows(), keys, batch, in_dims, more)
         self._keep(found.buffers)
         return found
 
     def update(self, gradients: Sequence[Tensor], clip: Tensor | None = None) -> None:
         """The optimizers' step on these gradients, one (k, D) for each block."""
         self._read()
+        scale = None
         if clip is not None:
             norms = torch.stack([torch.linalg.vector_norm(gradient, dim=1) for gradient in gradients]).norm(dim=0)
             scale = (clip / (norms + 1e-6)).clamp(max=1.0).unsqueeze(1)
-            gradients = [gradient * scale.to(gradient.dtype) for gradient in gradients]
-        for block, flat, gradient, state, numbers in zip(self.layout.blocks, self.flats, gradients, self.states, self.numbers):
-            self.rule.update(flat.detach(), gradient, state, numbers, block.flags)
+        self._step([flat.detach() for flat in self.flats], list(gradients), self.states, self.numbers, scale)
+
+    def _updated(
+        self, flats: list[Tensor], gradients: list[Tensor], states: list[dict[str, Tensor]], numbers: list[Numbers], scale: Tensor | None
+    ) -> None:
+        for block, flat, gradient, state, own in zip(self.layout.blocks, flats, gradients, states, numbers):
+            clipped = gradient if scale is None else gradient * scale.to(gradient.dtype)
+            self.rule.update(flat, clipped, state, own, block.flags)
 
     @torch.no_grad()
     def evaluate(self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, more: Any = None) -> Any:

@@ -1,0 +1,149 @@
+"""The compiled step is the step: losses, weights, buffers and optimizer states, for any number of rows. Each compile takes seconds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import torchtune_hp as hp
+from torchtune_hp.population import compiled
+from torchtune_hp.population.program import CompilerFailed
+from torchtune_hp.population.stack import Stack
+
+K = 9       # compiled for 16 rows, 7 of them spare
+
+
+def members(k: int = K) -> tuple[list[nn.Module], list[torch.optim.Optimizer]]:
+    models: list[nn.Module] = []
+    for seed in range(k):
+        torch.manual_seed(seed)
+        body = nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.1 + 0.02 * seed)
+        models.append(nn.Sequential(*body, nn.Linear(8, 3)))
+    return models, [torch.optim.AdamW(model.parameters(), lr=0.01 * (n + 1), weight_decay=0.1) for n, model in enumerate(models)]
+
+
+def data(k: int = K) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    return torch.randn(k, 6, 4, generator=generator), torch.randint(3, (k, 6), generator=generator)
+
+
+def loss(model: Any, batch: Any) -> Any:
+    found = F.cross_entropy(model(batch[0]), batch[1])
+    return found, {"twice": 2 * found}
+
+
+@pytest.fixture(autouse=True)
+def _anew() -> None:
+    torch._dynamo.reset()
+
+
+def test_the_compiled_step_is_the_step() -> None:
+    one, other = (hp.Population(*members(), max_grad_norm=0.5, strategy=strategy) for strategy in ("compile", "vmap"))
+    assert one.reason == "9 at once, compiled"
+    for step in range(4):
+        if step == 2:
+            for population in (one, other):
+                population.take_out(1)
+        x, y = data(len(one))
+        torch.testing.assert_close(one.step(loss, (x, y), in_dims=0), other.step(loss, (x, y), in_dims=0), rtol=1e-4, atol=1e-5)
+    for mine, its in zip(one.unstack(), other.unstack(), strict=True):
+        for (name, tensor), theirs in zip(mine.state_dict().items(), its.state_dict().values()):
+            torch.testing.assert_close(tensor, theirs, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_the_error_of_a_hook_is_its_own_and_changes_nothing() -> None:
+    population = hp.Population(*members(), strategy="compile")
+
+    def wrong(model: nn.Module, batch: Any) -> Tensor:
+        model(batch[0])
+        raise KeyError("the hook's own")
+
+    with pytest.raises(KeyError, match="the hook's own"):
+        population.step(wrong, data(), in_dims=0)
+    assert all(model[1].num_batches_tracked == 0 for model in population.unstack())  # type: ignore[index]
+
+
+def test_few_rows_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "_compiled", None)
+    stack = Stack(list(zip(*members(compiled.LEAST - 1))), compiled=True)
+    monkeypatch.setattr(stack, "_step", stack._updated)
+    stack.step(loss, data(len(stack)), 0, torch.arange(len(stack)))
+
+
+def test_functions_that_never_come_again_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "_compiled", lambda traced, given: traced)
+    stack = Stack(list(zip(*members())), compiled=True)
+    for number in range(compiled.FORMS + 1):
+        numbered = torch.tensor(float(number))
+
+        def captured(model: Any, batch: Any, numbered: Tensor = numbered) -> Tensor:
+            return model(batch[0]).sum() * numbered
+
+        if number == compiled.FORMS:
+            with pytest.raises(compiled.TooManyForms, match="must keep its form, but this would be number 17"):
+                stack.gradients(captured, data(), 0, torch.arange(K))
+        else:
+            with torch.enable_grad():
+                monkeypatch.setattr(compiled, "_run", lambda function, given, device: function(*given))
+                stack.gradients(captured, data(), 0, torch.arange(K))
+
+
+def test_a_compiler_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: Any, **keywords: Any) -> Any:
+        raise RuntimeError("no compiler here\nand more")
+
+    monkeypatch.setattr(torch, "compile", lambda graph, **how: fails)
+    with pytest.raises(CompilerFailed, match=r"torch.compile failed \(RuntimeError: no compiler here\)"):
+        Stack(list(zip(*members())), compiled=True).gradients(loss, data(), 0, torch.arange(K))
+
+
+class Digits(hp.ModelTrainable):
+
+
+    def setup(self, config: Any) -> None:
+        self.model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 3))
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config["lr"])
+
+    @classmethod
+    def data(cls) -> hp.Data:
+        x, y = (part.flatten(0, 1) for part in data(8))
+        return hp.Data(train=(x, y), val=(x, y), batch_size=16)
+
+    def training_step(self, model: nn.Module, batch: Any) -> Tensor:
+        return F.cross_entropy(model(batch[0]), batch[1]) * self.hparams["scale"]
+
+    def validation_step(self, model: nn.Module, batch: Any) -> Any:
+        return {"loss": F.cross_entropy(model(batch[0]), batch[1])}
+
+
+def study(strategy: Any) -> hp.Results:
+    space = {"lr": hp.loguniform(1e-3, 1e-1), "scale": hp.uniform(0.5, 2.0)}
+    return hp.tune(
+        Digits, space, metric="loss", mode="min", trials=10, stop=hp.MaxSteps(3), searcher=hp.RandomSearch(), storage=None, verbose=0,
+        executor=hp.Fused(10, strategy=strategy),
+    )  # fmt: skip
+
+
+def test_a_study_is_compiled() -> None:
+    one, other = study("compile"), study("vmap")
+    for mine, its in zip(one, other, strict=True):
+        assert mine.config == its.config
+        assert mine.metrics["loss"] == pytest.approx(its.metrics["loss"], rel=1e-4)
+
+
+def test_where_the_compiler_fails_a_study_goes_on_and_its_log_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: Any, *args: Any) -> Any:
+        raise CompilerFailed("torch.compile failed (RuntimeError: no compiler here)")
+
+    monkeypatch.setattr(compiled.CompiledGradients, "__call__", fails)
+    one, other = study("compile"), study("vmap")
+    assert [mine.metrics["loss"] for mine in one] == [its.metrics["loss"] for its in other]
+    assert [note.text for note in one.log if "compile" in note.text] == [
+        "Digits: stacks are not compiled: torch.compile failed (RuntimeError: no compiler here)."
+    ]
+
+
