@@ -100,6 +100,33 @@ def test_autocast(used: list[str]) -> None:
     torch.testing.assert_close(out.float(), torch.baddbmm(b.unsqueeze(1), x, w.transpose(1, 2)), rtol=0.03, atol=0.03)
 
 
+@pytest.mark.parametrize("options", [{}, {"padding": 1}, {"stride": 2, "padding": "valid"}, {"dilation": 2}])
+@pytest.mark.parametrize("bias", ["own", "shared", "none"])
+def test_conv2d(options: dict[str, Any], bias: str, used: list[str]) -> None:
+    x, w = rows(K, 2, 3, 7, 7), rows(K, 4, 3, 3, 3, seed=1)
+    if bias == "none":
+        both(lambda x, w: F.conv2d(x, w, **options), 0, x, w)
+    else:
+        b = rows(4, seed=2) if bias == "shared" else rows(K, 4, seed=2)
+        both(lambda x, w, b: F.conv2d(x, w, b, **options), (0, 0, None if bias == "shared" else 0), x, w, b)
+    assert used == ["conv2d"]
+
+
+@pytest.mark.parametrize("case", ["a shared image", "a shared weight", "eight channels", "one channel", "groups", "no batch"])
+def test_what_conv2d_leaves_to_torch(case: str, used: list[str]) -> None:
+    channels = {"eight channels": 8, "one channel": 1, "groups": 6}.get(case, 3)
+    x, w = rows(K, 2, channels, 6, 6), rows(K, 4, channels, 3, 3, seed=1)
+    if case == "groups":
+        both(lambda x, w: F.conv2d(x, w, groups=2), 0, x, w[:, :, :3])
+    elif case == "a shared image":
+        both(F.conv2d, (None, 0), x[0], w)
+    elif case == "a shared weight":
+        both(F.conv2d, (0, None), x, w[0])
+    else:
+        both(F.conv2d, 0, x[:, 0] if case == "no batch" else x, w)
+    assert not used
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
 @pytest.mark.parametrize("shared", [False, True], ids=["own classes", "shared classes"])
