@@ -225,3 +225,18 @@ def test_a_loss_of_the_wrong_shape_is_told() -> None:
     for strategy in ("vmap", "loop"):
         with pytest.raises(ValueError, match=r"must be a 0-dim tensor, but is \(32,\)"):
             population(strategy=strategy).step(lambda model, batch: F.cross_entropy(logits(model, batch), Y, reduction="none"), (X, Y))
+
+
+@pytest.mark.parametrize("strategy", ["vmap", "loop"])
+def test_the_norm_is_that_of_what_the_optimizer_was_given(strategy: Any) -> None:
+    """A backbone that nobody trains may have a gradient, whatever it requires: it counts for nothing."""
+    models = [nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)).double() for _ in range(3)]
+    before = [model[1].weight.detach().clone() for model in models]
+    optimizers = [torch.optim.SGD(model[1].parameters(), lr=1.0) for model in models]
+    population = Population(models, optimizers, max_grad_norm=0.1, strategy=strategy)
+    for number in range(2):
+        population.step(lambda model, batch: 100 * model(batch).square().sum(), torch.ones(2, 4, dtype=torch.float64))
+        for model, old in zip(population.unstack(), before):
+            moved = torch.cat([(model[1].weight - old).flatten(), model[1].bias - model[1].bias])  # type: ignore[index,operator]
+            assert number or 0.05 < float(moved.norm()) <= 0.1
+    assert all(model[0].weight.grad is None or strategy == "loop" for model in models)  # type: ignore[index]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from .layout import flatten, parameters_of
+from .layout import flatten, parameters_of, trained
 from .stack import Stack
 
 
@@ -66,7 +66,7 @@ class FirstStep:
             for part, parameter in zip(gradient[0].split_with_sizes(block.sizes), parameters_of(self._model, block)):
                 parameter.grad = part.detach().view_as(parameter).clone()
         if clip is not None:
-            clip_grad_norm_(self._model.parameters(), float(clip[0]))
+            clip_grad_norm_(trained(self._optimizer), float(clip[0]))
         self._optimizer.step()
 
         def compare() -> None:

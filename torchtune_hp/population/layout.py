@@ -73,6 +73,11 @@ def layout_of(model: nn.Module, optimizer: Optimizer, idle: Sequence[str] = ()) 
     return Layout(tuple(blocks), fixed, tuple(name for name, _ in model.named_buffers()))
 
 
+def trained(optimizer: Optimizer) -> list[Tensor]:
+    """What `max_grad_norm` is the norm of: a parameter that the optimizer was not given is not trained, whatever it requires."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
 def parameters_of(model: nn.Module, block: Block) -> list[Parameter]:
     """A member's parameters of a block, in its order."""
     found = dict(model.named_parameters())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from .layout import trained
 from .program import Hook
 from .randomness import own_randomness
 from .stack import Member
@@ -26,20 +27,21 @@ class Loop:
 
     def step(self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, clip: Tensor | None = None, more: Any = None) -> tuple[Tensor, Any]:
         losses, extras = [], []
-        for row, (model, optimizer) in enumerate(self.members):
+        clips = [None] * len(self) if clip is None else clip.tolist()
+        for row, ((model, optimizer), key, largest) in enumerate(zip(self.members, keys.unbind(), clips)):
             model.train()
-            optimizer.zero_grad(set_to_none=True)
-            with own_randomness(keys[row], strict=False):
+            for parameter in model.parameters():
+                parameter.grad = None       # zero_grad with what torch hangs on it for its profiler is a tenth of a small model's step
+            with own_randomness(key, strict=False):
                 found = _called(hook, model, of_row(batch, in_dims, row), more, row)
             loss, extra = found if isinstance(found, tuple) and len(found) == 2 else (found, {})
             if not isinstance(loss, Tensor) or loss.dim() != 0:
                 shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
                 raise ValueError(f"The loss of a member must be a 0-dim tensor, but is {shape}. Take its mean().")
             loss.backward()  # type: ignore[no-untyped-call]
-            if clip is not None:
-                clip_grad_norm_(model.parameters(), float(clip[row]))
+            if largest is not None:
+                clip_grad_norm_(trained(optimizer), largest)
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
             losses.append(loss.detach())
             extras.append(tree_map(_detached, extra))
         return torch.stack(losses), stacked(extras)

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ..errors import ConfigurationError, DivergedError, TrialFinishedError
 from ..population.keys import base_of, key_of
+from ..population.layout import trained
 from ..population.randomness import own_randomness
 from ..seeds import derive
 from ..trial import Trial
@@ -163,7 +164,7 @@ class ModelRunner:
             loss = _loss(member.training_step(model, member.augment(batch)), 1, {})
         loss.backward()  # type: ignore[no-untyped-call]
         if member.max_grad_norm is not None:
-            clip_grad_norm_(model.parameters(), member.max_grad_norm)
+            clip_grad_norm_(trained(optimizer), member.max_grad_norm)
         optimizer.step()
 
     def plan(self) -> list[tuple[list[Tensor], int]]:
@@ -202,7 +203,7 @@ class ModelRunner:
             losses.append((loss.detach(), n))
             (loss if n == samples else loss * (n / samples)).backward()  # type: ignore[no-untyped-call]
         if member.max_grad_norm is not None:
-            clip_grad_norm_(parameters, member.max_grad_norm)
+            clip_grad_norm_(trained(member.optimizer), member.max_grad_norm)
         member.optimizer.step()
 
     def _evaluate(self, number: int) -> dict[str, float]:
