@@ -36,13 +36,15 @@ def create(folder: Path | None, tables: str, header: Sequence[tuple[str, str]], 
         with failing(path):
             db = _connect(str(draft), draft)
             try:
-                db.execute("PRAGMA synchronous = FULL")
-                db.execute(f"PRAGMA page_size = {page:d}")
+                for setting in ("synchronous = OFF", "journal_mode = OFF", f"page_size = {page:d}"):    # a torn draft is made anew
+                    db.execute(f"PRAGMA {setting}")
                 _build(db, tables, header)
+                db.execute("PRAGMA journal_mode = WAL")
             finally:
                 db.close()
+        sync(draft)
         os.replace(draft, path)
-        sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise JournalError(f"A study's folder must be writable, but {path} cannot be created ({error}). Choose another storage.") from error
     return writer(path.parent, durable)
@@ -115,9 +117,9 @@ def failing(path: str | Path) -> Iterator[None]:
         raise JournalError(f"{path}: {text}. {hint}") from error
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder durable, as fsync does for the content of a file."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Makes durable what a file holds, or the names in a folder."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
