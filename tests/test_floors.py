@@ -27,7 +27,7 @@ TABLE = {
     1: "space gp",
     2: "searchers schedulers",
     3: "study keeping stopping supply",
-    4: "executors population functional metrics training vault checkpoints journal journal_file journal_rows lock",
+    4: "executors population functional metrics training vault checkpoints journal journal_file journal_rows journal_turns lock",
 }   # what is not named here is on floor 5  # fmt: skip
 FLOORS = {part: floor for floor, parts in TABLE.items() for part in parts.split()}
 DOORS = {("training.function", "tuner")}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sqlite3
 import struct
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Literal
 
 from .errors import JournalError, StudyExistsError, StudyNotFoundError
@@ -96,25 +96,34 @@ def reader(folder: Path) -> sqlite3.Connection:
     return db
 
 
-@contextmanager
-def failing(path: str | Path) -> Iterator[None]:
+class failing:
     """Errors of SQLite, and of rows that cannot be read, in words that say what is wrong with which file, and what to do."""
-    try:
-        yield
-    except (sqlite3.Error, OverflowError, ValueError, struct.error) as error:
-        text = str(error)
-        if "full" in text or "disk I/O error" in text:
-            hint = (
-                f"Is the disk full? The journal takes {_size(path):,} bytes, and needs up to 1,000 for each report."
-                " Make room and resume: whole turns are safe."
-            )
-        elif "not a database" in text:
-            hint = "It is not a journal, or its beginning was overwritten. It was left as it is; restore it from a copy."
-        elif "malformed" in text or not isinstance(error, (sqlite3.Error, OverflowError)):
-            hint = "It is damaged. It was left as it is; restore it from a copy."
-        else:
-            hint = "Is its folder readable, writable and on a local disk?"
-        raise JournalError(f"{path}: {text}. {hint}") from error
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        """Nothing to begin."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, (sqlite3.Error, OverflowError, ValueError, struct.error)):
+            raise JournalError(f"{self._path}: {error}. {_hint(error, self._path)}") from error
+
+
+def _hint(error: Exception, path: str | Path) -> str:
+    text = str(error)
+    if "full" in text or "disk I/O error" in text:
+        return (
+            f"Is the disk full? The journal takes {_size(path):,} bytes, and needs up to 1,000 for each report."
+            " Make room and resume: whole turns are safe."
+        )
+    if "not a database" in text:
+        return "It is not a journal, or its beginning was overwritten. It was left as it is; restore it from a copy."
+    if "malformed" in text or not isinstance(error, (sqlite3.Error, OverflowError)):
+        return "It is damaged. It was left as it is; restore it from a copy."
+    return "Is its folder readable, writable and on a local disk?"
 
 
 def sync(path: Path) -> None:
