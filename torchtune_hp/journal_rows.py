@@ -142,7 +142,7 @@ class Pending:
                 move.state, move.kind = "failed", event.kind
             else:
                 self.notes.append((turn, place, _text(event.kind), _text(event.text), event.trial, event.time))
-        words = f"[{','.join([self._word(command, turn) for command in commands])}]"
+        words = f"[{','.join(self._words(turn, commands))}]"
         heard = stand.reports - before
         if heard == 1 == len(events) and stand.limits == limits and events[0].time >= earlier:
             self._reports[-1] = (*self._reports[-1][:-1], words)
@@ -171,18 +171,22 @@ class Pending:
         row = (report, turn, trial, event.step, to_json(metrics), value if self._single else None, event.time, done, stand.report, None)
         self._reports.append(row)
 
-    def _word(self, command: Command, turn: int) -> str:
-        """The command in its turn's JSON; it is noted what becomes of its trial."""
-        if isinstance(command, Train):
-            self._moves[command.trial].state = "running"
-            return f'["T",{command.trial},{"null" if command.until is None else command.until}]'
-        if isinstance(command, Launch):
-            self._trials.append((command.trial, turn, self._stand.seconds))
-            return f'["L",{command.trial.id},{command.until}]'
-        if isinstance(command, Drop):
-            self._drop(command.trial)
-            return f'["D",{command.trial}]'
-        return f'["K",{command.trial},{list(command.instead_of)}]'
+    def _words(self, turn: int, commands: Sequence[Command]) -> list[str]:
+        """The commands in their turn's JSON; it is noted what becomes of their trials."""
+        words = []
+        for command in commands:
+            if isinstance(command, Drop):
+                self._drop(command.trial)
+                words.append(f'["D",{command.trial}]')
+            elif isinstance(command, Train):
+                self._moves[command.trial].state = "running"
+                words.append(f'["T",{command.trial},{"null" if command.until is None else command.until}]')
+            elif isinstance(command, Launch):
+                self._trials.append((command.trial, turn, self._stand.seconds))
+                words.append(f'["L",{command.trial.id},{command.until}]')
+            else:
+                words.append(f'["K",{command.trial},{list(command.instead_of)}]')
+        return words
 
     def _drop(self, trial: int) -> None:
         move = self._moves.get(trial)

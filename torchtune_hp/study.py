@@ -261,8 +261,12 @@ class Study:
         commands: list[Command] = []
         for decision in decisions:
             if isinstance(decision, Drop):
-                if decision.trial in self._live:        # else it ended in this turn or before, and is gone already
-                    commands.append(self._drop(decision))
+                id = decision.trial
+                if id in self._running:
+                    raise RuntimeError(f"{type(self.scheduler).__name__} dropped trial {id} while it trains; a trial is dropped at rest.")
+                if id in self._live:            # else it ended in this turn or before, and is gone already
+                    self._forget(id)
+                    commands.append(decision)
             elif isinstance(decision, New):
                 commands.append(self._launch(next(points), decision.tag, None, 0, decision.until))
             elif isinstance(decision, Train):
@@ -274,12 +278,6 @@ class Study:
                 point = self._supply.fork(decision.x)
                 commands.append(self._launch(point, decision.tag, decision.parent, parent, parent + decision.further))
         return commands
-
-    def _drop(self, drop: Drop) -> Drop:
-        if drop.trial in self._running:
-            raise RuntimeError(f"{type(self.scheduler).__name__} dropped trial {drop.trial} while it trains; a trial is dropped at rest.")
-        self._forget(drop.trial)
-        return drop
 
     def _forget(self, id: int) -> None:
         del self._live[id]
