@@ -197,7 +197,7 @@ def test_the_best_report_is_known_at_every_turn(tmp_path: Path) -> None:
         for number, looks in enumerate(turns):
             with Journal.open(tmp_path / str(every), write=True, every=every) as journal:
                 journal.append([look(*each) for each in looks], ONE, [])
-                known = "SELECT r.trial, r.step FROM report r WHERE r.id = (SELECT best FROM turn ORDER BY id DESC LIMIT 1)"
+                known = "SELECT r.trial, r.step FROM report r WHERE r.id = (SELECT best FROM report ORDER BY id DESC LIMIT 1)"
                 assert list(journal.rows(known)) == [best[number]]
         with Journal.open(tmp_path / str(every)) as journal:
             assert list(journal.rows("SELECT t.value, r.step FROM trial t JOIN report r ON r.id = t.best ORDER BY t.id")) == [
@@ -397,7 +397,7 @@ def test_another_format_is_told_and_not_written(tmp_path: Path, off: int, whose:
         db.execute(f"PRAGMA user_version = {journal_rows.SCHEMA + off}")
     db.close()
     before = (tmp_path / "study.db").read_bytes()
-    with pytest.raises(JournalError, match=rf"made by {whose} version of .* \(format {2 + off}; this version reads 2\).* {way} to open it"):
+    with pytest.raises(JournalError, match=rf"made by {whose} version of .* \(format {3 + off}; this version reads 3\).* {way} to open it"):
         Journal.open(tmp_path, write=True)
     assert (tmp_path / "study.db").read_bytes() == before
 
@@ -429,6 +429,38 @@ def test_damage_inside_the_tables_is_an_error_and_never_a_shorter_study(tmp_path
     with pytest.raises((JournalError, ConfigurationError)):
         with Journal.open(tmp_path) as reader:
             list(reader.turns())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DELETE FROM report WHERE id = 3", "DELETE FROM report WHERE id = 5",
+        "DELETE FROM turn WHERE id = 0", "DELETE FROM turn WHERE id = 4", "UPDATE turn SET reports = 0 WHERE id = 4",
+        "UPDATE report SET commands = NULL WHERE id = 3", "UPDATE report SET turn = 9 WHERE id = 3",
+    ],
+)   # fmt: skip
+def test_a_turn_of_one_report_that_is_damaged_is_an_error(tmp_path: Path, damage: str) -> None:
+    with Journal.create(tmp_path, HEADER) as journal:
+        journal.append((), ONE, [Launch(trial(0), 1)])
+        for step in range(1, 7):
+            journal.append([look(0, step, 1.0)], Limits(2) if step == 4 else ONE, [Train(0, step + 1)])
+        assert list(journal.rows("SELECT id FROM turn")) == [(0,), (4,), (5,)]
+    with sqlite3.connect(tmp_path / "study.db") as db:
+        db.execute(damage)
+    db.close()
+    with pytest.raises(JournalError, match="damaged"), Journal.open(tmp_path) as reader:
+        list(reader.turns())
+
+
+def test_a_journal_that_is_gone_on_with_knows_the_limits_of_its_last_turn(tmp_path: Path) -> None:
+    with Journal.create(tmp_path, HEADER) as journal:
+        journal.append((), ONE, [Launch(trial(0), 1)])
+        journal.append([look(0, 1, 1.0)], ONE, [Train(0, 2)])
+    with Journal.open(tmp_path, write=True) as journal:
+        journal.append([look(0, 2, 1.0)], ONE, [Train(0, 3)])
+        journal.append([look(0, 3, 1.0)], Limits(2), [])
+        assert list(journal.rows("SELECT id FROM turn")) == [(0,), (3,)]
+        assert [limits for _, limits, _ in journal.turns()] == [ONE, ONE, ONE, Limits(2)]
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

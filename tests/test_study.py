@@ -462,6 +462,14 @@ def test_a_decision_that_is_not_the_recorded_one_is_an_error(recorded: list[Comm
         study.replay([at(0, 1)], LIMITS, recorded)
 
 
+@pytest.mark.parametrize("decision", [New(1), Fork(0, (0.5, 0.5), 1)])
+def test_a_trial_that_was_not_recorded_is_an_error(decision: Decision) -> None:
+    study = make(Script([New(1)], [decision]))
+    study.step((), LIMITS)
+    with pytest.raises(ReplayError, match="more trials are launched than the recorded turn of 0 commands"):
+        study.replay([at(0, 1)], LIMITS, [])
+
+
 def test_standing_says_who_runs_since_when_in_order_of_submission() -> None:
     study = make(Script([New(3), New(1), New(9)]), capacity=3)
     study.step((), Limits(3))

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from .errors import CheckpointError, UnsafeCheckpointError
-from .journal_file import sync_folder
+from .journal_file import sync
 
 if TYPE_CHECKING:
     from .training.runner import State
@@ -62,7 +62,7 @@ def write_state(target: Path, state: State) -> Stamp:
         _make_folder(target.parent)
         _write(draft, content)
         os.replace(draft, target)
-        sync_folder(target.parent)
+        sync(target.parent)
     except OSError as error:
         raise _unwritten(target, len(content), error) from error
     finally:
@@ -208,9 +208,9 @@ def _write_folder(target: Path, source: Path) -> Stamp:
         manifest = json.dumps(listed).encode()
         _write(draft / MANIFEST, manifest)
         for folder, _, _ in os.walk(draft):
-            sync_folder(Path(folder))
+            sync(Path(folder))
         os.rename(draft, target)
-        sync_folder(target.parent)
+        sync(target.parent)
     except OSError as error:
         raise _unwritten(target, size, error) from error
     finally:
@@ -239,7 +239,7 @@ def _make_folder(folder: Path) -> None:
     if not folder.is_dir():
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
+        sync(folder.parent)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -18,15 +18,15 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from . import journal_file as file, journal_rows as rows
+from . import journal_file as file, journal_rows as rows, journal_turns
 from .errors import JournalError
 from .journal_file import Durable
 from .journal_rows import Pending, Stand
@@ -36,10 +36,8 @@ from .trial import Command, Event, Limits, Note, Trial
 _CHUNK = 512
 _LOOKS = 8192
 """Reports that are pending at most: a simulation's turn may hold thousands."""
-_TRIALS = "SELECT config, id, x, seed, tag, parent FROM trial"
-_OTHERS = """SELECT is_note, place, trial, step, kind, text, time FROM
-    (SELECT turn, place, 0 AS is_note, trial, step, kind, error AS text, time FROM failure UNION ALL
-     SELECT turn, place, 1, trial, 0, kind, text, time FROM note WHERE place IS NOT NULL) WHERE turn <= ? ORDER BY turn, place"""
+_LAST_TURN = "SELECT id, time, capacity, trials, seconds, target FROM turn ORDER BY id DESC LIMIT 1"
+_LAST_REPORT = "SELECT id, turn, time, best FROM report ORDER BY id DESC LIMIT 1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +104,7 @@ class Journal:
         """One turn. JournalError if it cannot be written: then nothing of it is in the file, and `flush` tries once more."""
         with self._lock:
             self._pending.add(events, limits, commands)
-            if len(self._pending.turns) >= self._every or self._pending.looks >= _LOOKS:
+            if self._pending.turns >= self._every or self._pending.looks >= _LOOKS:
                 self.flush()
 
     def note(self, note: Note) -> None:
@@ -118,26 +116,22 @@ class Journal:
                 self.flush()
 
     def update_header(self, **changes: Any) -> None:
-        with self._transaction() as db:
-            db.executemany("INSERT OR REPLACE INTO header VALUES (?, ?)", _header_rows(changes))
+        self._commit(lambda db: db.executemany("INSERT OR REPLACE INTO header VALUES (?, ?)", _header_rows(changes)))
         self._header.update({key: rows.from_json(value) for key, value in _header_rows(changes)})
 
     def add_checkpoint(self, trial: int, step: int, purpose: str, path: str, size: int, sha256: str, kind: str) -> int:
         """Records a file that lies complete on the disk. Returns the row's id."""
-        with self._transaction() as db:
-            values = (trial, step, purpose, path, size, sha256, kind)
-            cursor = db.execute("INSERT INTO checkpoint VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)", values)
+        values = (trial, step, purpose, path, size, sha256, kind)
+        cursor = self._commit(lambda db: db.execute("INSERT INTO checkpoint VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)", values))
         return int(cursor.lastrowid or 0)
 
     def remove_checkpoints(self, ids: Iterable[int]) -> None:
-        with self._transaction() as db:
-            db.executemany("DELETE FROM checkpoint WHERE id = ?", [(id,) for id in ids])
+        self._commit(lambda db: db.executemany("DELETE FROM checkpoint WHERE id = ?", [(id,) for id in ids]))
 
     def flush(self) -> None:
         """Commits what is pending."""
         if self._pending:
-            with self._transaction():
-                pass
+            self._commit()
 
     def close(self) -> None:
         """Flushes and closes; after a failed write it only closes. A second close does nothing."""
@@ -166,20 +160,12 @@ class Journal:
 
     def turns(self) -> Iterator[tuple[tuple[Event, ...], Limits, list[Command]]]:
         """What was appended until now, in order: (events, limits, commands)."""
-        last = len(self) - 1
-        reports = rows.reports_of(self._chunks("SELECT metrics, trial, step, time, done FROM report WHERE turn <= ? ORDER BY id", last))
-        others = rows.others_of(self.rows(_OTHERS, last))
-        trial = _Launched(rows.trials_of(self._chunks(f"{_TRIALS} WHERE turn <= ? ORDER BY id", last)))
-        turns = self.rows("SELECT reports, others, capacity, trials, seconds, target, commands FROM turn WHERE id <= ? ORDER BY id", last)
         with file.failing(self._path):
-            for heard, more, *limits, commands in turns:
-                yield rows.merged(reports, others, heard, more), Limits(*limits), rows.commands_of(commands, trial)
+            yield from journal_turns.turns(self._chunks)
 
     def last_limits(self) -> Limits | None:
         """The limits of the last turn; None if there was none."""
-        for row in self.rows("SELECT capacity, trials, seconds, target FROM turn ORDER BY id DESC LIMIT 1"):
-            return Limits(*row)
-        return None
+        return (self._stand if self.write else self._read_stand()).limits
 
     def trials(self) -> int:
         """How many trials were launched."""
@@ -187,7 +173,7 @@ class Journal:
 
     def trial(self, id: int) -> Trial:
         """A launched trial; its config is what JSON holds of it. KeyError if there is none."""
-        for trial in rows.trials_of(self._chunks(f"{_TRIALS} WHERE id = ?", id)):
+        for trial in journal_turns.trials_of(self._chunks(f"{journal_turns.TRIALS} WHERE id = ?", id)):
             return trial
         raise KeyError(id)
 
@@ -222,21 +208,23 @@ class Journal:
     def _read_stand(self) -> Stand:
         stand = Stand()
         with file.failing(self._path):
-            for turns, time, best in self._db.execute("SELECT id + 1, time, best FROM turn ORDER BY id DESC LIMIT 1"):
-                stand.turns, stand.seconds, stand.report = turns, time, best
+            for turn, time, *bounds in self._db.execute(_LAST_TURN):
+                stand.turns, stand.seconds, stand.limits = turn + 1, time, Limits(*bounds)
+            for report, turn, time, best in self._db.execute(_LAST_REPORT):
+                stand.reports, stand.turns, stand.seconds = report + 1, max(turn + 1, stand.turns), max(time, stand.seconds)
+                stand.report = best
             for best in self._db.execute("SELECT value, turn, trial FROM report WHERE id = ?", (stand.report,)):
                 stand.best = best
-            ((reports, noted),) = self._db.execute("SELECT (SELECT max(id) FROM report), (SELECT max(time) FROM note)")
-        stand.reports, stand.seconds = (reports or 0) + 1, max(stand.seconds, noted or 0.0)
+            ((noted,),) = self._db.execute("SELECT max(time) FROM note")
+        stand.seconds = max(stand.seconds, noted or 0.0)
         return stand
 
     def _empty(self) -> Pending:
         max_t = self._header.get("max_t")
         return Pending(self.objective, float("inf") if max_t is None else max_t, self._stand)
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """What is pending and what the caller adds, in one transaction."""
+    def _commit(self, also: Callable[[sqlite3.Connection], Any] = lambda db: None) -> Any:
+        """What is pending and what the caller adds, in one transaction. Returns what `also` does."""
         with self._lock:
             if not self.write:
                 raise JournalError(f"Only the driver writes a journal, but {self._path} was opened to be read. Open it with write=True.")
@@ -245,7 +233,7 @@ class Journal:
                 try:
                     self._db.execute("BEGIN IMMEDIATE")
                     self._pending.insert(self._db)
-                    yield self._db
+                    given = also(self._db)
                     self._db.execute("COMMIT")
                 except BaseException:
                     with suppress(sqlite3.Error):
@@ -253,29 +241,13 @@ class Journal:
                     raise
             self._failed = False
             self._pending = self._empty()
+            return given
 
     def __enter__(self) -> Journal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-
-class _Launched:
-    """Trials by id, from a stream that is read no further than needed: launches come in order of ids, nearly always."""
-
-    def __init__(self, trials: Iterator[Trial]) -> None:
-        self._trials = trials
-        self._passed: dict[int, Trial] = {}
-
-    def __call__(self, id: int) -> Trial:
-        if id in self._passed:
-            return self._passed.pop(id)
-        for trial in self._trials:
-            if trial.id == id:
-                return trial
-            self._passed[trial.id] = trial
-        raise sqlite3.DatabaseError(f"malformed: trial {id} is launched, but is not there")
 
 
 def objective_of(header: Mapping[str, Any]) -> Objective:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sqlite3
 import struct
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Literal
 
 from .errors import JournalError, StudyExistsError, StudyNotFoundError
@@ -36,13 +36,15 @@ def create(folder: Path | None, tables: str, header: Sequence[tuple[str, str]], 
         with failing(path):
             db = _connect(str(draft), draft)
             try:
-                db.execute("PRAGMA synchronous = FULL")
-                db.execute(f"PRAGMA page_size = {page:d}")
+                for setting in ("synchronous = OFF", "journal_mode = OFF", f"page_size = {page:d}"):    # a torn draft is made anew
+                    db.execute(f"PRAGMA {setting}")
                 _build(db, tables, header)
+                db.execute("PRAGMA journal_mode = WAL")
             finally:
                 db.close()
+        sync(draft)
         os.replace(draft, path)
-        sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise JournalError(f"A study's folder must be writable, but {path} cannot be created ({error}). Choose another storage.") from error
     return writer(path.parent, durable)
@@ -94,30 +96,39 @@ def reader(folder: Path) -> sqlite3.Connection:
     return db
 
 
-@contextmanager
-def failing(path: str | Path) -> Iterator[None]:
+class failing:
     """Errors of SQLite, and of rows that cannot be read, in words that say what is wrong with which file, and what to do."""
-    try:
-        yield
-    except (sqlite3.Error, OverflowError, ValueError, struct.error) as error:
-        text = str(error)
-        if "full" in text or "disk I/O error" in text:
-            hint = (
-                f"Is the disk full? The journal takes {_size(path):,} bytes, and needs up to 1,000 for each report."
-                " Make room and resume: whole turns are safe."
-            )
-        elif "not a database" in text:
-            hint = "It is not a journal, or its beginning was overwritten. It was left as it is; restore it from a copy."
-        elif "malformed" in text or not isinstance(error, (sqlite3.Error, OverflowError)):
-            hint = "It is damaged. It was left as it is; restore it from a copy."
-        else:
-            hint = "Is its folder readable, writable and on a local disk?"
-        raise JournalError(f"{path}: {text}. {hint}") from error
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        """Nothing to begin."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, (sqlite3.Error, OverflowError, ValueError, struct.error)):
+            raise JournalError(f"{self._path}: {error}. {_hint(error, self._path)}") from error
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder durable, as fsync does for the content of a file."""
-    handle = os.open(folder, os.O_RDONLY)
+def _hint(error: Exception, path: str | Path) -> str:
+    text = str(error)
+    if "full" in text or "disk I/O error" in text:
+        return (
+            f"Is the disk full? The journal takes {_size(path):,} bytes, and needs up to 1,000 for each report."
+            " Make room and resume: whole turns are safe."
+        )
+    if "not a database" in text:
+        return "It is not a journal, or its beginning was overwritten. It was left as it is; restore it from a copy."
+    if "malformed" in text or not isinstance(error, (sqlite3.Error, OverflowError)):
+        return "It is damaged. It was left as it is; restore it from a copy."
+    return "Is its folder readable, writable and on a local disk?"
+
+
+def sync(path: Path) -> None:
+    """Makes durable what a file holds, or the names in a folder."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -1,16 +1,18 @@
 """The tables of a journal, and how values become their rows and come back: exactly.
 
     header       what the study is: key, JSON
-    turn         one step of the study: how many events it heard, its limits, its commands, the best report up to it
-    trial        x as float64, the config as JSON, where it stands, its last and its best report
+    report       one look at a trial; `value` is what is minimized (NULL only for several objectives), `best` the best report up to it
+    turn         one step of the study: how many events it heard, its limits, its commands. A turn that heard one report and nothing
+                 else, under the limits of the turn before, has no row: its report's `commands` are the turn's (else they are NULL)
+    trial        x as float64, the config as JSON, study time at its launch, where it stands, its last and its best report
     dropped      trials that were dropped some time after their last look (else their state says so already)
     trials       the same as `trial`, as a view in which those that were dropped are stopped, completed or failed
-    report       one look at a trial; `value` is what is minimized (NULL only for several objectives)
     failure      one failed trial, with its traceback
     note         what is worth knowing; `place` is NULL for a note that was written between two turns
     checkpoint   files of the vault; paths are relative to the study's folder
 
-A turn writes to as few pages as can be, for that is what a turn costs: no table that grows with every report has an index.
+A turn writes to as few pages as can be, for that is what a turn costs: no table that grows with every report has an index,
+and a study that goes on report by report writes to two tables.
 
 Reports are read back in order of their ids; failures and notes carry their place among the events of their turn. Numbers
 survive bit for bit, NaN and infinities included: metrics are JSON in Python's dialect, x is packed. SQLite would turn a NaN
@@ -25,36 +27,35 @@ import numbers
 import sqlite3
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
 from typing import Any
 
 from .objective import VIOLATED, Objective
-from .trial import Command, Drop, Event, Failed, Keep, Launch, Limits, Note, Reached, Train, Trial
+from .trial import Command, Drop, Event, Failed, Launch, Limits, Note, Reached, Train, Trial
 
 APPLICATION = 0x74746870
 """Stamped into every study.db ("tthp"), so that another program's database is not taken for a study."""
 
-SCHEMA = 2
+SCHEMA = 3
 """Raised whenever a table changes; a journal with another number was made by another version."""
 
 TABLES = """
 CREATE TABLE header (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE turn (id INTEGER PRIMARY KEY, reports INTEGER NOT NULL, others INTEGER NOT NULL, capacity INTEGER NOT NULL,
-    trials INTEGER, seconds REAL, target REAL, commands TEXT NOT NULL, time REAL NOT NULL, best INTEGER);
+    trials INTEGER, seconds REAL, target REAL, commands TEXT NOT NULL, time REAL NOT NULL);
 CREATE TABLE trial (id INTEGER PRIMARY KEY, x BLOB NOT NULL, config TEXT NOT NULL, seed INTEGER NOT NULL, tag INTEGER NOT NULL,
-    parent INTEGER, turn INTEGER NOT NULL, state TEXT NOT NULL, kind TEXT, step INTEGER NOT NULL, bad INTEGER NOT NULL,
+    parent INTEGER, turn INTEGER NOT NULL, time REAL NOT NULL, state TEXT NOT NULL, kind TEXT, step INTEGER NOT NULL, bad INTEGER NOT NULL,
     last INTEGER, best INTEGER, value REAL);
 CREATE TABLE dropped (id INTEGER PRIMARY KEY);
-CREATE VIEW trials AS SELECT t.id, x, config, seed, tag, parent, turn, step, last, best, value,
+CREATE VIEW trials AS SELECT t.id, x, config, seed, tag, parent, turn, time, step, last, best, value,
     CASE WHEN d.id IS NULL THEN state WHEN state = 'failed' OR bad THEN 'failed' WHEN state = 'completed' OR
         step >= (SELECT value FROM header WHERE key = 'max_t') THEN 'completed' ELSE 'stopped' END AS state,
     CASE WHEN d.id IS NOT NULL AND state <> 'failed' AND bad THEN 'diverged' ELSE kind END AS kind
     FROM trial t LEFT JOIN dropped d ON d.id = t.id;
 CREATE TABLE report (id INTEGER PRIMARY KEY, turn INTEGER NOT NULL, trial INTEGER NOT NULL, step INTEGER NOT NULL,
-    metrics TEXT NOT NULL, value REAL, time REAL NOT NULL, done INTEGER NOT NULL);
+    metrics TEXT NOT NULL, value REAL, time REAL NOT NULL, done INTEGER NOT NULL, best INTEGER, commands TEXT);
 CREATE TABLE failure (turn INTEGER NOT NULL, place INTEGER NOT NULL, trial INTEGER NOT NULL, step INTEGER NOT NULL,
     kind TEXT NOT NULL, error TEXT NOT NULL, time REAL NOT NULL, PRIMARY KEY (turn, place)) WITHOUT ROWID;
 CREATE INDEX failure_by_trial ON failure (trial);
@@ -91,26 +92,29 @@ class Move:
 
 @dataclass(slots=True)
 class Stand:
-    """How far a journal goes: the next turn and report, the largest time, and the best (value, turn, trial) with its report."""
+    """How far a journal goes: the next turn and report, the largest time, the limits of the last turn, and the best
+    (value, turn, trial) with its report."""
 
     turns: int = 0
     reports: int = 1
     seconds: float = 0.0
+    limits: Limits | None = None
     best: tuple[float, int, int] = (VIOLATED, 0, 0)
     report: int | None = None
 
 
 class Pending:
-    """Turns that are not in the tables yet: their rows, and where their trials stand after them. `stand` moves on with them."""
+    """Turns that are not in the tables yet: how many, their rows, and where their trials stand after them. `stand` moves on."""
 
     def __init__(self, objective: Objective, max_t: float, stand: Stand) -> None:
         self._values = objective.values
         self._single = len(objective.metrics) == 1
         self._max_t = max_t
         self._stand = stand
-        self.turns: list[tuple[Any, ...]] = []
+        self.turns = 0
         self.notes: list[tuple[Any, ...]] = []
-        self._trials: list[tuple[Trial, int]] = []
+        self._turns: list[tuple[Any, ...]] = []
+        self._trials: list[tuple[Trial, int, float]] = []
         self._reports: list[tuple[Any, ...]] = []
         self._failures: list[tuple[Any, ...]] = []
         self._moves: defaultdict[int, Move] = defaultdict(Move)
@@ -125,56 +129,64 @@ class Pending:
         return len(self._reports)
 
     def add(self, events: Sequence[Event], limits: Limits, commands: Sequence[Command]) -> None:
-        stand, moves = self._stand, self._moves
-        turn, before = stand.turns, stand.reports
+        stand = self._stand
+        turn, before, earlier = stand.turns, stand.reports, stand.seconds
         for place, event in enumerate(events):
             if event.time > stand.seconds:
                 stand.seconds = event.time
-            kind = type(event)
-            if kind is Reached:
-                self._look(turn, event)  # type: ignore[arg-type]
-            elif kind is Failed:
-                self._failures.append((turn, place, event.trial, event.step, event.kind, _text(event.error), event.time))  # type: ignore[union-attr]
-                move = moves[event.trial]  # type: ignore[index]
-                move.state, move.kind = "failed", event.kind  # type: ignore[union-attr]
+            if isinstance(event, Reached):
+                self._look(turn, event)
+            elif isinstance(event, Failed):
+                self._failures.append((turn, place, event.trial, event.step, event.kind, _text(event.error), event.time))
+                move = self._moves[event.trial]
+                move.state, move.kind = "failed", event.kind
             else:
-                self.notes.append((turn, place, _text(event.kind), _text(event.text), event.trial, event.time))  # type: ignore[union-attr]
-        words = []
-        for command in commands:
-            if isinstance(command, Train):
-                moves[command.trial].state = "running"
-                words.append(f'["T",{command.trial},{"null" if command.until is None else command.until}]')
-            elif isinstance(command, Launch):
-                self._trials.append((command.trial, turn))
-                words.append(f'["L",{command.trial.id},{command.until}]')
-            elif isinstance(command, Drop):
-                self._drop(command.trial)
-                words.append(f'["D",{command.trial}]')
-            else:
-                words.append(f'["K",{command.trial},{list(command.instead_of)}]')
+                self.notes.append((turn, place, _text(event.kind), _text(event.text), event.trial, event.time))
+        words = f"[{','.join(self._words(turn, commands))}]"
         heard = stand.reports - before
-        bounds = (limits.capacity, limits.trials, limits.seconds, limits.target)
-        self.turns.append((turn, heard, len(events) - heard, *bounds, f"[{','.join(words)}]", stand.seconds, stand.report))
-        stand.turns = turn + 1
+        if heard == 1 == len(events) and stand.limits == limits and events[0].time >= earlier:
+            self._reports[-1] = (*self._reports[-1][:-1], words)
+        else:
+            bounds = (limits.capacity, limits.trials, limits.seconds, limits.target)
+            self._turns.append((turn, heard, len(events) - heard, *bounds, words, stand.seconds))
+        stand.turns, stand.limits = turn + 1, limits
+        self.turns += 1
 
     def _look(self, turn: int, event: Reached) -> None:
         stand, trial, metrics, done = self._stand, event.trial, event.metrics, event.done
         value = self._values(metrics)[0]
         report = stand.reports
         stand.reports = report + 1
-        self._reports.append((report, turn, trial, event.step, to_json(metrics), value if self._single else None, event.time, done))
         move = self._moves[trial]
         move.state = "completed" if done else "resting"
         move.kind = None
         move.step = event.step
         move.bad = value == math.inf and not (done and not metrics)     # an end without metrics is no look
         move.last = report
-        if not self._single:
-            return
-        if move.value is None or value < move.value:
-            move.value, move.best = value, report
-        if value <= stand.best[0] and (value, turn, trial) < stand.best:
-            stand.best, stand.report = (value, turn, trial), report
+        if self._single:
+            if move.value is None or value < move.value:
+                move.value, move.best = value, report
+            if value <= stand.best[0] and (value, turn, trial) < stand.best:
+                stand.best, stand.report = (value, turn, trial), report
+        row = (report, turn, trial, event.step, to_json(metrics), value if self._single else None, event.time, done, stand.report, None)
+        self._reports.append(row)
+
+    def _words(self, turn: int, commands: Sequence[Command]) -> list[str]:
+        """The commands in their turn's JSON; it is noted what becomes of their trials."""
+        words = []
+        for command in commands:
+            if isinstance(command, Drop):
+                self._drop(command.trial)
+                words.append(f'["D",{command.trial}]')
+            elif isinstance(command, Train):
+                self._moves[command.trial].state = "running"
+                words.append(f'["T",{command.trial},{"null" if command.until is None else command.until}]')
+            elif isinstance(command, Launch):
+                self._trials.append((command.trial, turn, self._stand.seconds))
+                words.append(f'["L",{command.trial.id},{command.until}]')
+            else:
+                words.append(f'["K",{command.trial},{list(command.instead_of)}]')
+        return words
 
     def _drop(self, trial: int) -> None:
         move = self._moves.get(trial)
@@ -189,14 +201,15 @@ class Pending:
     def insert(self, db: sqlite3.Connection) -> None:
         """Writes all rows, inside the caller's transaction. Changes nothing here: it may be called again if that fails."""
         many = db.executemany
-        many("INSERT INTO turn VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", self.turns)
+        if self._turns:
+            many("INSERT INTO turn VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", self._turns)
         new: set[int] = set()
         if self._trials:
-            new = {trial.id for trial, _ in self._trials}
-            fresh = [_trial_row(trial, turn, self._moves.get(trial.id, _LAUNCHED)) for trial, turn in self._trials]
-            many("INSERT INTO trial VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", fresh)
+            new = {trial.id for trial, _, _ in self._trials}
+            fresh = [_trial_row(trial, turn, time, self._moves.get(trial.id, _LAUNCHED)) for trial, turn, time in self._trials]
+            many("INSERT INTO trial VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", fresh)
         if self._reports:
-            many("INSERT INTO report VALUES (?, ?, ?, ?, ?, ?, ?, ?)", self._reports)
+            many("INSERT INTO report VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", self._reports)
         if self._failures:
             many("INSERT INTO failure VALUES (?, ?, ?, ?, ?, ?, ?)", self._failures)
         if self.notes:
@@ -225,10 +238,10 @@ def _packer(n: int) -> Callable[..., bytes]:
     return struct.Struct(f"<{n}d").pack
 
 
-def _trial_row(trial: Trial, turn: int, move: Move) -> tuple[Any, ...]:
+def _trial_row(trial: Trial, turn: int, time: float, move: Move) -> tuple[Any, ...]:
     x = _packer(len(trial.x))(*trial.x)
     stand = (move.state, move.kind, move.step or 0, move.bad, move.last, move.best, move.value)
-    return (trial.id, x, to_json(trial.config), trial.seed, trial.tag, trial.parent, turn, *stand)
+    return (trial.id, x, to_json(trial.config), trial.seed, trial.tag, trial.parent, turn, time, *stand)
 
 
 # Values and their text ----------------------------------------------------------------------------------------------------
@@ -295,51 +308,3 @@ def text_of(stored: str | bytes) -> str:
 def note_row(turn: int, note: Note) -> tuple[Any, ...]:
     """A note between two turns: `turn` is the one to come."""
     return (turn, None, _text(note.kind), _text(note.text), note.trial, note.time)
-
-
-def trials_of(chunks: Iterable[Sequence[tuple[Any, ...]]]) -> Iterator[Trial]:
-    """From chunks of (config, id, x, seed, tag, parent). One parse for a whole chunk is twice as fast as one for each row."""
-    for rows in chunks:
-        for config, (_, id, x, seed, tag, parent) in zip(from_json(f"[{','.join([row[0] for row in rows])}]"), rows):
-            yield Trial(id, struct.unpack(f"<{len(x) // 8}d", x), config, seed, tag, parent)
-
-
-# Reading turns back -------------------------------------------------------------------------------------------------------
-
-
-def reports_of(chunks: Iterable[Sequence[tuple[Any, ...]]]) -> Iterator[Reached]:
-    """From chunks of (metrics, trial, step, time, done)."""
-    for rows in chunks:
-        for metrics, (_, trial, step, time, done) in zip(from_json(f"[{','.join([row[0] for row in rows])}]"), rows):
-            yield Reached(trial, step, metrics, time, done != 0)
-
-
-def others_of(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, Event]]:
-    """From (is it a note, place, trial, step, kind, text, time): the place of the event in its turn, and the event."""
-    for is_note, place, trial, step, kind, text, time in rows:
-        yield place, Note(text_of(kind), text_of(text), trial, time) if is_note else Failed(trial, step, kind, text_of(text), time)
-
-
-def merged(reports: Iterator[Reached], others: Iterator[tuple[int, Event]], heard: int, more: int) -> tuple[Event, ...]:
-    """The events of one turn, each in its place."""
-    events: list[Event] = list(islice(reports, heard))
-    for place, event in islice(others, more):
-        events.insert(place, event)
-    if len(events) != heard + more:
-        raise sqlite3.DatabaseError(f"malformed: a turn heard {heard + more} events, but {len(events)} are there")
-    return tuple(events)
-
-
-def commands_of(text: str, trial: Callable[[int], Trial]) -> list[Command]:
-    """`trial` gives the trial of a Launch; launches of a study come in order."""
-    commands: list[Command] = []
-    for word, id, *rest in from_json(text):
-        if word == "T":
-            commands.append(Train(id, *rest))
-        elif word == "D":
-            commands.append(Drop(id))
-        elif word == "L":
-            commands.append(Launch(trial(id), *rest))
-        else:
-            commands.append(Keep(id, tuple(*rest)))
-    return commands

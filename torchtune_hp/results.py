@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from .vault import Vault
 
 _INFINITE = float("inf")
-_RESULT = """SELECT t.id, t.config, t.state, t.kind, t.step, r.step, r.metrics, r.time, r.done, l.time,
+_RESULT = """SELECT t.id, t.config, t.state, t.kind, t.step, r.step, r.metrics, r.time, r.done, t.time,
     (SELECT error FROM failure WHERE trial = t.id), t.last FROM trials t
-    LEFT JOIN report r ON r.id = {report} LEFT JOIN turn l ON l.id = t.turn"""
+    LEFT JOIN report r ON r.id = {report}"""
 # What a trial is shown with: its best report; of several objectives the report whose weights are kept, else the last one.
 _RANKED = "SELECT value FROM trial WHERE value < ? ORDER BY value LIMIT ?"
 _TOP = """SELECT t.id, t.best FROM trial t JOIN report r ON r.id = t.best WHERE t.value <= ? ORDER BY t.value, r.turn, t.id LIMIT ?"""
@@ -81,7 +81,7 @@ class Results:
         """The k trials with the best reports, best first, each once; fewer if there are fewer."""
         self._one_objective()
         if k == 1:
-            best = "SELECT r.trial, r.id FROM report r WHERE r.id = (SELECT best FROM turn ORDER BY id DESC LIMIT 1)"
+            best = "SELECT r.trial, r.id FROM report r WHERE r.id = (SELECT best FROM report ORDER BY id DESC LIMIT 1)"
             return [self._result(*row) for row in list(self.journal.rows(best))]
         found = [value for (value,) in self.journal.rows(_RANKED, VIOLATED, max(0, k))]
         return [self._result(*row) for row in list(self.journal.rows(_TOP, found[-1], len(found)))] if found else []

@@ -19,16 +19,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
-from .errors import ConfigurationError, ReplayError, TrialFinishedError
+from .errors import ReplayError, TrialFinishedError
 from .keeping import BestFew, Front
 from .objective import VIOLATED, Objective
 from .schedulers.base import Scheduler
 from .searchers.base import Searcher
-from .seeds import derive
 from .stopping import StopRule
+from .supply import Point, Supply
 from .trial import (
     ENDLESS,
     Command,
@@ -36,7 +35,6 @@ from .trial import (
     Drop,
     Event,
     Failed,
-    Fork,
     Keep,
     Launch,
     Limits,
@@ -51,20 +49,11 @@ from .trial import (
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from .space import Space
 
-BLOCK = 1024
-"""Points taken at a time from a searcher that does not learn."""
 BREAKER = 5
 """So many failures in a row, with no report between them, end the study."""
-UNLIMITED = 10**9
 _COUNTED = frozenset({"error", "bad_metric", "lost"})
-
-
-Point = tuple[tuple[float, ...], Config, int | None]
-"""Where a new trial lies: x, its config, and its seed where that is recorded already."""
 
 
 class _Live:
@@ -107,19 +96,16 @@ class Study:
         self.broken: str | None = None                  # the first error, once BREAKER trials failed in a row
         self.tick = 0
         self._stop = stop
-        self._points = points
         self._look = ENDLESS if look_every == "grant" else look_every
         self._keeper = BestFew(keep) if setting.objectives == 1 else Front()
         self._live: dict[int, _Live] = {}
         self._running: dict[int, int] = {}              # trial -> the step it was sent to, in order of submission
         self._held: list[_Live] = []                    # mid-grant: they go on in this order, once the study may
         self._next = 0                                  # the next trial's id
-        self._made = 0                                  # how many News there were
-        self._block: Iterator[Point] = iter(())
         self._failures = 0
         self._first_error = ""
-        self._recorded: Iterator[Trial] | None = None
         searcher.begin(setting)
+        self._supply = Supply(space, searcher, setting, points)
         scheduler.begin(setting)
         if stop is not None:
             stop.begin(objective)
@@ -145,8 +131,8 @@ class Study:
         else:
             commands += map(self._train, self._held)
             self._held = []
-            fresh = self._fresh(limits)
-            commands += self._decide(heard, max(0, limits.capacity - len(self._running)), fresh)
+            free = max(0, limits.capacity - len(self._running))
+            commands += self._decide(heard, free, self._supply.left(limits.trials))
         for id in ended:
             if id in self._live:
                 self._forget(id)
@@ -155,11 +141,11 @@ class Study:
 
     def replay(self, events: Sequence[Event], limits: Limits, commands: Sequence[Command]) -> None:
         """A recorded turn again: recorded trials stand in for `ask`; any other decision than the recorded is a ReplayError."""
-        self._recorded = (command.trial for command in commands if type(command) is Launch)
+        self._supply.recorded = _launched(commands)
         try:
             again = self.step(events, limits)
         finally:
-            self._recorded = None
+            self._supply.recorded = None
         if again != list(commands):
             raise ReplayError(_difference(again, commands))
 
@@ -171,7 +157,7 @@ class Study:
     @property
     def trials(self) -> int:
         """How many new trials there were."""
-        return self._made
+        return self._supply.made
 
     def reconfigure(self, config: Callable[[Trial], Config]) -> None:
         """Gives live trials the configs that `config` says: a journal holds JSON, and a config may hold any object."""
@@ -266,27 +252,22 @@ class Study:
             return f"the target {limits.target:g} is reached; another target= goes on"
         return None if self.broken is None else f"{BREAKER} trials failed in a row"
 
-    def _fresh(self, limits: Limits) -> int:
-        """How many new trials may still be made."""
-        left = self.searcher.left()
-        total = UNLIMITED if left is None else left + (len(self._points) if self.setting.rows is None else 0)
-        if limits.trials is not None:
-            total = min(total, limits.trials)
-        return max(0, total - self._made)
-
     def _decide(self, heard: Sequence[Report], free: int, fresh: int) -> list[Command]:
         decisions = self.scheduler.decide(heard, free, fresh)
         if not decisions:
             return []
         news = [type(decision) for decision in decisions].count(New)
-        points = self._ask(news, fresh) if news else iter(())
+        points = self._supply.points(news, fresh, (self._live[id].trial.x for id in self._running)) if news else iter(())
         commands: list[Command] = []
         for decision in decisions:
             if isinstance(decision, Drop):
-                if decision.trial in self._live:        # else it ended in this turn or before, and is gone already
-                    commands.append(self._drop(decision))
+                id = decision.trial
+                if id in self._running:
+                    raise RuntimeError(f"{type(self.scheduler).__name__} dropped trial {id} while it trains; a trial is dropped at rest.")
+                if id in self._live:            # else it ended in this turn or before, and is gone already
+                    self._forget(id)
+                    commands.append(decision)
             elif isinstance(decision, New):
-                self._made += 1
                 commands.append(self._launch(next(points), decision.tag, None, 0, decision.until))
             elif isinstance(decision, Train):
                 live = self._live[decision.trial]
@@ -294,22 +275,9 @@ class Study:
                 commands.append(Train(decision.trial, self._send(live)))
             else:
                 parent = self._live[decision.parent].step
-                commands.append(self._launch(self._fork(decision), decision.tag, decision.parent, parent, parent + decision.further))
+                point = self._supply.fork(decision.x)
+                commands.append(self._launch(point, decision.tag, decision.parent, parent, parent + decision.further))
         return commands
-
-    def _fork(self, fork: Fork) -> Point:
-        if self._recorded is not None:
-            return _point(next(self._recorded))
-        import torch
-
-        x = self.space.canonical(torch.tensor([fork.x], dtype=torch.float64))
-        return self._points_of(x)[0]
-
-    def _drop(self, drop: Drop) -> Drop:
-        if drop.trial in self._running:
-            raise RuntimeError(f"{type(self.scheduler).__name__} dropped trial {drop.trial} while it trains; a trial is dropped at rest.")
-        self._forget(drop.trial)
-        return drop
 
     def _forget(self, id: int) -> None:
         del self._live[id]
@@ -319,12 +287,7 @@ class Study:
     def _launch(self, point: Point, tag: int, parent: int | None, step: int, until: int | None) -> Launch:
         id = self._next
         self._next += 1
-        x, config, seed = point
-        if seed is None:
-            seed = derive(self.setting.seed, "trial", id)
-            if self.space.sampled:
-                config = self._sampled(x, seed)
-        trial = Trial(id, x, config, seed, tag, parent)
+        trial = self._supply.trial(id, point, tag, parent)
         live = self._live[id] = _Live(trial, step, until)
         return Launch(trial, self._send(live))
 
@@ -344,77 +307,12 @@ class Study:
         self._running[live.trial.id] = until
         return until
 
-    # Where new trials lie -----------------------------------------------------------------------------------------------
 
-    def _ask(self, n: int, fresh: int) -> Iterator[Point]:
-        """The next `n` points with their configs: recorded ones, the user's own, then the searcher's."""
-        if self._recorded is not None:
-            self._block = iter(())
-            return (_point(trial) for trial in self._recorded)
-        own = self._points[self._made : self._made + n]
-        points: list[Point] = []
-        if own:
-            points = self._points_of(self.space.encode(own))
-        missing = n - len(points)
-        if missing and self.searcher.adaptive:
-            points += self._points_of(self._search(missing))
-        elif missing:
-            points += self._from_block(missing, fresh)
-        return iter(points)
-
-    def _from_block(self, n: int, fresh: int) -> list[Point]:
-        """From a searcher that does not learn: taken in blocks, handed out in order."""
-        points = list(islice(self._block, n))
-        if len(points) < n and self._points and self.setting.rows is not None:
-            self._block = self._untried_rows()
-            points = list(islice(self._block, n))
-        elif len(points) < n:
-            x = self._search(max(n - len(points), min(BLOCK, fresh)), ahead=len(points))
-            self._block = iter(self._points_of(x))
-            points += islice(self._block, n - len(points))
-        return points
-
-    def _untried_rows(self) -> Iterator[Point]:
-        """Of a space of rows, those that are none of the user's own points, from where the study stands; each comes once."""
-        import torch
-
-        none = torch.empty(0, len(self.setting.dims), dtype=torch.float64)
-        x = self.searcher.ask(self.searcher.left() or 0, pending=none, index=0, seed=derive(self.setting.seed, "searcher"))
-        own = {tuple(row) for row in self.space.encode(self._points).tolist()}
-        rest = (point for point in self._points_of(x) if point[0] not in own)
-        return islice(rest, max(0, self._made - len(self._points)), None)
-
-    def _search(self, n: int, ahead: int = 0) -> Tensor:
-        import torch
-
-        index = max(0, self._made - len(self._points)) + ahead
-        if not self.searcher.adaptive:
-            pending = torch.empty(0, len(self.setting.dims), dtype=torch.float64)
-            left = self.searcher.left()
-            n = n if left is None else min(n, left - index)
-        else:
-            rows = [self._live[id].trial.x for id in self._running]
-            pending = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), len(self.setting.dims))
-        x = self.searcher.ask(n, pending=pending, index=index, seed=derive(self.setting.seed, "searcher"))
-        if x.shape != (n, len(self.setting.dims)):
-            law = f"{type(self.searcher).__name__}.ask must give points {(n, len(self.setting.dims))}"
-            raise ConfigurationError(f"{law}, but gave {tuple(x.shape)}.")
-        return x
-
-    def _points_of(self, x: Tensor) -> list[Point]:
-        x = self.space.canonical(x)
-        return [(tuple(row), config, None) for row, config in zip(x.tolist(), self.space.decode(x))]
-
-    def _sampled(self, x: tuple[float, ...], seed: int) -> Config:
-        """The config with what `sample_from` draws under the trial's own seed."""
-        import torch
-
-        configs: Sequence[Config] = self.space.decode(torch.tensor([x], dtype=torch.float64), [seed])
-        return configs[0]
-
-
-def _point(trial: Trial) -> Point:
-    return trial.x, trial.config, trial.seed
+def _launched(commands: Sequence[Command]) -> Iterator[Trial]:
+    for command in commands:
+        if type(command) is Launch:
+            yield command.trial
+    raise ReplayError(f"more trials are launched than the recorded turn of {len(commands)} commands launched.")
 
 
 def _difference(again: Sequence[Command], recorded: Sequence[Command]) -> str:

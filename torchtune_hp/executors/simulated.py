@@ -23,6 +23,16 @@ from .serial import threads
 Curve = Callable[[Any, int], Mapping[str, Scalar]]
 
 
+class _At:
+    """A trial and the step of its newest answer."""
+
+    __slots__ = ("step", "trial")
+
+    def __init__(self, trial: Trial, step: int) -> None:
+        self.trial = trial
+        self.step = step
+
+
 class Simulated:
     """`workers` trials at once, in virtual time.
 
@@ -72,14 +82,14 @@ class Simulated:
 
     def begin(self, setting: Setting, standing: Standing) -> None:
         self._local = LocalTrials(self._job, standing.live) if self.curve is None else None
-        self._trials: dict[int, tuple[Trial, int]] = {trial.id: (trial, step) for trial, step in standing.live}
+        self._trials = {trial.id: _At(trial, step) for trial, step in standing.live}
         self._since = dict(standing.since)
         self._ticks = self.ordered
         self._end = self._job.recipe.max_t if self._job is not None else None       # where the trainable ends by itself
         self._rate = float(self.seconds) if not callable(self.seconds) else 1.0
         self._start = standing.seconds - (standing.tick * self._rate if self._ticks else 0.0)
         self._now: float = standing.tick if self._ticks else 0.0     # in ticks if ordered, else in seconds
-        self._due: list[tuple[float, int, int, Event]] = []          # heap of (due, order, worker, answer)
+        self._due: list[tuple[float, int, int | None, Event]] = []   # heap of (due, order, worker, answer); None: whoever is free
         self._order = 0
         self._plain = self._ticks and self.curve is not None and self.failures is None      # nothing but looking up
         self._free = list(range(self.workers))
@@ -99,9 +109,10 @@ class Simulated:
             trial = command.trial
             if self._local is not None:
                 self._local.launch(command)
-                self._trials[trial.id] = (trial, self._local.step(trial.id))
+                step = self._local.step(trial.id)
             else:
-                self._trials[trial.id] = (trial, 0 if trial.parent is None else self._trials[trial.parent][1])
+                step = 0 if trial.parent is None else self._trials[trial.parent].step
+            self._trials[trial.id] = _At(trial, step)
             self._run(trial.id, command.until)
         elif isinstance(command, Train):
             if command.until is None:
@@ -119,7 +130,8 @@ class Simulated:
             self._local.notes.clear()
         while self._due and self._due[0][0] == due:
             _, _, worker, answer = heappop(self._due)
-            heappush(self._free, worker)
+            if worker is not None:
+                heappush(self._free, worker)
             events.append(answer)
         return events
 
@@ -135,17 +147,18 @@ class Simulated:
 
     def _run(self, id: int, until: int) -> None:
         """Works the answer out at once; it is heard when it is due."""
-        trial, step = self._trials[id]
-        worker = heappop(self._free)
+        stands = self._trials[id]
+        trial, step = stands.trial, stands.step
         answer: Reached | Failed
         since = self._since.pop(id, self._now) if self._ticks else self._now
         if self._plain:
             due = since + (until - step or 1)
             answer = self._look_up(trial, until, self._start + due * self._rate)
-            self._trials[id] = (trial, until)
-            heappush(self._due, (due, self._order, worker, answer))
+            stands.step = until
+            heappush(self._due, (due, self._order, None, answer))
             self._order += 1
             return
+        worker = heappop(self._free)
         lost = None if self.failures is None else self.failures(trial.config)
         if lost is not None and step < lost <= until:
             due = self._when(trial, since, lost - step, worker)
@@ -158,7 +171,7 @@ class Simulated:
         else:
             due = self._when(trial, since, until - step, worker)
             answer = self._look_up(trial, until, self._seconds(due))
-        self._trials[id] = (trial, answer.step)
+        stands.step = answer.step
         heappush(self._due, (due, self._order, worker, answer))
         self._order += 1
 

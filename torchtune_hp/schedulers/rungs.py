@@ -153,10 +153,12 @@ class Rung:
             self._expect(keep)
         if not self._doomed:
             return []
-        gone = [trial for trial in map(trial_of, self._doomed) if self._rests[trial]]
+        rests = self._rests
+        gone = [trial for key in self._doomed if rests[trial := key & _ID_MASK]]
         self._doomed.clear()
         for trial in gone:
-            self.leave(trial)
+            rests[trial] = 0
+        self.resting -= len(gone)
         return gone
 
     def _expect(self, keep: int) -> None:

@@ -89,6 +89,25 @@ class JournalSuite:
         turns = a_study(60)
         assert seen(self.back(tmp_path, turns)) == seen(turns)
 
+    def test_turns_of_one_report_come_back_under_the_limits_they_had(self, tmp_path: Path) -> None:
+        one, other = Limits(2, 9), Limits(2, 10)
+        turns: list[Turn] = [((), one, [Launch(trial(0), 1), Launch(trial(1), 1)])]
+        for step in range(1, 30):
+            limits = other if step % 7 == 0 else one        # its last turn too
+            time = step - 0.5 * (step % 5 == 0) - 5.0 * (step % 6 == 0)       # now and then an earlier one
+            events: list[Event] = [Reached(step % 2, step, {"loss": 1.0 / step}, time)]
+            commands: list[Command] = [Train(step % 2, step + 2)] * (step % 3)
+            if step % 11 == 0:
+                events.append(Note("retry", "again"))
+            if step % 13 == 0:
+                commands += [Launch(trial(step), 1), Keep(step % 2, (0,))]
+            turns.append((tuple(events), limits, commands))
+        journal = self.make(tmp_path)
+        write(journal, turns)
+        journal = self.again(journal)
+        assert seen(journal.turns()) == seen(turns)
+        assert (len(journal), journal.last_limits(), journal.seconds) == (30, one, 29.0)
+
     def test_an_empty_journal_has_no_turns_and_no_seconds(self, tmp_path: Path) -> None:
         journal = self.again(self.make(tmp_path))
         assert (list(journal.turns()), journal.seconds, len(journal), journal.trials(), journal.last_limits()) == ([], 0.0, 0, 0, None)
