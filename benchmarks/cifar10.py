@@ -13,6 +13,7 @@ diverge: that is part of the tasks, and costs their first unit); the best config
 were; and how long the same trials would take one after another. That last figure is extrapolated, and said to be: units of budget are
 drawn at random from all that the study spent, each is trained and validated by a plain PyTorch loop with its trial's configuration
 from fresh weights, and their mean time, with its standard error, is multiplied by the number of units. Setting models up is left out.
+On a CPU the loop has as many threads as torch takes, and the study those that hp.Fused gives it.
 
 The claim would be false if the loop did other work than the study (it uses the task's own model, optimizer, schedule, loss and
 batches), or if the sample were taken under another load than the study: on a shared machine the ratio is a hint, not a result.
@@ -64,6 +65,10 @@ Parts = tuple[nn.Module, Optimizer, LRScheduler]
 # Data -------------------------------------------------------------------------------------------------------------------------
 
 
+class NoData(Exception):
+    """There is nothing to train on; the text says why."""
+
+
 def sets(data: str | None) -> tuple[Any, Any]:
     """(the training set, the test set or None) of a folder, or of CIFAR-10."""
     from torchvision.datasets import CIFAR10, ImageFolder
@@ -73,8 +78,8 @@ def sets(data: str | None) -> tuple[Any, Any]:
         root = cache_folder() or Path("data")
         try:
             return CIFAR10(str(root), train=True, download=True), CIFAR10(str(root), train=False, download=True)
-        except OSError as error:
-            raise SystemExit(f"CIFAR-10 could not be downloaded ({error}). Pass --data FOLDER, with folders of images in it.") from error
+        except (OSError, RuntimeError) as error:        # RuntimeError: what was downloaded is not what it should be
+            raise NoData(f"CIFAR-10 could not be downloaded ({error}). Pass --data FOLDER, with folders of images in it.") from error
     folder = Path(data)
     if not (folder / "train").is_dir():
         return ImageFolder(folder, transform=Resize((32, 32))), None
@@ -367,7 +372,8 @@ def show(run: Run, found: Mapping[str, Any], shown: list[Spent]) -> None:
     common.table(f"{run.name}: the best validation error so far", ["epochs, all trials", "seconds", "error"], rows)
     ends = ", ".join(f"{count} {state}" for state, count in found["ends"].items())
     kinds = ", ".join(f"{count} {kind}" for kind, count in found["failures"].items())
-    print(f"  {found['trials']} trials: {ends}{f' ({kinds})' if kinds else ''}; the study ended: {'; '.join(found['notes']['end'])}")
+    over = "; ".join(found["notes"]["end"]) or "there was nothing left to do"
+    print(f"  {found['trials']} trials: {ends}{f' ({kinds})' if kinds else ''}; the study ended: {over}")
     best = found["best"]
     print(f"  best: trial {best['trial']} at unit {best['step']}, test error {common.number(found['test_error'])}")
     for name, value in best["config"].items():
@@ -387,7 +393,7 @@ def show(run: Run, found: Mapping[str, Any], shown: list[Spent]) -> None:
     )
 
 
-def main(arguments: list[str] | None = None) -> dict[str, Any]:
+def main(arguments: list[str] | None = None) -> dict[str, Any] | None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="1,000 images, few updates: about two minutes on two cores")
     parser.add_argument("--task", help=f"of {', '.join(TASKS)}, several with commas; default: all of them, convnet alone in the quick form")
@@ -414,7 +420,12 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         size = TASKS[name][2 if options.quick else 1]
         given = {"trials": options.trials, "max_t": options.max_t, "most": options.images, "slots": options.slots}
         size = Size(**{**vars(size), **{word: value for word, value in given.items() if value is not None}})
-        found[name] = measure(Run(name, size, options.data, device, options.seed), options.storage)
+        try:
+            run = Run(name, size, options.data, device, options.seed)
+        except NoData as error:
+            print(f"skipped: {error}")
+            return None
+        found[name] = measure(run, options.storage)
     if options.quick:
         print("\nThe quick form: a part of the images and a few updates a trial. It shows that all of this works, and no quality.")
     result = {"environment": where, "probes": probed, "quick": options.quick, "data": options.data and Path(options.data).name}

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -218,6 +219,22 @@ def test_cifar10_runs_each_task_on_an_image_folder(
     assert "EXTRAPOLATED from 2 of" in said and "It shows that all of this works, and no quality" in said
     [written] = tmp_path.glob("cifar10-cpu*.json")
     assert json.loads(written.read_text())["tasks"][task]["trials"] == 3
+
+
+def test_cifar10_without_data_or_network_says_what_to_pass(benchmark: Any, capsys: Any, monkeypatch: Any) -> None:
+    def offline(*arguments: Any, **words: Any) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", offline)
+    assert benchmark("cifar10").main(["--quick", "--device", "cpu"]) is None
+    assert "skipped: CIFAR-10 could not be downloaded (<urlopen error no network>). Pass --data FOLDER" in capsys.readouterr().out
+
+
+def test_cifar10_takes_a_folder_of_classes_without_a_test_set(benchmark: Any, pictures: str) -> None:
+    cifar10 = benchmark("cifar10")
+    assert cifar10.sets(f"{pictures}/test")[1] is None and len(cifar10.sets(f"{pictures}/test")[0]) == 27
+    data = cifar10.Pictures.data(f"{pictures}/test", None)
+    assert (data.train.size, data.val[""].size, data.test) == (22, 5, {})
 
 
 def test_the_networks_have_the_published_shapes(benchmark: Any) -> None:
