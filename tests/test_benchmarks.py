@@ -33,7 +33,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
         return importlib.import_module(name)
 
     yield load
-    for name in ("cifar10", "common", "early_stopping", "networks", "overhead", "scale", "study_vs_peers"):
+    for name in ("cifar10", "cifar10_tasks", "common", "early_stopping", "networks", "overhead", "scale", "study_vs_peers"):
         sys.modules.pop(name, None)
 
 
@@ -231,9 +231,9 @@ def test_cifar10_without_data_or_network_says_what_to_pass(benchmark: Any, capsy
 
 
 def test_cifar10_takes_a_folder_of_classes_without_a_test_set(benchmark: Any, pictures: str) -> None:
-    cifar10 = benchmark("cifar10")
-    assert cifar10.sets(f"{pictures}/test")[1] is None and len(cifar10.sets(f"{pictures}/test")[0]) == 27
-    data = cifar10.Pictures.data(f"{pictures}/test", None)
+    tasks = benchmark("cifar10_tasks")
+    assert tasks.sets(f"{pictures}/test")[1] is None and len(tasks.sets(f"{pictures}/test")[0]) == 27
+    data = tasks.Pictures.data(f"{pictures}/test", None)
     assert (data.train.size, data.val[""].size, data.test) == (22, 5, {})
 
 
@@ -254,9 +254,9 @@ def test_the_networks_have_the_published_shapes(benchmark: Any) -> None:
 
 
 def test_the_published_tasks_decay_each_layer_by_its_own_cost_and_step_their_rates(benchmark: Any) -> None:
-    cifar10 = benchmark("cifar10")
+    tasks = benchmark("cifar10_tasks")
     config = {"lr": 1.0, "lr_steps": 3, "lrn_scale": 0.5, "lrn_power": 2.0, **{f"weight_cost_{k}": float(k) for k in (1, 2, 3, 4)}}
-    model, optimizer, scheduler = cifar10.Convnet.parts(config, 10, 30)
+    model, optimizer, scheduler = tasks.Convnet.parts(config, 10, 30)
     assert [(group["lr"], group["weight_decay"], len(group["params"])) for group in optimizer.param_groups] == [
         (1.0, 1.0, 1), (1.0, 2.0, 1), (1.0, 3.0, 1), (1.0, 4.0, 1), (2.0, 0.0, 4),
     ]  # fmt: skip
@@ -268,14 +268,14 @@ def test_the_published_tasks_decay_each_layer_by_its_own_cost_and_step_their_rat
         scheduler.step()
     assert rates == [1.0] * 10 + [0.1] * 10 + [0.01] * 10
     small = {"lr": 0.5, "layers": 3, "filters": 16, **{f"{word}_{k}": k / 10 for word in ("init_std", "weight_cost") for k in (1, 2, 3)}}
-    model, optimizer, _ = cifar10.SmallCNN.parts(small, 10, 30)
+    model, optimizer, _ = tasks.SmallCNN.parts(small, 10, 30)
     assert [(group["weight_decay"], len(group["params"])) for group in optimizer.param_groups] == [(0.1, 3), (0.2, 1), (0.3, 1), (0.0, 5)]
-    assert len(cifar10.Convnet.space) == 8 and len(cifar10.SmallCNN.space) == 10
+    assert len(tasks.Convnet.space) == 8 and len(tasks.SmallCNN.space) == 10
 
 
 def test_a_units_epochs_and_the_sampled_units_are_counted(benchmark: Any) -> None:
-    cifar10 = benchmark("cifar10")
-    factor = cifar10.one_cycle(4, 12)
+    tasks = benchmark("cifar10_tasks")
+    factor = tasks.one_cycle(4, 12)
     assert [factor(k) for k in range(4)] == [0.25, 0.5, 0.75, 1.0]
     assert factor(4) == 1.0 and factor(8) == pytest.approx(0.5) and factor(12) == pytest.approx(0.0)
-    assert cifar10.Pictures.unit(400) == 400 and type("T", (cifar10.Pictures,), {"iteration": 7}).unit(400) == 7
+    assert tasks.Pictures.unit(400) == 400 and type("T", (tasks.Pictures,), {"iteration": 7}).unit(400) == 7
