@@ -183,7 +183,8 @@ def one_after_another(run: Run, results: hp.Results) -> dict[str, Any]:
     """Seconds that the study's trials would take, from a sample of their units."""
     spent = units(results)
     generator = torch.Generator().manual_seed(run.seed)
-    drawn = torch.multinomial(torch.tensor(list(spent.values()), dtype=torch.float64), run.size.sample, True, generator=generator)
+    n = max(2, min(run.size.sample, sum(spent.values())))       # two, for a standard error
+    drawn = torch.multinomial(torch.tensor(list(spent.values()), dtype=torch.float64), n, True, generator=generator)
     trials = [list(spent)[k] for k in drawn.tolist()]
     run.alone(results[trials[0]].config)        # whatever the first call of each kernel costs
     times = [run.alone(results[trial].config) for trial in trials]
