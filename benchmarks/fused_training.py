@@ -47,6 +47,7 @@ from typing import Any
 import common
 import torch
 import torch._dynamo
+from networks import asha_cnn, cuda_convnet
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
@@ -130,22 +131,6 @@ def small_cnn(side: int) -> Workload:
         )  # fmt: skip
 
     return Workload(f"small CNN 3-16-32, {side}x{side}", model, (3, side, side), 64, 10)
-
-
-def cuda_convnet() -> nn.Module:
-    """Krizhevsky's network of 89,578 parameters, with the initial weights of the benchmark in Li et al. (ASHA, MLSys 2020)."""
-    halved: dict[str, Any] = {"kernel_size": 3, "stride": 2, "ceil_mode": True}
-    norm = partial(nn.LocalResponseNorm, 3, alpha=5e-5, beta=0.75)
-    model = nn.Sequential(
-        nn.Conv2d(3, 32, 5, padding=2), nn.MaxPool2d(**halved), nn.ReLU(), norm(),
-        nn.Conv2d(32, 32, 5, padding=2), nn.ReLU(), nn.AvgPool2d(**halved), norm(),
-        nn.Conv2d(32, 64, 5, padding=2), nn.ReLU(), nn.AvgPool2d(**halved), nn.Flatten(), nn.Linear(64 * 4 * 4, 10),
-    )  # fmt: skip
-    layers = [layer for layer in model if isinstance(layer, (nn.Conv2d, nn.Linear))]
-    for layer, std in zip(layers, (1e-4, 1e-2, 1e-2, 1e-2)):
-        nn.init.normal_(layer.weight, std=std)
-        nn.init.constant_(layer.get_parameter("bias"), 0.0)
-    return model
 
 
 @dataclass(frozen=True)
@@ -562,17 +547,6 @@ def fcnet(config: Mapping[str, Any]) -> nn.Module:
     for n, m, k in ((9, config["n_units_1"], 1), (config["n_units_1"], config["n_units_2"], 2)):
         layers += [nn.Linear(n, m), {"relu": nn.ReLU, "tanh": nn.Tanh}[config[f"activation_{k}"]](), nn.Dropout(config[f"dropout_{k}"])]
     return nn.Sequential(*layers, nn.Linear(config["n_units_2"], 1))
-
-
-def asha_cnn(config: Mapping[str, Any]) -> nn.Module:
-    """The small CNN architecture task of Li et al. (ASHA, MLSys 2020): blocks that double the filters, two dense layers."""
-    layers: list[nn.Module] = []
-    width, side, before = config["filters"], 32, 3
-    for k in range(config["layers"]):
-        width, side = config["filters"] * 2**k, side // 2
-        layers += [nn.Conv2d(before, width, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1)]
-        before = width
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * side**2, width), nn.ReLU(), nn.Linear(width, 10))
 
 
 def lcbench(config: Mapping[str, Any]) -> nn.Module:

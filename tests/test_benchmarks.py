@@ -6,12 +6,16 @@ import importlib
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.error import URLError
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 import torchtune_hp as hp
 
@@ -29,7 +33,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
         return importlib.import_module(name)
 
     yield load
-    for name in ("common", "early_stopping", "overhead", "scale", "study_vs_peers"):
+    for name in ("cifar10", "cifar10_tasks", "common", "early_stopping", "networks", "overhead", "scale", "study_vs_peers"):
         sys.modules.pop(name, None)
 
 
@@ -178,3 +182,100 @@ def test_cases_are_interleaved_and_some_take_part_in_fewer_rounds(benchmark: Any
     cases = {"a": lambda: called.append("a"), "b": lambda: called.append("b")}
     benchmark("common").interleaved(cases, 3, {"b": 1})
     assert "".join(called) == "abaa"
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An image folder of three classes, 42 images to train on and 9 to test in each, of several sizes."""
+    monkeypatch.setenv("TORCHTUNE_HP_CACHE", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 42), ("test", 9)):
+        for label, name in enumerate(("a", "b", "c")):
+            folder = tmp_path / "pictures" / split / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                noise = rng.integers(0, 128, (30 + i % 3, 32, 3), dtype=np.uint8)
+                Image.fromarray(noise + 60 * np.eye(3, dtype=np.uint8)[label]).save(folder / f"{i}.png")
+    return str(tmp_path / "pictures")
+
+
+@pytest.mark.parametrize("task", ["convnet", "small-cnn", "resnet"])
+def test_cifar10_runs_each_task_on_an_image_folder(
+    benchmark: Any, pictures: str, tmp_path: Path, capsys: Any, monkeypatch: Any, task: str
+) -> None:
+    cifar10 = benchmark("cifar10")
+    cls, full, quick = cifar10.TASKS[task]
+    tiny = {"filters": hp.choice([16]), "layers": hp.choice([2]), "batch_size": hp.choice([64])} if task == "small-cnn" else {}
+    monkeypatch.setattr(cls, "space", {**cls.space, **tiny})
+    monkeypatch.setitem(cifar10.TASKS, task, (cls, full, replace(quick, trials=3, max_t=4, unit=1, most=100, sample=2, seconds=None)))
+    found = cifar10.main(["--quick", "--task", task, "--data", pictures, "--device", "cpu", "--results", str(tmp_path)])["tasks"][task]
+    assert found["trials"] == 3 and sum(found["ends"].values()) == 3
+    assert found["images"] == {"train": 100, "val": 25}
+    assert found["one_after_another"]["units"] >= 3 and found["one_after_another"]["s"] > 0
+    assert 0 <= found["validation_error"] <= 1 and 0 <= found["test_error"] <= 1
+    curve = [point["error"] for point in found["curve"]]
+    assert curve == sorted(curve, reverse=True) and curve[-1] == found["validation_error"]
+    said = capsys.readouterr().out
+    assert "EXTRAPOLATED from 2 of" in said and "It shows that all of this works, and no quality" in said
+    [written] = tmp_path.glob("cifar10-cpu*.json")
+    assert json.loads(written.read_text())["tasks"][task]["trials"] == 3
+
+
+def test_cifar10_without_data_or_network_says_what_to_pass(benchmark: Any, capsys: Any, monkeypatch: Any) -> None:
+    def offline(*arguments: Any, **words: Any) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", offline)
+    assert benchmark("cifar10").main(["--quick", "--device", "cpu"]) is None
+    assert "skipped: CIFAR-10 could not be downloaded (<urlopen error no network>). Pass --data FOLDER" in capsys.readouterr().out
+
+
+def test_cifar10_takes_a_folder_of_classes_without_a_test_set(benchmark: Any, pictures: str) -> None:
+    tasks = benchmark("cifar10_tasks")
+    assert tasks.sets(f"{pictures}/test")[1] is None and len(tasks.sets(f"{pictures}/test")[0]) == 27
+    data = tasks.Pictures.data(f"{pictures}/test", None)
+    assert (data.train.size, data.val[""].size, data.test) == (22, 5, {})
+
+
+def test_the_networks_have_the_published_shapes(benchmark: Any) -> None:
+    benchmark("common")
+    networks = importlib.import_module("networks")
+
+    def size(model: Any) -> int:
+        return sum(parameter.numel() for parameter in model.parameters())
+
+    assert size(networks.cuda_convnet()) == 89_578
+    assert size(networks.resnet(16, 3)) == 269_722 + 16 * 32 + 32 * 64      # He et al.'s ResNet-20, and two shortcuts of 1 x 1
+    shapes = {(layers, filters): networks.asha_cnn({"layers": layers, "filters": filters}) for layers in (2, 3, 4) for filters in (16, 64)}
+    for (layers, filters), model in shapes.items():
+        assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+        assert len(networks.layers_of(model)) == layers + 2
+        assert networks.layers_of(model)[-1].in_features == filters * 2 ** (layers - 1)
+
+
+def test_the_published_tasks_decay_each_layer_by_its_own_cost_and_step_their_rates(benchmark: Any) -> None:
+    tasks = benchmark("cifar10_tasks")
+    config = {"lr": 1.0, "lr_steps": 3, "lrn_scale": 0.5, "lrn_power": 2.0, **{f"weight_cost_{k}": float(k) for k in (1, 2, 3, 4)}}
+    model, optimizer, scheduler = tasks.Convnet.parts(config, 10, 30)
+    assert [(group["lr"], group["weight_decay"], len(group["params"])) for group in optimizer.param_groups] == [
+        (1.0, 1.0, 1), (1.0, 2.0, 1), (1.0, 3.0, 1), (1.0, 4.0, 1), (2.0, 0.0, 4),
+    ]  # fmt: skip
+    assert [(norm.alpha, norm.beta) for norm in model if isinstance(norm, torch.nn.LocalResponseNorm)] == [(0.5, 2.0)] * 2
+    optimizer.step()
+    rates = []
+    for _ in range(30):
+        rates.append(round(scheduler.get_last_lr()[0], 9))
+        scheduler.step()
+    assert rates == [1.0] * 10 + [0.1] * 10 + [0.01] * 10
+    small = {"lr": 0.5, "layers": 3, "filters": 16, **{f"{word}_{k}": k / 10 for word in ("init_std", "weight_cost") for k in (1, 2, 3)}}
+    model, optimizer, _ = tasks.SmallCNN.parts(small, 10, 30)
+    assert [(group["weight_decay"], len(group["params"])) for group in optimizer.param_groups] == [(0.1, 3), (0.2, 1), (0.3, 1), (0.0, 5)]
+    assert len(tasks.Convnet.space) == 8 and len(tasks.SmallCNN.space) == 10
+
+
+def test_a_units_epochs_and_the_sampled_units_are_counted(benchmark: Any) -> None:
+    tasks = benchmark("cifar10_tasks")
+    factor = tasks.one_cycle(4, 12)
+    assert [factor(k) for k in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    assert factor(4) == 1.0 and factor(8) == pytest.approx(0.5) and factor(12) == pytest.approx(0.0)
+    assert tasks.Pictures.unit(400) == 400 and type("T", (tasks.Pictures,), {"iteration": 7}).unit(400) == 7

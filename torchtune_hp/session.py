@@ -7,6 +7,7 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .configs import whole_config
 from .errors import ReplayError, StudyFailedError
@@ -15,15 +16,19 @@ from .executors.local import place_of
 from .executors.serial import threads
 from .interrupts import Interrupts, StudyInterrupted
 from .journal import Journal
-from .observers.base import Observer, Observers, StudyInfo
+from .observers.base import Observers, StudyInfo
 from .plan import Plan
 from .results import Results
 from .scripts import how_to_resume
 from .study import BREAKER, Study
+from .training.loading import shown_by, silent
 from .training.runner import Place, State
 from .training.seeding import undisturbed
 from .trial import Command, Config, Keep, Limits, Note, Reached, Trial
 from .vault import Vault
+
+if TYPE_CHECKING:
+    from .observers.progress import Progress
 
 
 def drive(
@@ -60,9 +65,10 @@ class Session:
 
     def run(self) -> Results:
         """Runs the study until it is over, and returns what the journal holds of it then."""
-        observers = Observers([*_progress(self.plan.verbose), *self.plan.observers], self.journal.note)
+        progress = _progress(self.plan.verbose)
+        observers = Observers([*progress, *self.plan.observers], self.journal.note)
         try:
-            with undisturbed():
+            with undisturbed(), shown_by(progress[0].loading if progress else silent):
                 return self._run(observers)
         finally:
             observers.close()
@@ -212,7 +218,7 @@ def _broken(name: str, first: str) -> str:
     return f"{BREAKER} trials failed in a row, so the study {name!r} was stopped. The first of them:\n\n{first}"
 
 
-def _progress(verbose: int) -> list[Observer]:
+def _progress(verbose: int) -> list[Progress]:
     if not verbose:
         return []
     from .observers.progress import Progress

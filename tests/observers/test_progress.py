@@ -275,6 +275,12 @@ def test_the_picture_of_a_study_that_has_nothing_yet() -> None:
     ]
 
 
+def test_the_picture_says_how_far_the_reading_of_a_data_set_has_come() -> None:
+    empty = info(limits=Limits(1), header={})
+    text = picture.picture(empty, Tally(empty), picture.Pace(0.0), 80, 40, {}, picture.Loading(NASTY, 12032, 50000))
+    assert text.plain.split("\n")[-1].rstrip() == "loading a?[2J?]0;t?[red]b??c?  12,032 of 50,000 samples"
+
+
 def test_the_picture_of_several_objectives_shows_the_front_and_its_ends() -> None:
     two = info(["a", "b"], ["max", "min"])
     tally = told(two, start(3), ([look(0, 1, 0.5, b=5), look(1, 1, 0.9, b=9)], [Keep(0), Keep(1)]))
@@ -472,6 +478,20 @@ def test_in_a_terminal_the_table_is_drawn_and_taken_away_again(terminal: Termina
     for thread in set(threading.enumerate()) - threads:
         thread.join(5)                          # rich tells its thread to end, and does not wait for it
         assert not thread.is_alive()
+    one.close()
+
+
+def test_the_reading_of_a_data_set_is_shown_in_the_table_while_it_lasts(terminal: Terminal) -> None:
+    one = Progress(terminal, Clock())
+    one.begin(info())
+    with pytest.raises(KeyError), one.loading("images", 9) as told:
+        told(3)
+        one._live.refresh()
+        shown = terminal.getvalue()
+        raise KeyError
+    assert "images  3 of 9 samples" in shown
+    one._live.refresh()
+    assert "images" not in terminal.getvalue()[len(shown) :]
     one.close()
 
 

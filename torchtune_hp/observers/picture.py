@@ -27,6 +27,18 @@ class Pace:
     left: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """How far the reading of a data set has come, in samples."""
+
+    what: str
+    done: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"{inert(self.what, 40)}  {self.done:,} of {self.total:,} samples"
+
+
 def pace(info: StudyInfo, tally: Tally, seconds: float) -> Pace:
     """`seconds` of this session by the wall clock."""
     elapsed = info.standing.seconds + seconds
@@ -108,9 +120,13 @@ def per(rate: float, what: str) -> str:
     return f"{number(float(f'{rate * 3600:.2g}'))} {what}/h"
 
 
-def picture(info: StudyInfo, tally: Tally, at: Pace, width: int, height: int, widths: dict[str, int]) -> Text:
+def picture(
+    info: StudyInfo, tally: Tally, at: Pace, width: int, height: int, widths: dict[str, int], loading: Loading | None = None
+) -> Text:
     """The whole of it, at most `width` cells wide, and LINES or `height` lines high."""
     lines = _head(info, tally, at, width)
+    if loading is not None:
+        lines.append(_labeled("loading", str(loading)))
     rest = min(LINES, height - 1) - len(lines) - 2
     if rest > 0 and (tally.top or tally.front):
         lines += [[], *_top(info, tally, rest, width, widths)]

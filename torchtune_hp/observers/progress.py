@@ -13,7 +13,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import TorchtuneError
@@ -46,6 +47,7 @@ class Progress:
         self._live: Any = None              # rich.live.Live
         self._widths = {"#": 2}
         self._problem: Exception | None = None
+        self._loading: picture.Loading | None = None
 
     def begin(self, info: StudyInfo) -> None:
         self._file = self._given if self._given is not None else sys.stderr
@@ -77,6 +79,19 @@ class Progress:
         if live is not None:
             live.stop()
 
+    @contextmanager
+    def loading(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """In the block, the table shows how far the reading of a data set has come (`training.loading.Show`)."""
+
+        def told(done: int) -> None:
+            self._loading = picture.Loading(what, done, total)
+
+        told(0)
+        try:
+            yield told
+        finally:
+            self._loading = None
+
     # In a terminal ------------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
@@ -99,7 +114,7 @@ class Progress:
         try:
             with self._lock:
                 width, height = self._console.size
-                return picture.picture(self._info, self._tally, self._pace(), width, height, self._widths)
+                return picture.picture(self._info, self._tally, self._pace(), width, height, self._widths, self._loading)
         except Exception as error:
             self._problem = error
             return Text("")

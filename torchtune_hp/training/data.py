@@ -22,8 +22,9 @@ from torch.utils.data import DataLoader
 
 from ..errors import ConfigurationError
 from ..seeds import derive
-from .drain import Tree, drain, leaves, size_of
+from .drain import Tree, leaves, size_of
 from .feed import SHARED, Feed, Stream, Table
+from .images import read
 from .seeding import seeded
 
 Order = Literal["member", "shared"]
@@ -33,8 +34,10 @@ Source = Table | Stream
 class Data:
     """Training, validation and test set.
 
-    A set is a tensor, a tuple or dict of tensors (leading dimension: the sample), a map-style Dataset (read once; what its
-    transforms draw is drawn once), or a DataLoader with `order="shared"`. A batch has the structure of the set.
+    A set is a tensor, a tuple or dict of tensors (leading dimension: the sample), a map-style Dataset, or a DataLoader with
+    `order="shared"`. A batch has the structure of the set. A Dataset is read once; what its transforms draw is drawn once, with a
+    warning. Images become uint8 (channels, height, width) and stay so on the device: `hp.normalize` in a step makes floats of them.
+    Those of a torchvision ImageFolder are decoded once and kept on disk (training/cache.py says where).
 
     `val`: one set, or {name: set}: then metrics are called "<name>/<metric>". `val_fraction`: a part of `train` instead.
     `test`: as `val`. `batch_size`: of updates, where `setup` sets no other, and of every evaluation. `order`: "member", each
@@ -135,8 +138,7 @@ def source(given: Any, where: str) -> Source:
                 f"{where}: expected tensors, a tuple or dict of tensors, a map-style Dataset or a DataLoader, but got "
                 f"{type(given).__name__}. Arrays become tensors by torch.as_tensor(array, dtype=...)."
             )
-        with seeded(derive(SHARED, "drain")):
-            tree = drain(given, where)
+        tree = read(given, where, derive(SHARED, "drain"))
     return Table(tree, size_of(tree, where))
 
 

@@ -2,11 +2,13 @@
 
 A tree is a tensor, or a tuple, list or dict of trees. In a data set the leading dimension of every leaf is the sample; a batch
 has the same structure. A map-style Dataset is read once, item by item, into one tree: numbers become int64 or float32,
-numpy arrays keep their dtype, images become uint8 tensors (channels, height, width) and stay so.
+numpy arrays keep their dtype, images become uint8 tensors (channels, height, width) and stay so. Data sets of images that are
+known are read faster (images.py).
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -16,6 +18,11 @@ from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
 from ..errors import ConfigurationError
+from .loading import loading
+from .seeding import generators
+
+OFTEN = 64
+"""Samples after which it is told how far the reading has come."""
 
 Tree = Any
 """A Tensor, or a tuple, list or dict of trees (a recursive type, which annotations cannot say without casts at every use)."""
@@ -72,37 +79,71 @@ def drain(dataset: Any, where: str) -> Tree:
         index = torch.as_tensor(dataset.indices, dtype=torch.int64)
         return tree_map(lambda leaf: leaf[index], drain(dataset.dataset, where))
     n = len(dataset)
-    if n == 0:
-        raise ConfigurationError(f"{where}: at least one sample is needed, but the data set is empty.")
-    # One tensor per leaf, filled as items come: the set is never held twice.
-    whole: Tree = None
-    for i in range(n):
-        item = tree_map(lambda leaf: _tensor(leaf, where), dataset[i])
-        if i == 0:
-            whole = tree_map(lambda leaf: torch.empty((n, *leaf.shape), dtype=leaf.dtype), item)
-        parts, targets = list(leaves(item)), list(leaves(whole))
+    rows, before = Rows(n, where), generators()
+    with loading(where, n) as told:
+        for i in range(n):
+            rows.put(i, dataset[i], f"item {i}")
+            if i % OFTEN == 0:
+                told(i)
+    if generators() != before:
+        warnings.warn(
+            f"{where}: the data set draws random numbers, but it is read once: what they make of a sample is then the same in every epoch "
+            "and for every trial. Leave random transforms out of it and augment each batch: `def augment(self, batch)` with "
+            "hp.random_crop, hp.random_flip, hp.cutout, hp.mixup.",
+            RuntimeWarning,
+            stacklevel=5,       # where hp.Data was called
+        )
+    return rows.whole
+
+
+class Rows:
+    """A set of n samples as it is read: one tensor per leaf, filled as items come, in any order; the set is never held twice."""
+
+    def __init__(self, n: int, where: str) -> None:
+        if n == 0:
+            raise ConfigurationError(f"{where}: at least one sample is needed, but the data set is empty.")
+        self.whole: Tree = None
+        self._n, self._where, self._first = n, where, ""
+
+    def put(self, row: int, item: Any, name: str) -> None:
+        """The first call comes alone, later ones from any thread. `name`: what the item is called in an error."""
+        where = self._where
+        item = tree_map(lambda leaf: _tensor(leaf, where), item)
+        if self.whole is None:
+            self.whole = tree_map(lambda leaf: torch.empty((self._n, *leaf.shape), dtype=leaf.dtype), item)
+            self._first = name
+        parts, targets = list(leaves(item)), list(leaves(self.whole))
         if len(parts) != len(targets):
-            raise ConfigurationError(f"{where}: every item must have the same parts, but item {i} has {len(parts)}, item 0 {len(targets)}.")
+            raise ConfigurationError(
+                f"{where}: every item must have the same parts, but {name} has {len(parts)}, {self._first} {len(targets)}."
+            )
         for part, target in zip(parts, targets, strict=True):
             if part.shape != target.shape[1:] or part.dtype != target.dtype:
                 raise ConfigurationError(
-                    f"{where}: every item must have the same shape and dtype, but item {i} has {tuple(part.shape)} {part.dtype} and "
-                    f"item 0 {tuple(target.shape[1:])} {target.dtype}. Resize, pad or convert in the data set's transform."
+                    f"{where}: every item must have the same shape and dtype, but {name} has {tuple(part.shape)} {part.dtype} and "
+                    f"{self._first} {tuple(target.shape[1:])} {target.dtype}. {_mend(part, target[0])}"
                 )
-            target[i] = part
-    return whole
+            target[row] = part
+
+
+def _mend(part: Tensor, like: Tensor) -> str:
+    if part.dim() == like.dim() == 3 and part.dtype == like.dtype and len(part) == len(like):
+        size = tuple(like.shape[1:])
+        return f"Give the data set a transform that makes images of one size, such as torchvision.transforms.Resize({size})."
+    return "Resize, pad or convert in the data set's transform."
 
 
 def _tensor(leaf: Any, where: str) -> Tensor:
     if isinstance(leaf, Tensor):
-        return leaf.detach()
+        return leaf.detach().as_subclass(Tensor)
     if isinstance(leaf, bool):
         return torch.tensor(leaf)
     if isinstance(leaf, int):
         return torch.tensor(leaf, dtype=torch.int64)
     if isinstance(leaf, float):
         return torch.tensor(leaf, dtype=torch.float32)
-    if hasattr(leaf, "__array_interface__"):        # numpy arrays and scalars, PIL images
+    # numpy arrays and scalars, PIL images; these copy their pixels whenever they are asked, hence the class first
+    if hasattr(type(leaf), "__array_interface__") or hasattr(leaf, "__array_interface__"):
         array = torch.from_numpy(np.array(leaf))
         if isinstance(leaf, (np.ndarray, np.generic)):
             return array

@@ -21,6 +21,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,6 +84,12 @@ def reseed(seed: int) -> None:
     if _active:
         _active[-1] = seed
     _seed_cuda(seed)
+
+
+def generators() -> Any:
+    """Where the global generators of torch (on the CPU), numpy and `random` stand: two that are equal, and nothing was drawn between."""
+    state = np.random.get_state(legacy=False)["state"]
+    return torch.default_generator.get_state().numpy().tobytes(), random.getstate(), state["pos"], state["key"].tobytes()
 
 
 @contextmanager
