@@ -7,7 +7,6 @@ schedulers, `validation_end`, `on_iteration_end` and the look itself.
 
 from __future__ import annotations
 
-import copy
 import random
 import time
 from collections.abc import Hashable, Iterator, Sequence
@@ -17,24 +16,27 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ..errors import TorchtuneError
 from ..training.alone import ModelRunner, finite_mean
 from ..training.drain import tree_map
 from ..training.evaluation import Weighted, autocast, is_scalar, means, metrics_of, named
-from ..training.hooks import schedulers
+from ..training.hooks import driven
 from ..training.runner import Look
 from .check import Differs, FirstStep, Idle
 from .keys import batch_step, keys_of
 from .program import CompilerFailed
 from .randomness import own_randomness
+from .schedules import Schedules
 from .speeds import Speeds, time_alone, wait
 from .stack import Stack, Unstackable
 from .view import give, values_of, view_of
 
 Trained = dict[str, float] | BaseException
 """An iteration's metrics of training, or why there are none."""
+
+Plan = list[tuple[list[Tensor], int]]
+"""The updates of an iteration: indices of the batches of each, and how many passes end with it."""
 
 
 class Refused(Exception):
@@ -134,12 +136,18 @@ class Group:
     def _attempt(self, stack: Stack, reads: set[str]) -> tuple[list[Trained], dict[ModelRunner, dict[str, float]]]:
         """The iteration, or everything as it was and the reason."""
         before = stack.snapshot(), [_Place(runner) for runner in self.runners], set(self._stale)
+        schedules = None
         try:
-            found = self._train(stack, reads), self._validate(stack, reads)
+            plans = [runner.plan() for runner in self.runners]
+            schedules = self._schedules(stack, plans)
+            found = self._train(stack, plans, schedules, reads), self._validate(stack, reads)
             if self._differ(reads):
                 raise Apart
+            schedules.commit()
             return found
         except Exception as error:
+            if schedules is not None:
+                schedules.put_back()
             self._put_back(stack, *before)
             if isinstance(error, (Apart, Refused, Idle, CompilerFailed)):
                 raise
@@ -155,13 +163,17 @@ class Group:
             place.restore()
         self._stale = stale
 
+    def _schedules(self, stack: Stack, plans: list[Plan]) -> Schedules:
+        turns = [[runner.turns(passes) for _, passes in plan] for runner, plan in zip(self.runners, plans)]
+        members = [(runner.member.optimizer, driven(runner.member)) for runner in self.runners]
+        return Schedules(members, turns, stack.rule.numbers, self.runners[0].member.device)
+
     def _differ(self, reads: set[str]) -> bool:
         return len({values_of(runner.member, reads) for runner in self.runners}) > 1
 
-    def _train(self, stack: Stack, reads: set[str]) -> list[Trained]:
+    def _train(self, stack: Stack, plans: list[Plan], schedules: Schedules, reads: set[str]) -> list[Trained]:
         runners, first = self.runners, self.runners[0]
         member = first.member
-        plans = [runner.plan() for runner in runners]
         pattern = [[len(index) for index in indices] for indices, _ in plans[0]]
         if any([[len(index) for index in indices] for indices, _ in plan] != pattern for plan in plans[1:]):
             raise Refused("their batches are of different sizes: they stand at different places in their passes")
@@ -212,12 +224,10 @@ class Group:
             assert gradients is not None
             compare = first_step.update(gradients, clip) if first_step is not None and update == 0 else None
             with torch.no_grad():
-                stack.update(gradients, clip)
+                stack.update(gradients, clip, schedules.at(update) if update > 0 else None)
             if compare is not None:
                 compare()
                 self._checked = True
-            for runner, plan in zip(runners, plans):
-                runner.scheduled(plan[update][1])
         self._stale = set(runners)
         for runner in runners:
             runner.updates += len(pattern)
@@ -304,24 +314,16 @@ def _numpy_state() -> Any:
 
 
 class _Place:
-    """Where a runner stands besides its tensors."""
+    """Where a runner stands in the data."""
 
     def __init__(self, runner: ModelRunner) -> None:
         self._runner = runner
         self._feed = runner.feed.epoch, runner.feed.offset
         self._updates = runner.updates
-        driven = [scheduler for scheduler in schedulers(runner.member) if not isinstance(scheduler, ReduceLROnPlateau)]
-        self._schedulers = [(scheduler, copy.deepcopy(scheduler.state_dict())) for scheduler in driven]
-        groups = runner.member.optimizer.param_groups if driven else []
-        self._groups = [(group, copy.deepcopy({key: value for key, value in group.items() if key != "params"})) for group in groups]
 
     def restore(self) -> None:
         self._runner.feed.epoch, self._runner.feed.offset = self._feed
         self._runner.updates = self._updates
-        for scheduler, state in self._schedulers:
-            scheduler.load_state_dict(state)
-        for group, values in self._groups:
-            group.update(values)
 
 
 def _taker(index: Tensor) -> Any:

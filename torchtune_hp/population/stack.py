@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .cohort import Entry
 from .layout import Layout, flatten, layout_of, parameters_of, unflatten
 from .memory import keep_freed_memory
 from .optimizers import Numbers, Rule, dump_row, fresh, load_row, numbers_of, rule_of, why_not
@@ -97,9 +98,16 @@ class Stack:
         self._keep(found.buffers)
         return found
 
-    def update(self, gradients: Sequence[Tensor], clip: Tensor | None = None) -> None:
-        """The optimizers' step on these gradients, one (k, D) for each block."""
-        self._read()
+    def update(self, gradients: Sequence[Tensor], clip: Tensor | None = None, moved: Mapping[Entry, Tensor] | None = None) -> None:
+        """The optimizers' step on these gradients, one (k, D) for each block.
+
+        `moved`: the hyperparameters that are not as they were in the last step, (k,) float64 each; None: to be read from the members'
+        own optimizers.
+        """
+        if moved is None:
+            self._read()
+        else:
+            self._move(moved)
         scale = None
         if clip is not None:
             norms = torch.stack([torch.linalg.vector_norm(gradient, dim=1) for gradient in gradients]).norm(dim=0)
@@ -263,6 +271,13 @@ class Stack:
         return not first.requires_grad and all(
             torch.equal(first, dict(model.named_parameters())[name]) for model, _ in self.members[1:]
         )
+
+    def _move(self, moved: Mapping[Entry, Tensor]) -> None:
+        for place, (block, numbers) in enumerate(zip(self.layout.blocks, self.numbers)):
+            for (group, name), values in moved.items():
+                if group == block.group:
+                    numbers[name].copy_(values)
+                    self._seen[place] = []
 
     def _read(self) -> None:
         """The hyperparameters as the members' own optimizers have them now: a scheduler may have moved them."""

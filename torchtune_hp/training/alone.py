@@ -27,7 +27,7 @@ from .data import Loaded
 from .drain import Tree
 from .evaluation import Weighted, autocast, evaluate, is_scalar, means
 from .feed import Stream, TableFeed
-from .hooks import ModelTrainable, begin, check, own_end, schedulers
+from .hooks import ModelTrainable, begin, check, driven, own_end, schedulers
 from .reported import Cleaner
 from .runner import Look, Place
 from .seeding import seeded
@@ -150,7 +150,9 @@ class ModelRunner:
         for before in self._passes():
             self._update(self.updates + done, feed.take(size, accumulate), parameters, losses, extras)
             done += 1
-            self.scheduled(feed.epoch - before)
+            for scheduler in driven(member):
+                for _ in range(self.turns(feed.epoch - before)):
+                    scheduler.step()
         self.updates += done
         values = torch.stack([loss for loss, _ in losses]).cpu().double()
         return {"train_loss": finite_mean(values, [n for _, n in losses], number), **means(extras)}
@@ -180,12 +182,9 @@ class ModelRunner:
             yield feed.epoch
             done += 1
 
-    def scheduled(self, passes: int) -> None:
-        """After an update with which so many passes ended: the schedulers' step."""
-        for scheduler in schedulers(self.member):
-            if not isinstance(scheduler, ReduceLROnPlateau):
-                for _ in range(1 if self.member.lr_step == "update" else passes):
-                    scheduler.step()
+    def turns(self, passes: int) -> int:
+        """How often schedulers are stepped after an update with which so many passes ended."""
+        return 1 if self.member.lr_step == "update" else passes
 
     def _update(
         self, update: int, batches: list[tuple[Tree, int]], parameters: list[Any], losses: list[tuple[Tensor, int]], extras: Weighted
