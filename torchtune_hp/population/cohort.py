@@ -48,8 +48,12 @@ is not among them, for numpy's differs from Python's in the last bit, nor is wha
 def known(member: Driven) -> bool:
     """Whether it can be in a cohort: its schedulers are torch's own, its numbers no tensors."""
     optimizer, schedulers = member
-    groups = optimizer.param_groups
-    return all(map(_plain, schedulers)) and all(_number(value) for group in groups for name, value in group.items() if name != "params")
+    for group in optimizer.param_groups:
+        for name, value in group.items():
+            if type(value) not in _SCALARS and name != "params":
+                if not isinstance(value, (list, tuple)) or not _SCALARS.issuperset(map(type, value)):
+                    return False
+    return all(map(_plain, schedulers))
 
 
 def key(member: Driven, turns: Sequence[int]) -> Hashable:
@@ -63,13 +67,26 @@ class Cohort:
 
     def __init__(self, rows: Sequence[int], members: Sequence[Driven], turns: Sequence[int], names: Sequence[str]) -> None:
         self.rows = list(rows)
-        self._turns, self._names = turns, names
+        self._names = frozenset(names)
         self._optimizers = [optimizer for optimizer, _ in members]
-        self._standin = _Standin([_columns(groups) for groups in zip(*(optimizer.param_groups for optimizer in self._optimizers))])
-        self._before = [dict(group) for group in self._standin.param_groups]
+        self._standin = _Standin()
         self._shared: list[_Shared] = []            # composites and what they are made of
         self._schedulers = [self._share(same) for same in zip(*(schedulers for _, schedulers in members))]
+        self._begin(turns)
+
+    def _begin(self, turns: Sequence[int]) -> None:
+        self._turns = turns
+        self._standin.param_groups = [_columns(groups) for groups in zip(*(optimizer.param_groups for optimizer in self._optimizers))]
+        self._before = [dict(group) for group in self._standin.param_groups]
         self._seen: dict[Entry, Any] = {}
+
+    def again(self, turns: Sequence[Sequence[int]]) -> bool:
+        """Whether it is ready for another iteration: its members stand where `commit` left them, and are still alike."""
+        own = turns[self.rows[0]]
+        if any(turns[row] != own for row in self.rows) or not all(shared.untouched() for shared in self._shared):
+            return False
+        self._begin(own)
+        return True
 
     def step(self, update: int) -> bool:
         for scheduler in self._schedulers:
@@ -112,9 +129,8 @@ class Cohort:
 class _Standin:
     """What a scheduler needs of an optimizer. It does not warn of one that has not stepped: the stack does the steps."""
 
-    def __init__(self, groups: list[dict[str, Any]]) -> None:
-        self.param_groups = groups
-        self._opt_called = True
+    _opt_called = True
+    param_groups: list[dict[str, Any]]
 
     def step(self) -> None:
         """Never called."""
@@ -136,40 +152,59 @@ class _Shared:
                 own[name] = _column([vars(scheduler)[name] for scheduler in same])
         if parts:
             own["_schedulers"] = list(parts)
-        self._before = dict(own)
+        self._leave()
+
+    def _leave(self) -> None:
+        self._before = dict(vars(self.scheduler))
+        self._rates = [vars(scheduler).get("_last_lr") for scheduler in self._same]
+
+    def untouched(self) -> bool:
+        """A step puts another list there, and so does `load_state_dict`."""
+        return all(vars(scheduler).get("_last_lr") is rates for scheduler, rates in zip(self._same, self._rates))
 
     def commit(self) -> None:
         moved = {name: value for name, value in vars(self.scheduler).items() if value is not self._before.get(name)}
         names = list(moved)
         for scheduler, values in zip(self._same, zip(*(_split(value, len(self._same)) for value in moved.values()))):
             vars(scheduler).update(zip(names, values))
-
-
-def _number(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(map(_number, value))
-    return value is None or isinstance(value, (bool, int, float, str))
+        self._leave()
 
 
 def _plain(scheduler: LRScheduler) -> bool:
     """One of torch's own, given no callable but functions: what an object remembers of its calls would be shared."""
     own = vars(scheduler)
+    if type(scheduler) not in KNOWN or "step" in own or "get_lr" in own:
+        return False
     given = [*own.get("lr_lambdas", ()), *filter(None, [own.get("_scale_fn_custom")])]
-    whole = type(scheduler) in KNOWN and not {"step", "get_lr"} & own.keys() and all(isinstance(function, FunctionType) for function in given)
-    return whole and all(map(_plain, own.get("_schedulers", ())))
+    return all(isinstance(function, FunctionType) for function in given) and all(map(_plain, own.get("_schedulers", ())))
 
 
 def _alike(scheduler: LRScheduler) -> Hashable:
-    free = KNOWN[type(scheduler)]
-    return type(scheduler), tuple(
-        (name, None if name in free else tuple(map(_alike, value)) if name == "_schedulers" else frozen(value))
-        for name, value in vars(scheduler).items() if name != "optimizer"
-    )   # fmt: skip
+    kind, own = type(scheduler), vars(scheduler)
+    free = KNOWN[kind]
+    parts = tuple(map(_alike, own.get("_schedulers", ())))
+    return kind, parts, tuple(own), tuple([None if name in free or name in _REFERENCES else _quick(own[name]) for name in own])
+
+
+def _quick(value: Any) -> Hashable:
+    """`frozen`, for what most attributes are: it is asked of all members in each iteration."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return value  # type: ignore[no-any-return]
+    if kind is list or kind is tuple:
+        return tuple(map(_quick, value))
+    if kind is dict:
+        return tuple(value), tuple(map(_quick, value.values()))
+    return frozen(value)
+
+
+_REFERENCES = ("optimizer", "_schedulers")
+_SCALARS = frozenset({int, float, bool, str, type(None)})
 
 
 def _columns(groups: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The numbers of counterparts of a param group."""
-    names = [name for name, value in groups[0].items() if name == "betas" or isinstance(value, (int, float)) and not isinstance(value, bool)]
+    names = [name for name, value in groups[0].items() if type(value) in (int, float) or name == "betas"]
     return {name: _column([group[name] for group in groups]) for name in names}
 
 
@@ -185,7 +220,8 @@ def _column(values: Sequence[Any]) -> Any:
 def _split(value: Any, m: int) -> list[Any]:
     """The inverse of `_column`; what is no column is the same for all."""
     if isinstance(value, np.ndarray) and m > 1:
-        return value.tolist()
+        numbers: list[Any] = value.tolist()
+        return numbers
     if isinstance(value, (list, tuple)):
         return [type(value)(own) for own in zip(*(_split(part, m) for part in value))]
     return [value] * m

@@ -58,6 +58,7 @@ class Group:
         self._checked = False                       # so has the comparison with a member alone
         self._idle: tuple[str, ...] = ()
         self._stack: Stack | None = None
+        self._schedules: Schedules | None = None    # of these runners
         self._stale: set[ModelRunner] = set()       # their own modules are behind their rows
 
     # Membership ---------------------------------------------------------------------------------------------------------
@@ -71,7 +72,7 @@ class Group:
         for runner in self.runners:
             if runner not in staying:
                 self.settle(runner)
-        self.runners = [self.runners[row] for row in kept]
+        self.runners, self._schedules = [self.runners[row] for row in kept], None
         if not kept:
             self._stack = None
         elif self._stack is not None:
@@ -99,7 +100,8 @@ class Group:
                 self._stack.add(members)
         except (Unstackable, ValueError) as error:
             raise Refused(str(error)) from error
-        self.runners += new
+        if new:
+            self.runners, self._schedules = self.runners + new, None
         return self._stack
 
     # One iteration ------------------------------------------------------------------------------------------------------
@@ -135,19 +137,21 @@ class Group:
 
     def _attempt(self, stack: Stack, reads: set[str]) -> tuple[list[Trained], dict[ModelRunner, dict[str, float]]]:
         """The iteration, or everything as it was and the reason."""
+        if self._schedules is None or any(runner.hooked for runner in self.runners):
+            members = [(runner.member.optimizer, driven(runner.member)) for runner in self.runners]
+            self._schedules = Schedules(members, stack.rule.numbers, self.runners[0].member.device)
+        schedules = self._schedules
         before = stack.snapshot(), [_Place(runner) for runner in self.runners], set(self._stale)
-        schedules = None
         try:
             plans = [runner.plan() for runner in self.runners]
-            schedules = self._schedules(stack, plans)
+            schedules.begin([[runner.turns(passes) for _, passes in plan] for runner, plan in zip(self.runners, plans)])
             found = self._train(stack, plans, schedules, reads), self._validate(stack, reads)
             if self._differ(reads):
                 raise Apart
             schedules.commit()
             return found
         except Exception as error:
-            if schedules is not None:
-                schedules.put_back()
+            schedules.put_back()
             self._put_back(stack, *before)
             if isinstance(error, (Apart, Refused, Idle, CompilerFailed)):
                 raise
@@ -162,11 +166,6 @@ class Group:
         for place in places:
             place.restore()
         self._stale = stale
-
-    def _schedules(self, stack: Stack, plans: list[Plan]) -> Schedules:
-        turns = [[runner.turns(passes) for _, passes in plan] for runner, plan in zip(self.runners, plans)]
-        members = [(runner.member.optimizer, driven(runner.member)) for runner in self.runners]
-        return Schedules(members, turns, stack.rule.numbers, self.runners[0].member.device)
 
     def _differ(self, reads: set[str]) -> bool:
         return len({values_of(runner.member, reads) for runner in self.runners}) > 1

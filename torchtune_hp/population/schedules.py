@@ -30,22 +30,28 @@ AHEAD = 256
 
 
 class Schedules:
-    """The numbers of `members` in each of the coming updates.
+    """The numbers of `members` in each of the coming updates, one iteration after another: `begin`, `at` 1, 2, ..., `commit`.
 
     Args:
-        members: in the order of their rows.
-        turns: (k, n): how often the schedulers of each are stepped after each of the n updates.
+        members: in the order of their rows. Between iterations their schedulers may be stepped, or load a state; their arguments stay.
         names: of the numbers that the rule of their optimizers reads.
         device: where `at` gives them.
     """
 
-    def __init__(self, members: Sequence[Driven], turns: Sequence[Sequence[int]], names: Sequence[str], device: torch.device) -> None:
-        self._updates, self._device = len(turns[0]), device
-        self._parts = list(_parts(members, turns, names)) if any(schedulers for _, schedulers in members) else []
+    def __init__(self, members: Sequence[Driven], names: Sequence[str], device: torch.device) -> None:
+        self._members, self._names, self._device = members, names, device
+        self._moving = any(schedulers for _, schedulers in members)
+        self._parts: list[Cohort | _Own] = []
+
+    def begin(self, turns: Sequence[Sequence[int]]) -> None:
+        """`turns`: (k, n): how often the schedulers of each member are stepped after each of the n updates."""
+        self._updates = len(turns[0])
+        if not (self._parts and all(part.again(turns) for part in self._parts)):
+            self._parts = list(_parts(self._members, turns, self._names)) if self._moving else []
         self._now: dict[Entry, Column] = {}         # (k,) each; never written to once it was handed on
         for part in self._parts:
             for entry, value in part.moved():
-                self._now.setdefault(entry, np.empty(len(members)))[part.rows] = value
+                self._now.setdefault(entry, np.empty(len(self._members)))[part.rows] = value
         self._done = 0                              # so many updates are behind `_now`
         self._first = 0                             # the update of the table's first row
         self._entries: list[Entry] = []             # of the table, (entries, updates, k)
@@ -70,6 +76,7 @@ class Schedules:
         """No update was made."""
         for part in self._parts:
             part.put_back()
+        self._parts = []
 
     def _unroll(self, until: int) -> None:
         before, self._first = self._now, self._done + 1
@@ -117,6 +124,10 @@ class _Own:
         self._states = [copy.deepcopy(scheduler.state_dict()) for scheduler in self._schedulers]
         groups = self._optimizer.param_groups
         self._groups = [copy.deepcopy({name: value for name, value in group.items() if name != "params"}) for group in groups]
+
+    def again(self, turns: Sequence[Sequence[int]]) -> bool:
+        """It is made anew: what its schedulers remember is copied."""
+        return False
 
     def step(self, update: int) -> bool:
         for scheduler in self._schedulers:

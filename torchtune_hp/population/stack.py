@@ -184,6 +184,28 @@ class Stack:
                     mine[name] = torch.cat([mine[name], its[name]])
         self._seen = [[] for _ in self.layout.blocks]
 
+    def replace(self, rows: Sequence[int], members: Sequence[Member]) -> None:
+        """These rows are these members' from now on, in place, and nothing of who was there is written back."""
+        place = dict(zip(rows, members))
+        fit = not self.lifted and all(self._fits(model) for model, _ in members)
+        for row in () if fit else range(len(self)):
+            if row not in place:
+                self.dump(row)
+        self.members = [place.get(row, member) for row, member in enumerate(self.members)]
+        if not fit:
+            self._load()
+            return
+        for row, (_, optimizer) in place.items():
+            self.load(row)
+            self._boxed = self._boxed or _in_place(optimizer)
+            optimizer._opt_called = True  # type: ignore[attr-defined]
+        self._seen = [[] for _ in self.layout.blocks]
+
+    def _fits(self, model: nn.Module) -> bool:
+        """Whether what is held once for all members is the same in this one."""
+        own = dict(model.named_parameters()) if self.shared else {}
+        return lifted(model) == self._single and all(torch.equal(shared, own[name]) for name, shared in self.shared.items())
+
     def take_out(self, rows: Sequence[int]) -> list[Member]:
         """These members, written back into their own modules and optimizers; the others close ranks, in order."""
         gone, leaving = [self.dump(row) for row in rows], set(rows)
@@ -256,8 +278,7 @@ class Stack:
             for place in every[0] if len({each[place] for each in every}) > 1
         }   # fmt: skip
         self._seen = [[] for _ in self.layout.blocks]
-        every_group = [group for _, optimizer in self.members for group in optimizer.param_groups]
-        self._boxed = any(isinstance(value, (Tensor, list)) for group in every_group for key, value in group.items() if key != "params")
+        self._boxed = any(_in_place(optimizer) for _, optimizer in self.members)
         for row in range(k):
             self.load(row)
         for _, optimizer in self.members:
@@ -295,6 +316,11 @@ class Stack:
 
 
 _SCHEDULED = ("lr", "weight_decay", "momentum", "betas", "dampening", "alpha", "rho", "eps", "lr_decay", "momentum_decay")
+
+
+def _in_place(optimizer: Optimizer) -> bool:
+    """Whether its hyperparameters can change in place."""
+    return any(isinstance(value, (Tensor, list)) for group in optimizer.param_groups for key, value in group.items() if key != "params")
 
 
 def _unboxed(value: Any) -> Any:
