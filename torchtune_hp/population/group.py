@@ -19,8 +19,9 @@ from torch import Tensor
 
 from ..errors import TorchtuneError
 from ..training.alone import ModelRunner, finite_mean
-from ..training.drain import tree_map
-from ..training.evaluation import Weighted, autocast, is_scalar, means, metrics_of, named
+from ..training.drain import leaves, tree_map
+from ..training.evaluation import autocast, is_scalar, means, metrics_of, named
+from ..training.feed import Plan
 from ..training.hooks import driven
 from ..training.runner import Look
 from .check import Differs, FirstStep, Idle
@@ -34,9 +35,6 @@ from .view import give, values_of, view_of
 
 Trained = dict[str, float] | BaseException
 """An iteration's metrics of training, or why there are none."""
-
-Plan = list[tuple[list[Tensor], int]]
-"""The updates of an iteration: indices of the batches of each, and how many passes end with it."""
 
 
 class Refused(Exception):
@@ -144,7 +142,7 @@ class Group:
         before = stack.snapshot(), [_Place(runner) for runner in self.runners], set(self._stale)
         try:
             plans = [runner.plan() for runner in self.runners]
-            schedules.begin([[runner.turns(passes) for _, passes in plan] for runner, plan in zip(self.runners, plans)])
+            schedules.begin([runner.turns(plan.course.passes) for runner, plan in zip(self.runners, plans)])
             found = self._train(stack, plans, schedules, reads), self._validate(stack, reads)
             if self._differ(reads):
                 raise Apart
@@ -173,8 +171,8 @@ class Group:
     def _train(self, stack: Stack, plans: list[Plan], schedules: Schedules, reads: set[str]) -> list[Trained]:
         runners, first = self.runners, self.runners[0]
         member = first.member
-        pattern = [[len(index) for index in indices] for indices, _ in plans[0]]
-        if any([[len(index) for index in indices] for indices, _ in plan] != pattern for plan in plans[1:]):
+        pattern = plans[0].course.sizes
+        if any(plan.course.sizes != pattern for plan in plans):
             raise Refused("their batches are of different sizes: they stand at different places in their passes")
         view = view_of(member, stack.model, reads)
         hparams = self._hparams()
@@ -189,7 +187,7 @@ class Group:
 
         clip = self._clip()
         bases = [runner.base for runner in runners]
-        whole = torch.stack([torch.cat([index for indices, _ in plan for index in indices]) for plan in plans])
+        whole = torch.stack([plan.index for plan in plans])
         table = first.feed.table  # type: ignore[attr-defined]
         losses: list[Tensor] = []
         extras: list[dict[str, Tensor]] = []
@@ -251,12 +249,15 @@ class Group:
         return loss
 
     def _trained(self, losses: Tensor, extras: list[dict[str, Tensor]], weights: list[int]) -> list[Trained]:
-        held = {name: torch.stack([extra[name] for extra in extras]).cpu().double() for name in extras[0]}
+        """`losses`: (batches, k) float64; of a member whose are not finite, the error that it would raise alone."""
+        held = {f"train_{name}": torch.stack([extra[name] for extra in extras]).cpu().double().T.tolist() for name in extras[0]}
+        own, weight = losses.T.contiguous(), torch.tensor(weights, dtype=torch.float64)
+        whole, finite = ((own * weight).sum(1) / weight.sum()).tolist(), own.isfinite().all(1).tolist()
         found: list[Trained] = []
         for row, runner in enumerate(self.runners):
-            more: Weighted = {f"train_{name}": list(zip(values[:, row].tolist(), weights)) for name, values in held.items()}
             try:
-                found.append({"train_loss": finite_mean(losses[:, row], weights, runner.step + 1), **means(more)})
+                loss = whole[row] if finite[row] else finite_mean(own[row], weights, runner.step + 1)
+                found.append({"train_loss": loss, **means({name: list(zip(values[row], weights)) for name, values in held.items()})})
             except TorchtuneError as error:
                 found.append(error)
         return found
@@ -282,8 +283,9 @@ class Group:
                 )  # fmt: skip
                 with autocast(member):
                     found.append((stack.evaluate(hook, batch, None, keys, hparams), n))
+            found = _on_host(found)
             for row in due:
-                each = [(_of_row(values, row), n) for values, n in found]
+                each = [({name: _of_row(value, row) for name, value in values.items()}, n) for values, n in found]
                 metrics[row].update(named(name, metrics_of(self.runners[row].member, each)))
         return {self.runners[row]: metrics[row] for row in due}
 
@@ -337,7 +339,18 @@ def _tensor(value: Any) -> Any:
 
 
 def _of_row(tree: Any, row: int) -> Any:
-    return tree_map(lambda part: part[row], tree)
+    if type(tree) is np.ndarray:
+        return tree.item(row)
+    return tree_map(lambda part: part.item(row) if isinstance(part, np.ndarray) else part[row], tree)
+
+
+def _on_host(found: list[tuple[dict[str, Any], int]]) -> list[tuple[dict[str, Any], int]]:
+    """Numbers of members, (k,) each, as float64 of numpy: one transfer from the device, where each member's own would be hundreds."""
+    numbers = [leaf for tree, _ in found for leaf in leaves(tree) if isinstance(leaf, Tensor) and leaf.dim() == 1]
+    if not numbers:
+        return found
+    moved = iter(torch.stack([leaf.to(numbers[0].device, torch.float64) for leaf in numbers]).cpu().numpy())
+    return [(tree_map(lambda leaf: next(moved) if isinstance(leaf, Tensor) and leaf.dim() == 1 else leaf, tree), n) for tree, n in found]
 
 
 def _line(error: BaseException) -> str:
