@@ -33,7 +33,9 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
         return importlib.import_module(name)
 
     yield load
-    for name in ("cifar10", "cifar10_tasks", "common", "early_stopping", "networks", "overhead", "scale", "study_vs_peers"):
+    for name in (
+        "cifar10", "cifar10_tasks", "common", "early_stopping", "fused_costs", "networks", "overhead", "scale", "study_vs_peers"
+    ):  # fmt: skip
         sys.modules.pop(name, None)
 
 
@@ -77,6 +79,16 @@ def test_a_study_is_the_same_work_for_everyone(benchmark: Any) -> None:
         found = module.ours(how, 4, 0)
         assert found["trials"] == 4 and 4 <= found["epochs"] <= 4 * module.EPOCHS and 0.1 < found["accuracy"] <= 1.0
     assert len(list(module.epochs_of({"lr": 1e-3, "wd": 0.0, "dropout": 0.1, "beta1": 0.9}, *module.digits()))) == module.EPOCHS
+
+
+def test_fused_costs_leaves_the_methods_that_it_times_as_they_were(benchmark: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    module = benchmark("fused_costs")
+    methods = [getattr(owner, name) for owner, name in [*module.SCHEDULES, *module.WORK]]
+    monkeypatch.setattr(module, "SAMPLES", 200)
+    found = module.main(["--quick", "--device", "cpu", "--rounds", "1", "--results", str(tmp_path)])
+    assert [getattr(owner, name) for owner, name in [*module.SCHEDULES, *module.WORK]] == methods
+    assert all(0 < cost["schedules_percent"] < 100 and 0 < cost["bookkeeping_percent"] < 100 for cost in found["costs"])
+    assert [(row["P"], row["at_once"]) for row in found["refill_ms"]] == [(8, 1), (8, 8), (32, 1), (32, 8)]
 
 
 def test_scale_counts_the_same_reports_with_and_without_a_journal(benchmark: Any, tmp_path: Path) -> None:

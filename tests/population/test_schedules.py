@@ -229,3 +229,18 @@ def test_an_iteration_that_is_taken_back_leaves_the_schedules_where_they_stood(s
     looks = engine.advance(runners)
     assert engine.stacks() == [MEMBERS - 1], "and so the iteration was trained twice"
     same([[looks[one]] for one in runners], alone(made, 1))
+
+
+class Meddling(Base):
+    """Its own Python changes what its scheduler was given, one member's otherwise than another's."""
+
+    def on_iteration_end(self, metrics: dict[str, float]) -> None:
+        self.lr_scheduler.gamma *= 0.9 - 0.1 * self.config["k"]  # type: ignore[union-attr, operator]
+        self.optimizer.param_groups[1]["lr"] *= 1.5
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("schedule", ["ExponentialLR", "StepLR", "MultiStepLR"])
+def test_what_on_iteration_end_changes_is_in_force_in_the_next_iteration(schedule: str, how: str) -> None:
+    made = recipe(schedule, how, Meddling)
+    same(stacked(Engine(strategy="vmap"), [runner(made, k) for k in range(MEMBERS)], N), alone(made))

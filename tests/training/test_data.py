@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings, strategies as st
 
 from torchtune_hp.errors import ConfigurationError
 from torchtune_hp.seeds import derive
 from torchtune_hp.training.data import Data, Loaded
 from torchtune_hp.training.drain import leaves, tree_map
-from torchtune_hp.training.feed import SHARED, Feed, Table
+from torchtune_hp.training.feed import SHARED, Feed, Table, TableFeed
 
 CPU = torch.device("cpu")
 X, Y = torch.arange(20.0)[:, None], torch.arange(20)
@@ -89,6 +90,42 @@ def test_a_batch_that_grew_beyond_what_is_left_begins_the_next_pass() -> None:
     feed.take(6, 1)
     feed.take(6, 1)
     assert [n for _, n in feed.take(10, 1)] == [10] and (feed.epoch, feed.offset) == (1, 10)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    n=st.integers(1, 30), size=st.integers(1, 9), accumulate=st.integers(1, 3), drop_last=st.booleans(),
+    iterations=st.lists(st.one_of(st.just("epoch"), st.integers(1, 12)), min_size=1, max_size=4), before=st.integers(0, 4),
+)  # fmt: skip
+def test_a_plan_is_what_take_would_give(
+    n: int, size: int, accumulate: int, drop_last: bool, iterations: list[Any], before: int
+) -> None:
+    """Iterations one after another, after some updates with another batch size."""
+    if drop_last:
+        n += size * accumulate
+    feed, other = [Data((X[:1].repeat(n, 1), torch.arange(n)), drop_last=drop_last, batch_size=1).on(CPU).feed(3) for _ in range(2)]
+    for each in (feed, other):
+        for _ in range(before):
+            each.take(max(1, size - 1), 1)
+    assert isinstance(feed, TableFeed)
+    for iteration in iterations:
+        plan = feed.plan(size, accumulate, iteration)
+        begun, taken, passes = other.epoch, [], []
+        while other.epoch == begun if iteration == "epoch" else len(taken) < iteration:
+            at = other.epoch
+            taken.append(other.take(size, accumulate))
+            passes.append(other.epoch - at)
+        assert plan.course.sizes == tuple(tuple(k for _, k in batches) for batches in taken)
+        assert plan.course.passes == tuple(passes)
+        assert torch.equal(plan.index, torch.cat([batch[1] for batches in taken for batch, _ in batches]))
+        assert (feed.epoch, feed.offset) == (other.epoch, other.offset)
+
+
+def test_a_plan_without_an_update_names_the_way_out() -> None:
+    feed = loaded().feed(1)
+    assert isinstance(feed, TableFeed)
+    with pytest.raises(ConfigurationError, match="Take a smaller batch_size"):
+        feed.plan(21, 1, "epoch")
 
 
 def test_a_batch_that_does_not_fit_the_set_names_the_way_out() -> None:

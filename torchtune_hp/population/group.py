@@ -7,7 +7,6 @@ schedulers, `validation_end`, `on_iteration_end` and the look itself.
 
 from __future__ import annotations
 
-import copy
 import random
 import time
 from collections.abc import Hashable, Iterator, Sequence
@@ -17,18 +16,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ..errors import TorchtuneError
 from ..training.alone import ModelRunner, finite_mean
-from ..training.drain import tree_map
-from ..training.evaluation import Weighted, autocast, is_scalar, means, metrics_of, named
-from ..training.hooks import schedulers
+from ..training.drain import leaves, tree_map
+from ..training.evaluation import autocast, is_scalar, means, metrics_of, named
+from ..training.feed import Plan
+from ..training.hooks import driven
 from ..training.runner import Look
 from .check import Differs, FirstStep, Idle
 from .keys import batch_step, keys_of
 from .program import CompilerFailed
 from .randomness import own_randomness
+from .schedules import Schedules
 from .speeds import Speeds, time_alone, wait
 from .stack import Stack, Unstackable
 from .view import give, values_of, view_of
@@ -56,6 +56,7 @@ class Group:
         self._checked = False                       # so has the comparison with a member alone
         self._idle: tuple[str, ...] = ()
         self._stack: Stack | None = None
+        self._schedules: Schedules | None = None    # of these runners
         self._stale: set[ModelRunner] = set()       # their own modules are behind their rows
 
     # Membership ---------------------------------------------------------------------------------------------------------
@@ -69,7 +70,7 @@ class Group:
         for runner in self.runners:
             if runner not in staying:
                 self.settle(runner)
-        self.runners = [self.runners[row] for row in kept]
+        self.runners, self._schedules = [self.runners[row] for row in kept], None
         if not kept:
             self._stack = None
         elif self._stack is not None:
@@ -97,7 +98,8 @@ class Group:
                 self._stack.add(members)
         except (Unstackable, ValueError) as error:
             raise Refused(str(error)) from error
-        self.runners += new
+        if new:
+            self.runners, self._schedules = self.runners + new, None
         return self._stack
 
     # One iteration ------------------------------------------------------------------------------------------------------
@@ -133,13 +135,21 @@ class Group:
 
     def _attempt(self, stack: Stack, reads: set[str]) -> tuple[list[Trained], dict[ModelRunner, dict[str, float]]]:
         """The iteration, or everything as it was and the reason."""
+        if self._schedules is None or any(runner.hooked for runner in self.runners):
+            members = [(runner.member.optimizer, driven(runner.member)) for runner in self.runners]
+            self._schedules = Schedules(members, stack.rule.numbers, self.runners[0].member.device)
+        schedules = self._schedules
         before = stack.snapshot(), [_Place(runner) for runner in self.runners], set(self._stale)
         try:
-            found = self._train(stack, reads), self._validate(stack, reads)
+            plans = [runner.plan() for runner in self.runners]
+            schedules.begin([runner.turns(plan.course.passes) for runner, plan in zip(self.runners, plans)])
+            found = self._train(stack, plans, schedules, reads), self._validate(stack, reads)
             if self._differ(reads):
                 raise Apart
+            schedules.commit()
             return found
         except Exception as error:
+            schedules.put_back()
             self._put_back(stack, *before)
             if isinstance(error, (Apart, Refused, Idle, CompilerFailed)):
                 raise
@@ -158,12 +168,11 @@ class Group:
     def _differ(self, reads: set[str]) -> bool:
         return len({values_of(runner.member, reads) for runner in self.runners}) > 1
 
-    def _train(self, stack: Stack, reads: set[str]) -> list[Trained]:
+    def _train(self, stack: Stack, plans: list[Plan], schedules: Schedules, reads: set[str]) -> list[Trained]:
         runners, first = self.runners, self.runners[0]
         member = first.member
-        plans = [runner.plan() for runner in runners]
-        pattern = [[len(index) for index in indices] for indices, _ in plans[0]]
-        if any([[len(index) for index in indices] for indices, _ in plan] != pattern for plan in plans[1:]):
+        pattern = plans[0].course.sizes
+        if any(plan.course.sizes != pattern for plan in plans):
             raise Refused("their batches are of different sizes: they stand at different places in their passes")
         view = view_of(member, stack.model, reads)
         hparams = self._hparams()
@@ -178,7 +187,7 @@ class Group:
 
         clip = self._clip()
         bases = [runner.base for runner in runners]
-        whole = torch.stack([torch.cat([index for indices, _ in plan for index in indices]) for plan in plans])
+        whole = torch.stack([plan.index for plan in plans])
         table = first.feed.table  # type: ignore[attr-defined]
         losses: list[Tensor] = []
         extras: list[dict[str, Tensor]] = []
@@ -212,12 +221,10 @@ class Group:
             assert gradients is not None
             compare = first_step.update(gradients, clip) if first_step is not None and update == 0 else None
             with torch.no_grad():
-                stack.update(gradients, clip)
+                stack.update(gradients, clip, schedules.at(update) if update > 0 else None)
             if compare is not None:
                 compare()
                 self._checked = True
-            for runner, plan in zip(runners, plans):
-                runner.scheduled(plan[update][1])
         self._stale = set(runners)
         for runner in runners:
             runner.updates += len(pattern)
@@ -242,12 +249,15 @@ class Group:
         return loss
 
     def _trained(self, losses: Tensor, extras: list[dict[str, Tensor]], weights: list[int]) -> list[Trained]:
-        held = {name: torch.stack([extra[name] for extra in extras]).cpu().double() for name in extras[0]}
+        """`losses`: (batches, k) float64; of a member whose are not finite, the error that it would raise alone."""
+        held = {f"train_{name}": torch.stack([extra[name] for extra in extras]).cpu().double().T.tolist() for name in extras[0]}
+        own, weight = losses.T.contiguous(), torch.tensor(weights, dtype=torch.float64)
+        whole, finite = ((own * weight).sum(1) / weight.sum()).tolist(), own.isfinite().all(1).tolist()
         found: list[Trained] = []
         for row, runner in enumerate(self.runners):
-            more: Weighted = {f"train_{name}": list(zip(values[:, row].tolist(), weights)) for name, values in held.items()}
             try:
-                found.append({"train_loss": finite_mean(losses[:, row], weights, runner.step + 1), **means(more)})
+                loss = whole[row] if finite[row] else finite_mean(own[row], weights, runner.step + 1)
+                found.append({"train_loss": loss, **means({name: list(zip(values[row], weights)) for name, values in held.items()})})
             except TorchtuneError as error:
                 found.append(error)
         return found
@@ -273,8 +283,9 @@ class Group:
                 )  # fmt: skip
                 with autocast(member):
                     found.append((stack.evaluate(hook, batch, None, keys, hparams), n))
+            found = _on_host(found)
             for row in due:
-                each = [(_of_row(values, row), n) for values, n in found]
+                each = [({name: _of_row(value, row) for name, value in values.items()}, n) for values, n in found]
                 metrics[row].update(named(name, metrics_of(self.runners[row].member, each)))
         return {self.runners[row]: metrics[row] for row in due}
 
@@ -304,24 +315,16 @@ def _numpy_state() -> Any:
 
 
 class _Place:
-    """Where a runner stands besides its tensors."""
+    """Where a runner stands in the data."""
 
     def __init__(self, runner: ModelRunner) -> None:
         self._runner = runner
         self._feed = runner.feed.epoch, runner.feed.offset
         self._updates = runner.updates
-        driven = [scheduler for scheduler in schedulers(runner.member) if not isinstance(scheduler, ReduceLROnPlateau)]
-        self._schedulers = [(scheduler, copy.deepcopy(scheduler.state_dict())) for scheduler in driven]
-        groups = runner.member.optimizer.param_groups if driven else []
-        self._groups = [(group, copy.deepcopy({key: value for key, value in group.items() if key != "params"})) for group in groups]
 
     def restore(self) -> None:
         self._runner.feed.epoch, self._runner.feed.offset = self._feed
         self._runner.updates = self._updates
-        for scheduler, state in self._schedulers:
-            scheduler.load_state_dict(state)
-        for group, values in self._groups:
-            group.update(values)
 
 
 def _taker(index: Tensor) -> Any:
@@ -336,7 +339,18 @@ def _tensor(value: Any) -> Any:
 
 
 def _of_row(tree: Any, row: int) -> Any:
-    return tree_map(lambda part: part[row], tree)
+    if type(tree) is np.ndarray:
+        return tree.item(row)
+    return tree_map(lambda part: part.item(row) if isinstance(part, np.ndarray) else part[row], tree)
+
+
+def _on_host(found: list[tuple[dict[str, Any], int]]) -> list[tuple[dict[str, Any], int]]:
+    """Numbers of members, (k,) each, as float64 of numpy: one transfer from the device, where each member's own would be hundreds."""
+    numbers = [leaf for tree, _ in found for leaf in leaves(tree) if isinstance(leaf, Tensor) and leaf.dim() == 1]
+    if not numbers:
+        return found
+    moved = iter(torch.stack([leaf.to(numbers[0].device, torch.float64) for leaf in numbers]).cpu().numpy())
+    return [(tree_map(lambda leaf: next(moved) if isinstance(leaf, Tensor) and leaf.dim() == 1 else leaf, tree), n) for tree, n in found]
 
 
 def _line(error: BaseException) -> str:

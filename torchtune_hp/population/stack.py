@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .cohort import Entry
 from .layout import Layout, flatten, layout_of, parameters_of, unflatten
 from .memory import keep_freed_memory
 from .optimizers import Numbers, Rule, dump_row, fresh, load_row, numbers_of, rule_of, why_not
@@ -97,9 +98,16 @@ class Stack:
         self._keep(found.buffers)
         return found
 
-    def update(self, gradients: Sequence[Tensor], clip: Tensor | None = None) -> None:
-        """The optimizers' step on these gradients, one (k, D) for each block."""
-        self._read()
+    def update(self, gradients: Sequence[Tensor], clip: Tensor | None = None, moved: Mapping[Entry, Tensor] | None = None) -> None:
+        """The optimizers' step on these gradients, one (k, D) for each block.
+
+        `moved`: the hyperparameters that are not as they were in the last step, (k,) float64 each; None: to be read from the members'
+        own optimizers.
+        """
+        if moved is None:
+            self._read()
+        else:
+            self._move(moved)
         scale = None
         if clip is not None:
             norms = torch.stack([torch.linalg.vector_norm(gradient, dim=1) for gradient in gradients]).norm(dim=0)
@@ -176,6 +184,28 @@ class Stack:
                     mine[name] = torch.cat([mine[name], its[name]])
         self._seen = [[] for _ in self.layout.blocks]
 
+    def replace(self, rows: Sequence[int], members: Sequence[Member]) -> None:
+        """These rows are these members' from now on, in place, and nothing of who was there is written back."""
+        place = dict(zip(rows, members))
+        fit = not self.lifted and all(self._fits(model) for model, _ in members)
+        for row in () if fit else range(len(self)):
+            if row not in place:
+                self.dump(row)
+        self.members = [place.get(row, member) for row, member in enumerate(self.members)]
+        if not fit:
+            self._load()
+            return
+        for row, (_, optimizer) in place.items():
+            self.load(row)
+            self._boxed = self._boxed or _in_place(optimizer)
+            optimizer._opt_called = True  # type: ignore[attr-defined]
+        self._seen = [[] for _ in self.layout.blocks]
+
+    def _fits(self, model: nn.Module) -> bool:
+        """Whether what is held once for all members is the same in this one."""
+        own = dict(model.named_parameters()) if self.shared else {}
+        return lifted(model) == self._single and all(torch.equal(shared, own[name]) for name, shared in self.shared.items())
+
     def take_out(self, rows: Sequence[int]) -> list[Member]:
         """These members, written back into their own modules and optimizers; the others close ranks, in order."""
         gone, leaving = [self.dump(row) for row in rows], set(rows)
@@ -248,8 +278,7 @@ class Stack:
             for place in every[0] if len({each[place] for each in every}) > 1
         }   # fmt: skip
         self._seen = [[] for _ in self.layout.blocks]
-        every_group = [group for _, optimizer in self.members for group in optimizer.param_groups]
-        self._boxed = any(isinstance(value, (Tensor, list)) for group in every_group for key, value in group.items() if key != "params")
+        self._boxed = any(_in_place(optimizer) for _, optimizer in self.members)
         for row in range(k):
             self.load(row)
         for _, optimizer in self.members:
@@ -263,6 +292,13 @@ class Stack:
         return not first.requires_grad and all(
             torch.equal(first, dict(model.named_parameters())[name]) for model, _ in self.members[1:]
         )
+
+    def _move(self, moved: Mapping[Entry, Tensor]) -> None:
+        for place, (block, numbers) in enumerate(zip(self.layout.blocks, self.numbers)):
+            for (group, name), values in moved.items():
+                if group == block.group:
+                    numbers[name].copy_(values)
+                    self._seen[place] = []
 
     def _read(self) -> None:
         """The hyperparameters as the members' own optimizers have them now: a scheduler may have moved them."""
@@ -280,6 +316,11 @@ class Stack:
 
 
 _SCHEDULED = ("lr", "weight_decay", "momentum", "betas", "dampening", "alpha", "rho", "eps", "lr_decay", "momentum_decay")
+
+
+def _in_place(optimizer: Optimizer) -> bool:
+    """Whether its hyperparameters can change in place."""
+    return any(isinstance(value, (Tensor, list)) for group in optimizer.param_groups for key, value in group.items() if key != "params")
 
 
 def _unboxed(value: Any) -> Any:

@@ -27,8 +27,8 @@ from .context import Session
 from .data import Loaded
 from .drain import Tree
 from .evaluation import Weighted, autocast, evaluate, is_scalar, means
-from .feed import Stream, TableFeed
-from .hooks import ModelTrainable, begin, check, own_end, schedulers
+from .feed import Plan, Stream, TableFeed
+from .hooks import ModelTrainable, begin, check, driven, own_end, schedulers
 from .reported import Cleaner
 from .runner import Look, Place
 from .seeding import seeded
@@ -82,7 +82,10 @@ class ModelRunner:
         with self._session, seeded(derive(self._trial.seed, "step", number)):
             metrics = self._train(number)
             validated = self._evaluate(number) if self.validates(number) else None
-            return self._look(number, metrics, validated)
+            look = self._look(number, metrics, validated)
+        for parameter in self.member.model.parameters():
+            parameter.grad = None
+        return look
 
     def validates(self, number: int) -> bool:
         """Whether iteration `number` ends with a validation."""
@@ -92,6 +95,8 @@ class ModelRunner:
     def looked(self, metrics: dict[str, float], validated: dict[str, float] | None) -> Look:
         """The look of an iteration that was trained and validated elsewhere, among other members."""
         number = self.step + 1
+        if not self.hooked and len(driven(self.member)) == len(schedulers(self.member)):        # none of the trial's own code runs
+            return self._look(number, metrics, validated)
         with self._session, seeded(derive(self._trial.seed, "step", number)):
             return self._look(number, metrics, validated)
 
@@ -107,8 +112,6 @@ class ModelRunner:
         if self.hooked:
             member.on_iteration_end(metrics)
             check(member)
-        for parameter in member.model.parameters():
-            parameter.grad = None
         self.step = number
         self._ended = self._end is not None and number >= self._end
         return Look(number, clean, done=self._ended, notes=notes)
@@ -151,7 +154,10 @@ class ModelRunner:
         for before in self._passes():
             self._update(self.updates + done, feed.take(size, accumulate), parameters, losses, extras)
             done += 1
-            self.scheduled(feed.epoch - before)
+            (turns,) = self.turns((feed.epoch - before,))
+            for scheduler in driven(member):
+                for _ in range(turns):
+                    scheduler.step()
         self.updates += done
         values = torch.stack([loss for loss, _ in losses]).cpu().double()
         return {"train_loss": finite_mean(values, [n for _, n in losses], number), **means(extras)}
@@ -167,11 +173,10 @@ class ModelRunner:
             clip_grad_norm_(trained(optimizer), member.max_grad_norm)
         optimizer.step()
 
-    def plan(self) -> list[tuple[list[Tensor], int]]:
-        """The updates of the next iteration: indices of the batches of each, and how many passes end with it. The feed moves on."""
-        feed, size, accumulate = self.feed, self._size(), self.member.accumulate
-        assert isinstance(feed, TableFeed)
-        return [(feed.indices(size, accumulate), feed.epoch - before) for before in self._passes()]
+    def plan(self) -> Plan:
+        """The samples of the next iteration. The feed moves on."""
+        assert isinstance(self.feed, TableFeed)
+        return self.feed.plan(self._size(), self.member.accumulate, type(self.member).iteration)
 
     def _passes(self) -> Iterator[int]:
         """For each update of an iteration, the pass it begins in."""
@@ -181,12 +186,9 @@ class ModelRunner:
             yield feed.epoch
             done += 1
 
-    def scheduled(self, passes: int) -> None:
-        """After an update with which so many passes ended: the schedulers' step."""
-        for scheduler in schedulers(self.member):
-            if not isinstance(scheduler, ReduceLROnPlateau):
-                for _ in range(1 if self.member.lr_step == "update" else passes):
-                    scheduler.step()
+    def turns(self, passes: tuple[int, ...]) -> tuple[int, ...]:
+        """How often schedulers are stepped after updates with which so many passes ended."""
+        return (1,) * len(passes) if self.member.lr_step == "update" else passes
 
     def _update(
         self, update: int, batches: list[tuple[Tree, int]], parameters: list[Any], losses: list[tuple[Tensor, int]], extras: Weighted

@@ -57,7 +57,9 @@ def metrics_of(member: ModelTrainable, each: Sequence[tuple[Any, int]]) -> dict[
         if not isinstance(found, Mapping):
             raise ConfigurationError(f"validation_step must return a dict of metrics, but it returned a {type(found).__name__}.")
         for key, value in found.items():
-            if isinstance(value, Tensor) and value.dim() > 0:
+            if type(value) is float:        # in a stack, nearly always
+                weighted.setdefault(key, []).append((value, n))
+            elif isinstance(value, Tensor) and value.dim() > 0:
                 if len(value) != n:
                     raise ConfigurationError(
                         f"validation_step: {key!r} must be a number, a 0-dim tensor, (value, weight), or have the batch of {n} as leading "
@@ -87,7 +89,8 @@ def autocast(member: ModelTrainable) -> AbstractContextManager[Any]:
 
 def means(weighted: Weighted) -> dict[str, float]:
     """The weighted mean of each name, in float64; one transfer from the device for all of them. NaN where the weights are 0."""
-    tensors = [part for pairs in weighted.values() for pair in pairs for part in pair if isinstance(part, Tensor)]
+    parts = (part for pairs in weighted.values() for pair in pairs for part in pair)
+    tensors = [part for part in parts if type(part) not in _PLAIN and isinstance(part, Tensor)]
     if tensors:
         device = tensors[0].device
         moved = iter(torch.stack([part.detach().to(device) for part in tensors]).cpu().double().tolist())
@@ -96,6 +99,10 @@ def means(weighted: Weighted) -> dict[str, float]:
             for key, pairs in weighted.items()
         }
     return {key: _mean(pairs) for key, pairs in weighted.items()}
+
+
+_PLAIN = frozenset({float, int})
+"""Asking a Tensor's class whether something is one takes longer."""
 
 
 def _mean(pairs: list[tuple[float, float]]) -> float:

@@ -10,10 +10,11 @@ of a pass reads the samples it would have read.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -43,6 +44,51 @@ class Feed(Protocol):
 
     def updates(self, size: int, accumulate: int) -> int: ...      # in one pass
     def take(self, size: int, accumulate: int) -> list[tuple[Tree, int]]: ...
+
+
+@dataclass(frozen=True)
+class Course:
+    """The updates of an iteration, as numbers: the same for all members that stand at the same place in their passes."""
+
+    sizes: tuple[tuple[int, ...], ...]
+    """Samples in each batch of each update."""
+    passes: tuple[int, ...]
+    """Passes that end with each update."""
+    pieces: tuple[tuple[int, int, int], ...]
+    """(passes from now, start, stop): where in the orders of the passes the samples lie, one after another."""
+    offset: int
+    """Where in its pass the feed stands afterwards."""
+
+
+@functools.lru_cache(256)
+def course(n: int, offset: int, size: int, accumulate: int, drop_last: bool, iteration: int | Literal["epoch"]) -> Course:
+    """What `take` would do, over and over, until an iteration is full; a pass over the `n` samples has an update at least."""
+    chunk = size * accumulate
+    enough = chunk if drop_last else 1
+    sizes: list[tuple[int, ...]] = []
+    passes: list[int] = []
+    pieces, turned = [(0, offset, offset)], 0
+    while turned == 0 if iteration == "epoch" else len(sizes) < iteration:
+        before = turned
+        if n - offset < enough:         # the batch size grew since the last update
+            turned, offset = turned + 1, 0
+        stop = min(offset + chunk, n)
+        sizes.append(tuple(min(size, stop - start) for start in range(offset, stop, size)))
+        on, start, end = pieces[-1]
+        pieces[-1:] = [(on, start, stop)] if (on, end) == (turned, offset) else [pieces[-1], (turned, offset, stop)]
+        offset = stop
+        if n - stop < enough:
+            turned, offset = turned + 1, 0
+        passes.append(turned - before)
+    return Course(tuple(sizes), tuple(passes), tuple(piece for piece in pieces if piece[1] < piece[2]), offset)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One member's iteration: `index` (samples,) int64 into the table, update by update and batch by batch."""
+
+    course: Course
+    index: Tensor
 
 
 @dataclass(frozen=True)
@@ -95,16 +141,27 @@ class TableFeed:
         if n - self.offset < enough:        # the batch size grew since the last update
             self.updates(size, accumulate)
             self._turn()
-        if self._order is None or self._order[0] != self.epoch:
-            generator = torch.Generator().manual_seed(derive(self._seed, "order", self.epoch))
-            self._order = self.epoch, torch.randperm(n, generator=generator).to(self._device)
         stop = min(self.offset + chunk, n)
-        order = self._order[1]
+        order = self._ordered(self.epoch)
         found = [order[a : min(a + size, stop)] for a in range(self.offset, stop, size)]
         self.offset = stop
         if n - stop < enough:
             self._turn()
         return found
+
+    def plan(self, size: int, accumulate: int, iteration: int | Literal["epoch"]) -> Plan:
+        """What `take` would give over an iteration, at once; the feed moves on."""
+        self.updates(size, accumulate)
+        made = course(self.table.size, self.offset, size, accumulate, self._drop_last, iteration)
+        parts = [self._ordered(self.epoch + on)[start:stop] for on, start, stop in made.pieces]
+        self.epoch, self.offset = self.epoch + sum(made.passes), made.offset
+        return Plan(made, parts[0] if len(parts) == 1 else torch.cat(parts))
+
+    def _ordered(self, epoch: int) -> Tensor:
+        if self._order is None or self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(derive(self._seed, "order", epoch))
+            self._order = epoch, torch.randperm(self.table.size, generator=generator).to(self._device)
+        return self._order[1]
 
     def _turn(self) -> None:
         self.epoch, self.offset = self.epoch + 1, 0

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ..errors import ConfigurationError
 from ..seeds import derive
@@ -172,6 +172,11 @@ def schedulers(member: ModelTrainable) -> list[Any]:
     if given is None:
         return []
     return list(given) if isinstance(given, Iterable) else [given]
+
+
+def driven(member: ModelTrainable) -> list[LRScheduler]:
+    """Those that follow updates or passes; ReduceLROnPlateau follows a metric."""
+    return [scheduler for scheduler in schedulers(member) if not isinstance(scheduler, ReduceLROnPlateau)]
 
 
 def check(member: ModelTrainable) -> None:
