@@ -83,18 +83,18 @@ class Engine:
 
     def leave(self, runner: ModelRunner) -> None:
         """The runner is not trained here any more; its own module and optimizer are what it was trained to."""
-        group = self._group_of(runner)
-        if group is not None:
-            group.keep_only([other for other in group.runners if other is not runner])
+        for group in self._groups.values():
+            if runner in group.present:
+                group.leave(runner)
         self._kinds.pop(runner, None)
 
     def stacks(self) -> list[int]:
         """How many members each stack holds."""
-        return [len(group.runners) for group in self._groups.values() if group.runners]
+        return [len(group.present) for group in self._groups.values() if group.present]
 
     def _group_of(self, runner: ModelRunner) -> Group | None:
         group = self._groups.get(self._kinds.get(runner))
-        return group if group is not None and runner in group.runners else None
+        return group if group is not None and runner in group.present else None
 
     def _sorted(self, runners: Sequence[ModelRunner]) -> dict[Hashable, list[ModelRunner]]:
         kinds: dict[Hashable, list[ModelRunner]] = {}
@@ -126,7 +126,7 @@ class Engine:
     def _by_itself(self, runner: ModelRunner) -> Answer:
         group = self._group_of(runner)
         if group is not None:
-            group.keep_only([other for other in group.runners if other is not runner])
+            group.leave(runner)
         try:
             return runner.advance()
         except (Exception, SystemExit) as error:

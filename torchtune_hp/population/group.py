@@ -57,6 +57,7 @@ class Group:
         self._idle: tuple[str, ...] = ()
         self._stack: Stack | None = None
         self._stale: set[ModelRunner] = set()       # their own modules are behind their rows
+        self._gone: set[ModelRunner] = set()        # their rows are free
 
     # Membership ---------------------------------------------------------------------------------------------------------
 
@@ -70,10 +71,23 @@ class Group:
             if runner not in staying:
                 self.settle(runner)
         self.runners = [self.runners[row] for row in kept]
+        self._gone.intersection_update(self.runners)
         if not kept:
             self._stack = None
         elif self._stack is not None:
             self._stack.keep(kept)
+
+    def leave(self, runner: ModelRunner) -> None:
+        """Written back; its row is free for who comes next, so that the others need not move."""
+        self.settle(runner)
+        self._gone.add(runner)
+        if self._gone.issuperset(self.runners):
+            self.give_up()
+
+    @property
+    def present(self) -> list[ModelRunner]:
+        """Whose rows are not free."""
+        return [runner for runner in self.runners if runner not in self._gone]
 
     def settle(self, runner: ModelRunner) -> None:
         if runner in self._stale:
@@ -86,18 +100,29 @@ class Group:
         self.keep_only([])
 
     def _assemble(self, runners: Sequence[ModelRunner]) -> Stack:
-        self.keep_only(runners)
-        here = set(self.runners)
+        """The stack of these and no others. Who comes takes the row of who leaves: the bits of a row may depend on its place."""
+        if not self._gone.isdisjoint(runners):      # one that left comes again: the row that it had is not its own
+            self.keep_only(self.present)
+        staying, here = set(runners), set(self.runners)
         new = [runner for runner in runners if runner not in here]
+        free = [row for row, runner in enumerate(self.runners) if runner not in staying][: len(new)]
+        for row in free:
+            self.settle(self.runners[row])
         members = [(runner.member.model, runner.member.optimizer) for runner in new]
         try:
+            if self._stack is not None and free:
+                self._stack.replace(free, members[: len(free)])
+                for row, runner in zip(free, new):
+                    self.runners[row] = runner
+            self.keep_only(runners)
             if self._stack is None:
                 self._stack, self._checked = Stack(members, self._idle, self._compiled), False
-            elif members:
-                self._stack.add(members)
+            elif members[len(free) :]:
+                self._stack.add(members[len(free) :])
         except (Unstackable, ValueError) as error:
             raise Refused(str(error)) from error
-        self.runners += new
+        self.runners += new[len(free) :]
+        self._gone.clear()
         return self._stack
 
     # One iteration ------------------------------------------------------------------------------------------------------
@@ -135,11 +160,12 @@ class Group:
         """The iteration, or everything as it was and the reason."""
         before = stack.snapshot(), [_Place(runner) for runner in self.runners], set(self._stale)
         try:
-            found = self._train(stack, reads), self._validate(stack, reads)
+            trained = self._train(stack, reads)
+            validated = self._validate(stack, reads, trained)
             if self._differ(reads):
                 raise Apart
-            return found
-        except Exception as error:
+            return trained, validated
+        except (Exception, SystemExit) as error:
             self._put_back(stack, *before)
             if isinstance(error, (Apart, Refused, Idle, CompilerFailed)):
                 raise
@@ -213,9 +239,9 @@ class Group:
             compare = first_step.update(gradients, clip) if first_step is not None and update == 0 else None
             with torch.no_grad():
                 stack.update(gradients, clip)
-            if compare is not None:
+            if first_step is not None and compare is not None:
                 compare()
-                self._checked = True
+                self._checked = first_step.conclusive
             for runner, plan in zip(runners, plans):
                 runner.scheduled(plan[update][1])
         self._stale = set(runners)
@@ -252,8 +278,12 @@ class Group:
                 found.append(error)
         return found
 
-    def _validate(self, stack: Stack, reads: set[str]) -> dict[ModelRunner, dict[str, float]]:
-        due = [row for row, runner in enumerate(self.runners) if runner.validates(runner.step + 1)]
+    def _validate(self, stack: Stack, reads: set[str], trained: list[Trained]) -> dict[ModelRunner, dict[str, float]]:
+        """Whose validation raises has that for an answer in `trained`."""
+        due = [
+            row for row, runner in enumerate(self.runners)
+            if not isinstance(trained[row], BaseException) and runner.validates(runner.step + 1)
+        ]   # fmt: skip
         if not due:
             return {}
         first, member = self.runners[0], self.runners[0].member
@@ -273,9 +303,13 @@ class Group:
                 )  # fmt: skip
                 with autocast(member):
                     found.append((stack.evaluate(hook, batch, None, keys, hparams), n))
-            for row in due:
+            for row in list(due):
                 each = [(_of_row(values, row), n) for values, n in found]
-                metrics[row].update(named(name, metrics_of(self.runners[row].member, each)))
+                try:
+                    metrics[row].update(named(name, metrics_of(self.runners[row].member, each)))
+                except (Exception, SystemExit) as error:
+                    trained[row] = error
+                    due.remove(row)
         return {self.runners[row]: metrics[row] for row in due}
 
     def _hparams(self) -> dict[str, Tensor]:

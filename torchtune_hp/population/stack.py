@@ -159,13 +159,8 @@ class Stack:
     def add(self, members: Sequence[Member]) -> None:
         """More rows, at the end."""
         other = Stack(members, self._idle)
-        alike = self.shared.keys() == other.shared.keys()
-        alike = alike and all(torch.equal(self.shared[name], part) for name, part in other.shared.items())
-        if not alike or self.lifted or other.lifted or self._single != other._single:
-            for row in range(len(self)):
-                self.dump(row)
-            self.members += members
-            self._load()
+        if not self._alike_in_program(other):
+            self._begin_anew([*self.members, *members], range(len(self)))
             return
         self.members += members
         self._boxed = self._boxed or other._boxed
@@ -175,6 +170,38 @@ class Stack:
                 for name in mine:
                     mine[name] = torch.cat([mine[name], its[name]])
         self._seen = [[] for _ in self.layout.blocks]
+
+    def replace(self, rows: Sequence[int], members: Sequence[Member]) -> None:
+        """These rows are these members' from now on, and nothing of who was there is written back; the others stay where they are."""
+        other = Stack(members, self._idle)
+        place = dict(zip(rows, members))
+        everyone = [place.get(row, member) for row, member in enumerate(self.members)]
+        if not self._alike_in_program(other):
+            self._begin_anew(everyone, [row for row in range(len(self)) if row not in place])
+            return
+        self.members = everyone
+        self._boxed = self._boxed or other._boxed
+        with torch.no_grad():
+            index = torch.tensor(rows, dtype=torch.int64, device=self.flats[0].device)
+            for flat, given in zip(self.flats, other.flats):
+                flat.detach().index_copy_(0, index, given.detach())
+            for mine, its in zip(self._groups(), other._groups()):
+                for name, tensor in mine.items():
+                    tensor.index_copy_(0, index, its[name])
+        self._seen = [[] for _ in self.layout.blocks]
+
+    def _alike_in_program(self, other: Stack) -> bool:
+        """Whether the rows of both can be one stack as they are: what is held once is the same."""
+        alike = self.shared.keys() == other.shared.keys()
+        alike = alike and all(torch.equal(self.shared[name], part) for name, part in other.shared.items())
+        return alike and not self.lifted and not other.lifted and self._single == other._single
+
+    def _begin_anew(self, members: Sequence[Member], known: Sequence[int]) -> None:
+        """A stack of these members, of whom the rows `known` hold some."""
+        for row in known:
+            self.dump(row)
+        self.members = list(members)
+        self._load()
 
     def take_out(self, rows: Sequence[int]) -> list[Member]:
         """These members, written back into their own modules and optimizers; the others close ranks, in order."""
