@@ -1,6 +1,6 @@
 """The runners of one kind and their stack: one iteration of all of them.
 
-What each would do alone (`training/alone.py`) happens here for all at once: the same samples by index, the same keys, the
+What each would do alone (`training/alone.py`) happens here for all at once: the same samples, the same keys, the
 same order of update, schedule, validation and look. Only what is ordinary Python by nature is done for one after another:
 schedulers, `validation_end`, `on_iteration_end` and the look itself.
 """
@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from ..training.drain import tree_map
 from ..training.evaluation import Weighted, autocast, is_scalar, means, metrics_of, named
 from ..training.hooks import schedulers
 from ..training.runner import Look
+from .batches import Batches
 from .check import Differs, FirstStep, Idle
 from .keys import batch_step, keys_of
 from .program import CompilerFailed
@@ -187,10 +189,7 @@ class Group:
     def _train(self, stack: Stack, reads: set[str]) -> list[Trained]:
         runners, first = self.runners, self.runners[0]
         member = first.member
-        plans = [runner.plan() for runner in runners]
-        pattern = [[len(index) for index in indices] for indices, _ in plans[0]]
-        if any([[len(index) for index in indices] for indices, _ in plan] != pattern for plan in plans[1:]):
-            raise Refused("their batches are of different sizes: they stand at different places in their passes")
+        batches = Batches(runners)
         view = view_of(member, stack.model, reads)
         hparams = self._hparams()
 
@@ -204,33 +203,31 @@ class Group:
 
         clip = self._clip()
         bases = [runner.base for runner in runners]
-        whole = torch.stack([torch.cat([index for indices, _ in plan for index in indices]) for plan in plans])
-        table = first.feed.table  # type: ignore[attr-defined]
         losses: list[Tensor] = []
         extras: list[dict[str, Tensor]] = []
         weights: list[int] = []
-        at = 0
-        if self.speeds is not None and self.speeds.alone is None:
-            index = whole[0, : pattern[0][0]]
-            self.speeds.alone = time_alone(first, lambda: table.rows(index)) * len(pattern[0])
         first_step = None if self._checked else FirstStep(stack, coarse=member.precision == "bf16")
         began = time.perf_counter()
-        for update, sizes in enumerate(pattern):
+        for update in range(len(batches)):
             if update == 1:         # what is done for the first time takes longer
                 wait(member.device)
+                began, batches.waited = time.perf_counter(), 0.0
+            taken = batches.update(update)
+            if self.speeds is not None and self.speeds.alone is None:
+                self.speeds.alone = time_alone(first, partial(batches.of_row, 0, taken[0][0])) * len(taken)
                 began = time.perf_counter()
-            samples, gradients = sum(sizes), None
-            for micro, n in enumerate(sizes):
-                batch = tree_map(_taker(whole[:, at : at + n]), table.tree)
-                at += n
-                steps = [(runner.updates + update) * len(sizes) + micro for runner in runners]
+            samples, gradients = sum(n for _, n in taken), None
+            for micro, (batch, n) in enumerate(taken):
+                single = batches.of_row(0, batch) if first_step is not None and update == micro == 0 else None
+                steps = [(runner.updates + update) * len(taken) + micro for runner in runners]
                 with autocast(member), _no_other_draws(self._warm or update > 0):
-                    loss, extra, part, _ = stack.gradients(hook, batch, 0, keys_of(bases, steps, member.device), hparams, token)
+                    keys = keys_of(bases, steps, member.device)
+                    loss, extra, part, _ = stack.gradients(hook, batch, batches.in_dims, keys, hparams, token)
                 if n != samples:
                     part = tuple(each * (n / samples) for each in part)
                 if first_step is not None and update == micro == 0:
-                    share, key = n / samples, keys_of(bases, steps, member.device)[0]
-                    first_step.loss(self._alone(batch, key, share), loss * share, part)
+                    share = n / samples
+                    first_step.loss(self._alone(single, keys[0], share), loss * share, part)
                 gradients = part if gradients is None else tuple(a + b for a, b in zip(gradients, part))
                 losses.append(loss)
                 extras.append(extra)
@@ -242,14 +239,15 @@ class Group:
             if first_step is not None and compare is not None:
                 compare()
                 self._checked = first_step.conclusive
-            for runner, plan in zip(runners, plans):
+            for runner, plan in zip(runners, batches.plans):
                 runner.scheduled(plan[update][1])
         self._stale = set(runners)
         for runner in runners:
-            runner.updates += len(pattern)
+            runner.updates += len(batches)
         values = torch.stack(losses).cpu().double()         # waits for the device
-        if self.speeds is not None and (len(pattern) > 1 or self._warm):
-            self.speeds.note(len(runners), (time.perf_counter() - began) / max(1, len(pattern) - 1))
+        if self.speeds is not None and (len(batches) > 1 or self._warm):
+            updates, load = max(1, len(batches) - 1), batches.waited if batches.in_dims is None else 0.0
+            self.speeds.note(len(runners), (time.perf_counter() - began) / updates, load / updates)
         self._warm = True
         return self._trained(values, extras, weights)
 
@@ -261,7 +259,7 @@ class Group:
             view = view_of(runner.member, model, set())
             give(view, runner.member.hparams.tensors())
             with autocast(runner.member), own_randomness(key, strict=False):
-                found = view.training_step(model, view.augment(_of_row(batch, 0)))
+                found = view.training_step(model, view.augment(batch))
             one: Tensor = found[0] if isinstance(found, tuple) else found
             return one * share
 
@@ -356,12 +354,6 @@ class _Place:
             scheduler.load_state_dict(state)
         for group, values in self._groups:
             group.update(values)
-
-
-def _taker(index: Tensor) -> Any:
-    """(k, n) indices -> leaf (size, ...) to (k, n, ...)."""
-    flat = index.reshape(-1)
-    return lambda leaf: leaf.index_select(0, flat).view(*index.shape, *leaf.shape[1:])
 
 
 def _tensor(value: Any) -> Any:
