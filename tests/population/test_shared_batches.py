@@ -204,9 +204,13 @@ def test_a_pass_is_not_begun_anew_by_each_iteration_in_it() -> None:
 
 def test_a_shared_batch_of_tensors_is_taken_once_and_own_ones_where_members_stand_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    losses = Stack.losses
-    monkeypatch.setattr(Stack, "losses", lambda self, hook, batch, in_dims, *rest: (
-        seen.append((in_dims, batch[0].shape[:-1])), losses(self, hook, batch, in_dims, *rest))[1])  # fmt: skip
+    gradients = Stack.gradients
+
+    def watched(self: Stack, hook: Any, batch: Any, in_dims: Any, *rest: Any) -> Any:
+        seen.append((in_dims, batch[0].shape[:-1]))
+        return gradients(self, hook, batch, in_dims, *rest)
+
+    monkeypatch.setattr(Stack, "gradients", watched)
     fused, (shared, _) = runners(Table), engine()
     shared.advance(fused)
     assert set(seen) == {(None, (16,))}
