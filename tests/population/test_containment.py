@@ -137,6 +137,28 @@ def test_it_does_not_matter_which_member_it_is(clip: bool) -> None:
         others_are_the_same(well, trained(Toy, but(ill, at=2.0), clip=clip), ill)
 
 
+class Images(Toy):
+    """Convolutions of 3 and of 8 channels, which a stack computes in different ways."""
+
+    def setup(self, config: Any, **keywords: Any) -> None:
+        super().setup(config, **keywords)
+        layers = [nn.Unflatten(1, (3, 2, 1)), nn.Conv2d(3, 8, (2, 1)), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 5, 1), nn.Flatten()]
+        self.model = nn.Sequential(*layers, nn.Linear(5, 3))
+        self.model.register_buffer("updates", torch.zeros(()))
+        self.optimizer = Adam(self.model.parameters(), lr=config["lr"])
+        if config["poison"]:
+            with torch.no_grad():
+                self.model[1].weight.fill_(float(config["poison"]))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_convolutions_keep_members_apart_as_well(precision: str) -> None:
+    wrong = [{**config, **POISONS.get(k, ({}, ""))[0]} for k, config in enumerate(SEVEN)]
+    well, ill = (trained(Images, configs, 2, clip=True, precision=precision) for configs in (SEVEN, wrong))
+    others_are_the_same(well, ill, *POISONS)
+    assert all(any(isinstance(answer, DivergedError) for answer in ill[0][k]) for k in POISONS)
+
+
 class Steep(Toy):
     """Its gradient is NaN where its loss is not: the root of a sum of squares of zeros."""
 

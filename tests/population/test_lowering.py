@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import grad, vmap
 from torch.nn import functional as F
 
@@ -125,6 +125,39 @@ def test_what_conv2d_leaves_to_torch(case: str, used: list[str]) -> None:
     else:
         both(F.conv2d, 0, x[:, 0] if case == "no batch" else x, w)
     assert not used
+
+
+NORMS = {
+    "batch norm": lambda: nn.BatchNorm1d(OUT),
+    "without parameters": lambda: nn.BatchNorm1d(OUT, affine=False),
+    "without statistics": lambda: nn.BatchNorm1d(OUT, track_running_stats=False),
+    "instance norm": lambda: nn.Sequential(nn.Unflatten(1, (2, OUT // 2)), nn.InstanceNorm1d(2, affine=True, track_running_stats=True)),
+    "prelu": lambda: nn.PReLU(OUT),
+}
+
+
+@pytest.mark.parametrize("layer", NORMS)
+def test_layers_between_linear_ones_under_autocast_give_what_they_give_alone(layer: str) -> None:
+    models = []
+    for k in range(K):
+        torch.manual_seed(k)
+        models.append(nn.Sequential(nn.Linear(IN, OUT), NORMS[layer](), nn.Flatten()))
+    parameters, buffers = torch.func.stack_module_state(models)
+    x = rows(N, IN).float()
+
+    def member(own: dict[str, Tensor], held: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        held = dict(held)
+        with torch.autocast("cpu", torch.bfloat16), lowered():
+            return torch.func.functional_call(models[0], (own, held), x), held
+
+    found, moved = vmap(member)(parameters, buffers)
+    for row, model in enumerate(models):
+        with torch.autocast("cpu", torch.bfloat16):
+            alone = model(x)
+        assert found.dtype == alone.dtype == torch.bfloat16
+        torch.testing.assert_close(found[row], alone, rtol=0.02, atol=0.02)
+        for name, buffer in model.named_buffers():
+            torch.testing.assert_close(moved[name][row], buffer, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
