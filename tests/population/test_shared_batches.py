@@ -240,10 +240,12 @@ def study(cls: type[Streamed], executor: Any, **more: Any) -> Any:
     return hp.tune(cls, space, metric="loss", mode="min", searcher=hp.RandomSearch(), executor=executor, verbose=0, **options)
 
 
-@pytest.mark.parametrize("cls", [Streamed, Updates, Table])
-def test_serial_and_fused_give_the_same_study(cls: type[Streamed]) -> None:
-    fused, serial = (study(cls, executor) for executor in (hp.Fused(4, strategy="vmap"), hp.Serial(4)))
-    for one, other in zip(fused, serial, strict=True):
+@pytest.mark.parametrize(
+    ("cls", "executor"),
+    [(Streamed, hp.Serial(4)), (Updates, hp.Serial(4)), (Table, hp.Serial(4)), (Updates, hp.Processes(4, ordered=True))],
+)
+def test_every_executor_gives_the_same_study(cls: type[Streamed], executor: Any) -> None:
+    for one, other in zip(study(cls, hp.Fused(4, strategy="vmap")), study(cls, executor), strict=True):
         assert one.config == other.config and one.metrics["loss"] == pytest.approx(other.metrics["loss"], rel=1e-8)
 
 
