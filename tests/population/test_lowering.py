@@ -160,6 +160,30 @@ def test_layers_between_linear_ones_under_autocast_give_what_they_give_alone(lay
             torch.testing.assert_close(moved[name][row], buffer, rtol=1e-3, atol=1e-3)
 
 
+IMAGES, FILTERS, BIASES = rows(K, 2, 8, 6, 6).float(), rows(K, 8, 8, 3, 3, seed=1).float(), rows(K, 8, seed=2).float()
+UNDER_AUTOCAST: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {
+    "conv1d": (F.conv1d, [IMAGES[..., 0], FILTERS[..., 0], BIASES]),
+    "conv2d": (F.conv2d, [IMAGES, FILTERS, BIASES]),
+    "conv2d of few channels": (F.conv2d, [IMAGES[:, :, :3], FILTERS[:, :, :3], BIASES]),
+    "conv2d without bias": (F.conv2d, [IMAGES, FILTERS]),
+    "conv_transpose2d": (F.conv_transpose2d, [IMAGES, FILTERS, BIASES]),
+    "attention": (F.scaled_dot_product_attention, [IMAGES, IMAGES, IMAGES]),
+}
+
+
+@pytest.mark.parametrize("name", UNDER_AUTOCAST)
+@pytest.mark.parametrize("smaller", [False, True], ids=["float32", "bf16 before"])
+def test_under_autocast_layers_are_in_bf16_as_alone(name: str, smaller: bool) -> None:
+    layer, (x, *others) = UNDER_AUTOCAST[name]
+    x = x.bfloat16() if smaller else x
+    with torch.autocast("cpu", torch.bfloat16):
+        with lowered():
+            found = vmap(layer)(x, *others)
+        alone = torch.stack([layer(*own) for own in zip(x, *others)])
+    assert found.dtype == alone.dtype == torch.bfloat16
+    torch.testing.assert_close(found, alone, rtol=0.03, atol=0.03)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
 @pytest.mark.parametrize("shared", [False, True], ids=["own classes", "shared classes"])
