@@ -61,7 +61,8 @@ class Session:
         self.folder = folder
         self.vault = Vault(folder, journal)
         name = journal.header["name"]
-        self.job = Job(plan.recipe, Place(folder, "cpu", plan.max_t, plan.objective.needed, name), self.vault, plan.checkpoint_every)
+        place = Place(folder, "cpu", plan.max_t, plan.objective.needed, name, plan.seed)
+        self.job = Job(plan.recipe, place, self.vault, plan.checkpoint_every)
 
     def run(self) -> Results:
         """Runs the study until it is over, and returns what the journal holds of it then."""

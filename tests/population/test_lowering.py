@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import grad, vmap
 from torch.nn import functional as F
 
@@ -125,6 +125,63 @@ def test_what_conv2d_leaves_to_torch(case: str, used: list[str]) -> None:
     else:
         both(F.conv2d, 0, x[:, 0] if case == "no batch" else x, w)
     assert not used
+
+
+NORMS = {
+    "batch norm": lambda: nn.BatchNorm1d(OUT),
+    "without parameters": lambda: nn.BatchNorm1d(OUT, affine=False),
+    "without statistics": lambda: nn.BatchNorm1d(OUT, track_running_stats=False),
+    "instance norm": lambda: nn.Sequential(nn.Unflatten(1, (2, OUT // 2)), nn.InstanceNorm1d(2, affine=True, track_running_stats=True)),
+    "prelu": lambda: nn.PReLU(OUT),
+}
+
+
+@pytest.mark.parametrize("layer", NORMS)
+def test_layers_between_linear_ones_under_autocast_give_what_they_give_alone(layer: str) -> None:
+    models = []
+    for k in range(K):
+        torch.manual_seed(k)
+        models.append(nn.Sequential(nn.Linear(IN, OUT), NORMS[layer](), nn.Flatten()))
+    parameters, buffers = torch.func.stack_module_state(models)
+    x = rows(N, IN).float()
+
+    def member(own: dict[str, Tensor], held: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        held = dict(held)
+        with torch.autocast("cpu", torch.bfloat16), lowered():
+            return torch.func.functional_call(models[0], (own, held), x), held
+
+    found, moved = vmap(member)(parameters, buffers)
+    for row, model in enumerate(models):
+        with torch.autocast("cpu", torch.bfloat16):
+            alone = model(x)
+        assert found.dtype == alone.dtype == torch.bfloat16
+        torch.testing.assert_close(found[row], alone, rtol=0.02, atol=0.02)
+        for name, buffer in model.named_buffers():
+            torch.testing.assert_close(moved[name][row], buffer, rtol=1e-3, atol=1e-3)
+
+
+IMAGES, FILTERS, BIASES = rows(K, 2, 8, 6, 6).float(), rows(K, 8, 8, 3, 3, seed=1).float(), rows(K, 8, seed=2).float()
+UNDER_AUTOCAST: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {
+    "conv1d": (F.conv1d, [IMAGES[..., 0], FILTERS[..., 0], BIASES]),
+    "conv2d": (F.conv2d, [IMAGES, FILTERS, BIASES]),
+    "conv2d of few channels": (F.conv2d, [IMAGES[:, :, :3], FILTERS[:, :, :3], BIASES]),
+    "conv2d without bias": (F.conv2d, [IMAGES, FILTERS]),
+    "conv_transpose2d": (F.conv_transpose2d, [IMAGES, FILTERS, BIASES]),
+    "attention": (F.scaled_dot_product_attention, [IMAGES, IMAGES, IMAGES]),
+}
+
+
+@pytest.mark.parametrize("name", UNDER_AUTOCAST)
+@pytest.mark.parametrize("smaller", [False, True], ids=["float32", "bf16 before"])
+def test_under_autocast_layers_are_in_bf16_as_alone(name: str, smaller: bool) -> None:
+    layer, (x, *others) = UNDER_AUTOCAST[name]
+    x = x.bfloat16() if smaller else x
+    with torch.autocast("cpu", torch.bfloat16):
+        with lowered():
+            found = vmap(layer)(x, *others)
+        alone = torch.stack([layer(*own) for own in zip(x, *others)])
+    assert found.dtype == alone.dtype == torch.bfloat16
+    torch.testing.assert_close(found, alone, rtol=0.03, atol=0.03)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

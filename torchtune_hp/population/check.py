@@ -3,6 +3,8 @@
 Compared are the loss, the gradient of every parameter (by the norm of its difference, against the norm of the whole gradient: a
 bias before a normalization has none of its own), and what the optimizer makes of that same gradient. Parameters that the loss
 does not depend on are found out here too: alone they have no gradient, and their optimizer leaves them as they are.
+
+Where alone is not finite nothing is compared: NaN in one member says nothing of the sharing, and the check waits for a later step.
 """
 
 from __future__ import annotations
@@ -32,9 +34,13 @@ class Idle(Exception):
 
 
 class FirstStep:
-    """Row 0's first step, alone, on a copy that is made here. `coarse`: the arithmetic is bfloat16's."""
+    """Row 0's first step, alone, on a copy that is made here. `coarse`: the arithmetic is bfloat16's.
+
+    `conclusive`: all was finite, and so compared.
+    """
 
     def __init__(self, stack: Stack, coarse: bool) -> None:
+        self.conclusive = True
         self._stack = stack
         self._model, self._optimizer = copy.deepcopy(stack.members[0])
         flat = stack.flats[0]
@@ -51,10 +57,11 @@ class FirstStep:
         idle = [name for name in trained if found[name] is None]
         if idle:
             raise Idle(idle)
-        if not bool(loss.isfinite()):
+        whole = torch.stack([found[name].norm() for name in trained]).norm()
+        if not bool(loss.isfinite() & whole.isfinite()):
+            self.conclusive = False
             return
         self._agree("the loss", losses[0].detach(), loss.detach(), loss.detach().abs().clamp(min=1.0))
-        whole = torch.stack([found[name].norm() for name in trained]).norm()
         for block, gradient in zip(self._stack.layout.blocks, gradients):
             parts = gradient[0].split_with_sizes(block.sizes)
             for name, part in zip(block.names, parts):
@@ -75,6 +82,8 @@ class FirstStep:
                 flatten(parameters_of(self._model, block), own)
                 if bool(own.isfinite().all()):
                     self._agree(f"the {type(self._optimizer).__name__} step", flat[0].detach(), own, own.norm())
+                else:
+                    self.conclusive = False
 
         return compare
 

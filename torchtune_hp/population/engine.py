@@ -20,7 +20,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal
 
 from ..training.alone import ModelRunner
-from ..training.feed import TableFeed
+from ..training.feed import Stream
 from ..training.runner import Look
 from .group import Apart, Group, Refused
 from .program import CompilerFailed
@@ -66,8 +66,8 @@ class Engine:
         waiting = list(runners)
         while waiting:
             again: list[ModelRunner] = []
-            for kind, members in self._sorted(waiting).items():
-                if self._apart(kind, len(members)):
+            for (kind, _), members in self._sorted(waiting).items():
+                if self._apart(kind, members):
                     for runner in members:
                         answers[runner] = self._by_itself(runner)
                 else:
@@ -83,24 +83,32 @@ class Engine:
 
     def leave(self, runner: ModelRunner) -> None:
         """The runner is not trained here any more; its own module and optimizer are what it was trained to."""
-        group = self._group_of(runner)
-        if group is not None:
-            group.keep_only([other for other in group.runners if other is not runner])
+        for group in self._groups.values():
+            if runner in group.present:
+                group.leave(runner)
         self._kinds.pop(runner, None)
 
     def stacks(self) -> list[int]:
         """How many members each stack holds."""
-        return [len(group.runners) for group in self._groups.values() if group.runners]
+        return [len(group.present) for group in self._groups.values() if group.present]
 
     def _group_of(self, runner: ModelRunner) -> Group | None:
         group = self._groups.get(self._kinds.get(runner))
-        return group if group is not None and runner in group.runners else None
+        return group if group is not None and runner in group.present else None
 
-    def _sorted(self, runners: Sequence[ModelRunner]) -> dict[Hashable, list[ModelRunner]]:
-        kinds: dict[Hashable, list[ModelRunner]] = {}
+    def _sorted(self, runners: Sequence[ModelRunner]) -> dict[tuple[Hashable, Hashable], list[ModelRunner]]:
+        """By kind, and by where they stand in the data: who stands elsewhere waits until the group has taken the others on."""
+        sorts: dict[tuple[Hashable, Hashable], list[ModelRunner]] = {}
+        passes: dict[Hashable, Hashable] = {}
         for runner in runners:
-            kinds.setdefault(self._kind(runner), []).append(runner)
-        return kinds
+            kind, phase = self._kind(runner), runner.feed.phase
+            sorts.setdefault((kind, phase), []).append(runner)
+            if passes.setdefault(kind, phase) != phase and _streamed(runner):
+                self._say(
+                    "stack", f"{type(runner.member).__name__}: trials stand at different places of the DataLoader. From each place it is "
+                    "played once, for those that stand there. A scheduler that lets trials go on together has fewer places.",
+                )  # fmt: skip
+        return sorts
 
     def _kind(self, runner: ModelRunner) -> Hashable:
         known = self._kinds.get(runner)
@@ -112,10 +120,11 @@ class Engine:
             self._kinds[runner] = known
         return known
 
-    def _apart(self, kind: Any, k: int) -> bool:
-        """Whether k of this kind are trained one by one."""
-        structure = kind[0]
-        if k <= FEW or self._strategy == "loop" or structure in self._alone:
+    def _apart(self, kind: Any, members: Sequence[ModelRunner]) -> bool:
+        """Whether these of a kind are trained one by one."""
+        structure, k = kind[0], len(members)
+        few = 1 if _streamed(members[0]) else FEW       # two that share a DataLoader's batches play it once
+        if k <= few or self._strategy == "loop" or structure in self._alone:
             return True
         slow = self._speeds[structure].loses(k) if structure in self._speeds else None
         if slow is not None:
@@ -126,7 +135,7 @@ class Engine:
     def _by_itself(self, runner: ModelRunner) -> Answer:
         group = self._group_of(runner)
         if group is not None:
-            group.keep_only([other for other in group.runners if other is not runner])
+            group.leave(runner)
         try:
             return runner.advance()
         except (Exception, SystemExit) as error:
@@ -137,9 +146,6 @@ class Engine:
     def _together(self, kind: Any, members: list[ModelRunner], answers: dict[ModelRunner, Answer]) -> list[ModelRunner]:
         """Trains them as a stack; returns those that turned out to be of another kind, to be sorted again."""
         structure = kind[0]
-        if not all(isinstance(runner.feed, TableFeed) for runner in members):
-            self._refuse(structure, "the data is a DataLoader: its batches come as they come")
-            return members
         compiled = self._strategy == "compile" and structure not in self._uncompiled
         group = self._groups.setdefault(kind, Group(self._timed(structure), compiled))
         self._formed(structure, len(members))
@@ -218,3 +224,6 @@ class Engine:
             self._said.add(once or text)
             self._note(kind, text)
 
+
+def _streamed(runner: ModelRunner) -> bool:
+    return isinstance(runner.data.train, Stream)

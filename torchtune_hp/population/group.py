@@ -1,6 +1,6 @@
 """The runners of one kind and their stack: one iteration of all of them.
 
-What each would do alone (`training/alone.py`) happens here for all at once: the same samples by index, the same keys, the
+What each would do alone (`training/alone.py`) happens here for all at once: the same samples, the same keys, the
 same order of update, schedule, validation and look. Only what is ordinary Python by nature is done for one after another:
 schedulers, `validation_end`, `on_iteration_end` and the look itself.
 """
@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,9 @@ from ..errors import TorchtuneError
 from ..training.alone import ModelRunner, finite_mean
 from ..training.drain import leaves, tree_map
 from ..training.evaluation import autocast, is_scalar, means, metrics_of, named
-from ..training.feed import Plan
 from ..training.hooks import driven
 from ..training.runner import Look
+from .batches import Batches
 from .check import Differs, FirstStep, Idle
 from .keys import batch_step, keys_of
 from .program import CompilerFailed
@@ -58,6 +59,7 @@ class Group:
         self._stack: Stack | None = None
         self._schedules: Schedules | None = None    # of these runners
         self._stale: set[ModelRunner] = set()       # their own modules are behind their rows
+        self._gone: set[ModelRunner] = set()        # their rows are free
 
     # Membership ---------------------------------------------------------------------------------------------------------
 
@@ -71,10 +73,23 @@ class Group:
             if runner not in staying:
                 self.settle(runner)
         self.runners, self._schedules = [self.runners[row] for row in kept], None
+        self._gone.intersection_update(self.runners)
         if not kept:
             self._stack = None
         elif self._stack is not None:
             self._stack.keep(kept)
+
+    def leave(self, runner: ModelRunner) -> None:
+        """Written back; its row is free for who comes next, so that the others need not move."""
+        self.settle(runner)
+        self._gone.add(runner)
+        if self._gone.issuperset(self.runners):
+            self.give_up()
+
+    @property
+    def present(self) -> list[ModelRunner]:
+        """Whose rows are not free."""
+        return [runner for runner in self.runners if runner not in self._gone]
 
     def settle(self, runner: ModelRunner) -> None:
         if runner in self._stale:
@@ -87,19 +102,30 @@ class Group:
         self.keep_only([])
 
     def _assemble(self, runners: Sequence[ModelRunner]) -> Stack:
-        self.keep_only(runners)
-        here = set(self.runners)
+        """The stack of these and no others. Who comes takes the row of who leaves: the bits of a row may depend on its place."""
+        if not self._gone.isdisjoint(runners):      # one that left comes again: the row that it had is not its own
+            self.keep_only(self.present)
+        staying, here = set(runners), set(self.runners)
         new = [runner for runner in runners if runner not in here]
+        free = [row for row, runner in enumerate(self.runners) if runner not in staying][: len(new)]
+        for row in free:
+            self.settle(self.runners[row])
         members = [(runner.member.model, runner.member.optimizer) for runner in new]
         try:
+            if self._stack is not None and free:
+                self._stack.replace(free, members[: len(free)])
+                for row, runner in zip(free, new):
+                    self.runners[row] = runner
+            self.keep_only(runners)
             if self._stack is None:
                 self._stack, self._checked = Stack(members, self._idle, self._compiled), False
-            elif members:
-                self._stack.add(members)
+            elif members[len(free) :]:
+                self._stack.add(members[len(free) :])
         except (Unstackable, ValueError) as error:
             raise Refused(str(error)) from error
         if new:
-            self.runners, self._schedules = self.runners + new, None
+            self.runners, self._schedules = self.runners + new[len(free) :], None
+        self._gone.clear()
         return self._stack
 
     # One iteration ------------------------------------------------------------------------------------------------------
@@ -141,14 +167,15 @@ class Group:
         schedules = self._schedules
         before = stack.snapshot(), [_Place(runner) for runner in self.runners], set(self._stale)
         try:
-            plans = [runner.plan() for runner in self.runners]
-            schedules.begin([runner.turns(plan.course.passes) for runner, plan in zip(self.runners, plans)])
-            found = self._train(stack, plans, schedules, reads), self._validate(stack, reads)
+            batches = Batches(self.runners)
+            schedules.begin([runner.turns(plan.passes) for runner, plan in zip(self.runners, batches.plans)])
+            trained = self._train(stack, batches, schedules, reads)
+            validated = self._validate(stack, reads, trained)
             if self._differ(reads):
                 raise Apart
             schedules.commit()
-            return found
-        except Exception as error:
+            return trained, validated
+        except (Exception, SystemExit) as error:
             schedules.put_back()
             self._put_back(stack, *before)
             if isinstance(error, (Apart, Refused, Idle, CompilerFailed)):
@@ -168,12 +195,9 @@ class Group:
     def _differ(self, reads: set[str]) -> bool:
         return len({values_of(runner.member, reads) for runner in self.runners}) > 1
 
-    def _train(self, stack: Stack, plans: list[Plan], schedules: Schedules, reads: set[str]) -> list[Trained]:
+    def _train(self, stack: Stack, batches: Batches, schedules: Schedules, reads: set[str]) -> list[Trained]:
         runners, first = self.runners, self.runners[0]
         member = first.member
-        pattern = plans[0].course.sizes
-        if any(plan.course.sizes != pattern for plan in plans):
-            raise Refused("their batches are of different sizes: they stand at different places in their passes")
         view = view_of(member, stack.model, reads)
         hparams = self._hparams()
 
@@ -187,33 +211,31 @@ class Group:
 
         clip = self._clip()
         bases = [runner.base for runner in runners]
-        whole = torch.stack([plan.index for plan in plans])
-        table = first.feed.table  # type: ignore[attr-defined]
         losses: list[Tensor] = []
         extras: list[dict[str, Tensor]] = []
         weights: list[int] = []
-        at = 0
-        if self.speeds is not None and self.speeds.alone is None:
-            index = whole[0, : pattern[0][0]]
-            self.speeds.alone = time_alone(first, lambda: table.rows(index)) * len(pattern[0])
         first_step = None if self._checked else FirstStep(stack, coarse=member.precision == "bf16")
         began = time.perf_counter()
-        for update, sizes in enumerate(pattern):
+        for update in range(len(batches)):
             if update == 1:         # what is done for the first time takes longer
                 wait(member.device)
+                began, batches.waited = time.perf_counter(), 0.0
+            taken = batches.update(update)
+            if self.speeds is not None and self.speeds.alone is None:
+                self.speeds.alone = time_alone(first, partial(batches.of_row, 0, taken[0][0])) * len(taken)
                 began = time.perf_counter()
-            samples, gradients = sum(sizes), None
-            for micro, n in enumerate(sizes):
-                batch = tree_map(_taker(whole[:, at : at + n]), table.tree)
-                at += n
-                steps = [(runner.updates + update) * len(sizes) + micro for runner in runners]
+            samples, gradients = sum(n for _, n in taken), None
+            for micro, (batch, n) in enumerate(taken):
+                single = batches.of_row(0, batch) if first_step is not None and update == micro == 0 else None
+                steps = [(runner.updates + update) * len(taken) + micro for runner in runners]
                 with autocast(member), _no_other_draws(self._warm or update > 0):
-                    loss, extra, part, _ = stack.gradients(hook, batch, 0, keys_of(bases, steps, member.device), hparams, token)
+                    keys = keys_of(bases, steps, member.device)
+                    loss, extra, part, _ = stack.gradients(hook, batch, batches.in_dims, keys, hparams, token)
                 if n != samples:
                     part = tuple(each * (n / samples) for each in part)
                 if first_step is not None and update == micro == 0:
-                    share, key = n / samples, keys_of(bases, steps, member.device)[0]
-                    first_step.loss(self._alone(batch, key, share), loss * share, part)
+                    share = n / samples
+                    first_step.loss(self._alone(single, keys[0], share), loss * share, part)
                 gradients = part if gradients is None else tuple(a + b for a, b in zip(gradients, part))
                 losses.append(loss)
                 extras.append(extra)
@@ -222,15 +244,16 @@ class Group:
             compare = first_step.update(gradients, clip) if first_step is not None and update == 0 else None
             with torch.no_grad():
                 stack.update(gradients, clip, schedules.at(update) if update > 0 else None)
-            if compare is not None:
+            if first_step is not None and compare is not None:
                 compare()
-                self._checked = True
+                self._checked = first_step.conclusive
         self._stale = set(runners)
         for runner in runners:
-            runner.updates += len(pattern)
+            runner.updates += len(batches)
         values = torch.stack(losses).cpu().double()         # waits for the device
-        if self.speeds is not None and (len(pattern) > 1 or self._warm):
-            self.speeds.note(len(runners), (time.perf_counter() - began) / max(1, len(pattern) - 1))
+        if self.speeds is not None and (len(batches) > 1 or self._warm):
+            updates, load = max(1, len(batches) - 1), batches.waited if batches.in_dims is None else 0.0
+            self.speeds.note(len(runners), (time.perf_counter() - began) / updates, load / updates)
         self._warm = True
         return self._trained(values, extras, weights)
 
@@ -242,7 +265,7 @@ class Group:
             view = view_of(runner.member, model, set())
             give(view, runner.member.hparams.tensors())
             with autocast(runner.member), own_randomness(key, strict=False):
-                found = view.training_step(model, view.augment(_of_row(batch, 0)))
+                found = view.training_step(model, view.augment(batch))
             one: Tensor = found[0] if isinstance(found, tuple) else found
             return one * share
 
@@ -262,8 +285,12 @@ class Group:
                 found.append(error)
         return found
 
-    def _validate(self, stack: Stack, reads: set[str]) -> dict[ModelRunner, dict[str, float]]:
-        due = [row for row, runner in enumerate(self.runners) if runner.validates(runner.step + 1)]
+    def _validate(self, stack: Stack, reads: set[str], trained: list[Trained]) -> dict[ModelRunner, dict[str, float]]:
+        """Whose validation raises has that for an answer in `trained`."""
+        due = [
+            row for row, runner in enumerate(self.runners)
+            if not isinstance(trained[row], BaseException) and runner.validates(runner.step + 1)
+        ]   # fmt: skip
         if not due:
             return {}
         first, member = self.runners[0], self.runners[0].member
@@ -284,9 +311,13 @@ class Group:
                 with autocast(member):
                     found.append((stack.evaluate(hook, batch, None, keys, hparams), n))
             found = _on_host(found)
-            for row in due:
+            for row in list(due):
                 each = [({name: _of_row(value, row) for name, value in values.items()}, n) for values, n in found]
-                metrics[row].update(named(name, metrics_of(self.runners[row].member, each)))
+                try:
+                    metrics[row].update(named(name, metrics_of(self.runners[row].member, each)))
+                except (Exception, SystemExit) as error:
+                    trained[row] = error
+                    due.remove(row)
         return {self.runners[row]: metrics[row] for row in due}
 
     def _hparams(self) -> dict[str, Tensor]:
@@ -325,12 +356,6 @@ class _Place:
     def restore(self) -> None:
         self._runner.feed.epoch, self._runner.feed.offset = self._feed
         self._runner.updates = self._updates
-
-
-def _taker(index: Tensor) -> Any:
-    """(k, n) indices -> leaf (size, ...) to (k, n, ...)."""
-    flat = index.reshape(-1)
-    return lambda leaf: leaf.index_select(0, flat).view(*index.shape, *leaf.shape[1:])
 
 
 def _tensor(value: Any) -> Any:

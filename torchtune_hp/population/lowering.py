@@ -6,6 +6,9 @@
                     for 3, 4 and 6 channels, and 0.7 to 1.3 times for 1, 2 and multiples of 8. im2col and a product took longer
                     than both but for one channel of 8x8. An input that all share is one convolution with all channels, vmap's own
     cross_entropy   one of k * n samples, where vmap takes torch's nll_loss to pieces in Python
+    batch_norm      in float32 where autocast gives it less, as torch computes it within: vmap's rule takes one dtype only.
+                    instance_norm and prelu likewise
+    convolutions    and attention on what autocast would give them, for under vmap it does not reach them
 
 Laws:
 1. A lowering computes what torch computes, up to rounding, for whatever is batched and whatever is shared.
@@ -17,6 +20,7 @@ Laws:
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
@@ -115,4 +119,38 @@ def _leading(tensor: Tensor, level: int) -> Tensor:
     return plain.movedim(dim or 0, 0)
 
 
-_LOWERED: dict[Any, Callable[..., Tensor | None]] = {F.linear: linear, F.conv2d: conv2d, F.cross_entropy: cross_entropy}
+def in_float32(layer: Callable[..., Tensor]) -> Callable[..., Tensor | None]:
+    """`layer` for an input that autocast made smaller than its parameters and statistics; None where they are alike."""
+    @wraps(layer)
+    def computed(input: Tensor, *args: Any, **options: Any) -> Tensor | None:
+        held = [part for part in (*args, *options.values()) if isinstance(part, Tensor)]
+        if _functorch.maybe_current_level() is None:
+            return None
+        if input.dtype not in (torch.bfloat16, torch.float16) or all(part.dtype == input.dtype for part in held):
+            return None
+        return layer(input.float(), *args, **options).to(input.dtype)
+
+    return computed
+
+
+def autocast(layer: Callable[..., Tensor], first: Callable[..., Tensor | None] | None = None) -> Callable[..., Tensor | None]:
+    """`first`, where it serves; else `layer` on tensors that autocast would make smaller; None where there are none."""
+    @wraps(layer)
+    def computed(*args: Any, **options: Any) -> Tensor | None:
+        found = None if first is None else first(*args, **options)
+        if found is not None or _functorch.maybe_current_level() is None:
+            return found
+        small = [_cast(part)[0] if isinstance(part, Tensor) else part for part in (*args, *options.values())]
+        if all(one is other for one, other in zip(small, (*args, *options.values()))):
+            return None
+        return layer(*small[: len(args)], **dict(zip(options, small[len(args) :])))
+
+    return computed
+
+
+_CONVOLUTIONS = (F.conv1d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+_LOWERED: dict[Any, Callable[..., Tensor | None]] = {
+    F.linear: linear, F.conv2d: autocast(F.conv2d, conv2d), F.cross_entropy: cross_entropy,
+    **{layer: in_float32(layer) for layer in (F.batch_norm, F.instance_norm, F.prelu)},
+    **{layer: autocast(layer) for layer in (*_CONVOLUTIONS, F.scaled_dot_product_attention)},
+}   # fmt: skip

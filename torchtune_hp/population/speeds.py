@@ -1,7 +1,8 @@
 """Whether members of a kind are faster at once or one after another: found out by doing both, and never guessed.
 
 A stack of k does in one update what k do in k; which is faster depends on the model, the device and k. Both are timed on the
-first iterations of a stack of about that size (sizes that need equally many bits count as one), and the faster is kept.
+first iterations of a stack of about that size (sizes that need equally many bits count as one), and the faster is kept. A stack
+waits for a batch that its members share once, and members one after another wait each for their own.
 """
 
 from __future__ import annotations
@@ -25,19 +26,20 @@ class Speeds:
 
     def __init__(self) -> None:
         self.alone: float | None = None
+        self._load = 0.0        # of each update
         self._stacked: dict[int, float] = {}
 
-    def note(self, k: int, seconds: float) -> None:
-        """A stack of k needed so long; the best of several counts."""
-        bits = k.bit_length()
+    def note(self, k: int, seconds: float, load: float) -> None:
+        """A stack of k needed so long, of which `load` for a batch that all share; the best of several counts."""
+        bits, self._load = k.bit_length(), load
         self._stacked[bits] = min(seconds, self._stacked.get(bits, seconds))
 
     def loses(self, k: int) -> str | None:
         """Why k are better trained one after another; None where a stack is faster, or was not tried yet."""
         stacked = self._stacked.get(k.bit_length())
-        if stacked is None or self.alone is None or k * self.alone > MARGIN * stacked:
+        if stacked is None or self.alone is None or k * (self.alone + self._load) > MARGIN * stacked:
             return None
-        return f"{k} at once take {stacked * 1e3:.3g} ms an update, one after another {k * self.alone * 1e3:.3g} ms"
+        return f"{k} at once take {stacked * 1e3:.3g} ms an update, one after another {k * (self.alone + self._load) * 1e3:.3g} ms"
 
 
 def time_alone(runner: ModelRunner, batch: Callable[[], Any]) -> float:

@@ -167,13 +167,8 @@ class Stack:
     def add(self, members: Sequence[Member]) -> None:
         """More rows, at the end."""
         other = Stack(members, self._idle)
-        alike = self.shared.keys() == other.shared.keys()
-        alike = alike and all(torch.equal(self.shared[name], part) for name, part in other.shared.items())
-        if not alike or self.lifted or other.lifted or self._single != other._single:
-            for row in range(len(self)):
-                self.dump(row)
-            self.members += members
-            self._load()
+        if not self._alike_in_program(other):
+            self._begin_anew([*self.members, *members], range(len(self)))
             return
         self.members += members
         self._boxed = self._boxed or other._boxed
@@ -188,18 +183,29 @@ class Stack:
         """These rows are these members' from now on, in place, and nothing of who was there is written back."""
         place = dict(zip(rows, members))
         fit = not self.lifted and all(self._fits(model) for model, _ in members)
-        for row in () if fit else range(len(self)):
-            if row not in place:
-                self.dump(row)
-        self.members = [place.get(row, member) for row, member in enumerate(self.members)]
+        everyone = [place.get(row, member) for row, member in enumerate(self.members)]
         if not fit:
-            self._load()
+            self._begin_anew(everyone, [row for row in range(len(self)) if row not in place])
             return
+        self.members = everyone
         for row, (_, optimizer) in place.items():
             self.load(row)
             self._boxed = self._boxed or _in_place(optimizer)
             optimizer._opt_called = True  # type: ignore[attr-defined]
         self._seen = [[] for _ in self.layout.blocks]
+
+    def _alike_in_program(self, other: Stack) -> bool:
+        """Whether the rows of both can be one stack as they are: what is held once is the same."""
+        alike = self.shared.keys() == other.shared.keys()
+        alike = alike and all(torch.equal(self.shared[name], part) for name, part in other.shared.items())
+        return alike and not self.lifted and not other.lifted and self._single == other._single
+
+    def _begin_anew(self, members: Sequence[Member], known: Sequence[int]) -> None:
+        """A stack of these members, of whom the rows `known` hold some."""
+        for row in known:
+            self.dump(row)
+        self.members = list(members)
+        self._load()
 
     def _fits(self, model: nn.Module) -> bool:
         """Whether what is held once for all members is the same in this one."""

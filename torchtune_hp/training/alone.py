@@ -2,7 +2,7 @@
 
 An iteration, in this order: updates; schedulers at the ends of updates or passes; validation (every `validate_every`
 iterations, at the first and at `max_t`); ReduceLROnPlateau; the look; `on_iteration_end`. Everything that is drawn in
-iteration k comes from (trial seed, k), the order of pass e from (trial seed, e).
+iteration k comes from (trial seed, k), the order of pass e from (trial seed, e), or (study seed, e) where it is shared.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .context import Session
 from .data import Loaded
 from .drain import Tree
 from .evaluation import Weighted, autocast, evaluate, is_scalar, means
-from .feed import Plan, Stream, TableFeed
+from .feed import Plan, Stream
 from .hooks import ModelTrainable, begin, check, driven, own_end, schedulers
 from .reported import Cleaner
 from .runner import Look, Place
@@ -62,7 +62,7 @@ class ModelRunner:
                 raise ConfigurationError(f"{cls.__name__}.validation_step must be written, for data() gives a validation set.")
             if isinstance(data.train, Stream) and self.member.batch_size is not None:
                 raise ConfigurationError(f"{cls.__name__}.batch_size: a DataLoader has its own, but setup set {self.member.batch_size}.")
-            self.feed = data.feed(trial.seed)
+            self.feed = data.feed(trial.seed, place.seed)
             self.feed.updates(self._size(), self.member.accumulate)
             self._initial = hyper(self.member)
             self._validated: dict[str, float] | None = None
@@ -174,8 +174,7 @@ class ModelRunner:
         optimizer.step()
 
     def plan(self) -> Plan:
-        """The samples of the next iteration. The feed moves on."""
-        assert isinstance(self.feed, TableFeed)
+        """The batches of the next iteration. The feed moves on."""
         return self.feed.plan(self._size(), self.member.accumulate, type(self.member).iteration)
 
     def _passes(self) -> Iterator[int]:

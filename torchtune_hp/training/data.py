@@ -3,8 +3,8 @@
 Laws:
 1. The same data for every trial: the split of `val_fraction` depends on the number of samples alone, and what `data()` draws
    comes from a fixed seed. Made once per (class, keywords, device) and process, shared by every trial.
-2. What fits is drained once into tensors on the device (`order="member"`: each trial has an order of its own). A DataLoader
-   is read as it comes (`order="shared"`).
+2. What fits is drained once into tensors on the device. A DataLoader is read as it comes. With `order="member"` each trial has an
+   order of its own; with `order="shared"`, as every DataLoader has it, pass e of every trial is seeded by (study seed, e).
 3. The test set is seen by no search.
 """
 
@@ -41,7 +41,8 @@ class Data:
 
     `val`: one set, or {name: set}: then metrics are called "<name>/<metric>". `val_fraction`: a part of `train` instead.
     `test`: as `val`. `batch_size`: of updates, where `setup` sets no other, and of every evaluation. `order`: "member", each
-    trial has its own, or "shared", pass e is the same for all. `drop_last`: the remainder of a pass is left out, so that all
+    trial has its own, or "shared", a trial's pass e is that of every other trial of the study: trials that stand in the same pass
+    are then given one batch together, made once. `drop_last`: the remainder of a pass is left out, so that all
     updates are of the same size. Raises ConfigurationError.
     """
 
@@ -109,9 +110,9 @@ class Loaded:
     order: Order
     drop_last: bool
 
-    def feed(self, seed: int) -> Feed:
-        """The training batches of a trial with this seed."""
-        return self.train.feed(seed if self.order == "member" else SHARED, self.drop_last)
+    def feed(self, seed: int, study: int = SHARED) -> Feed:
+        """The training batches of a trial with this seed, in a study with that one."""
+        return self.train.feed(seed if self.order == "member" else study, self.drop_last)
 
 
 def source(given: Any, where: str) -> Source:

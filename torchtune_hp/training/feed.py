@@ -1,8 +1,9 @@
 """Batches: which samples, in which order.
 
-The order of pass e is a function of (seed, e) alone: the seed is the trial's own (`order="member"`), or one for all trials
-(`order="shared"`). A feed stands at (epoch, offset) and can be put there again, so a training that is resumed in the middle
-of a pass reads the samples it would have read.
+The order of pass e is a function of (seed, e) alone: the seed is the trial's own (`order="member"`), or the study's for all its
+trials (`order="shared"`). e counts the trial's own passes, so a trial reads the same whoever trains beside it. A feed stands at
+(epoch, offset) and can be put there again, so a training that is resumed in the middle of a pass reads the samples it would
+have read.
 
     Table     a data set as tensors on the device; batches by index
     Stream    a DataLoader; batches as they come, moved to the device
@@ -11,10 +12,11 @@ of a pass reads the samples it would have read.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -26,7 +28,7 @@ from .drain import Tree, leaves, tree_map
 from .seeding import seeded
 
 SHARED = 0
-"""The seed of whatever is the same for every trial: the split, what `data()` draws, the shared order."""
+"""The seed of whatever is the same for every trial of every study: the split, and what `data()` draws."""
 
 
 class Feed(Protocol):
@@ -37,6 +39,8 @@ class Feed(Protocol):
        is left for another update, the pass ends at once: `epoch` counts up and `offset` is 0.
     2. With `drop_last` every update has exactly `accumulate` batches of `size`.
     3. What comes after (epoch, offset) does not depend on how the feed got there.
+    4. `plan` moves on by a whole iteration without reading; `read` of its parts gives what `take` would have given.
+    5. Feeds of one data set and one seed at the same place give the same batches.
     """
 
     epoch: int
@@ -44,6 +48,17 @@ class Feed(Protocol):
 
     def updates(self, size: int, accumulate: int) -> int: ...      # in one pass
     def take(self, size: int, accumulate: int) -> list[tuple[Tree, int]]: ...
+    def plan(self, size: int, accumulate: int, iteration: int | Literal["epoch"]) -> Plan: ...
+    def read(self, parts: list[Any]) -> list[tuple[Tree, int]]: ...
+
+    def follow(self, other: Any) -> None:
+        """It stands where `other`, of the same data and seed, stands, and whatever one of them reads is at hand for both."""
+        ...
+
+    @property
+    def phase(self) -> Hashable:
+        """Those that agree in it can take their next iteration's batches together, update by update."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -83,12 +98,46 @@ def course(n: int, offset: int, size: int, accumulate: int, drop_last: bool, ite
     return Course(tuple(sizes), tuple(passes), tuple(piece for piece in pieces if piece[1] < piece[2]), offset)
 
 
+class Plan(Protocol):
+    """One member's iteration. `passes`: how many end with each update."""
+
+    @property
+    def passes(self) -> tuple[int, ...]: ...
+
+    def parts(self, update: int) -> list[Any]:
+        """For `read`: what the batches of an update are."""
+        ...
+
+
 @dataclass(frozen=True)
-class Plan:
-    """One member's iteration: `index` (samples,) int64 into the table, update by update and batch by batch."""
+class TablePlan:
+    """`index` (samples,) int64 into the table, update by update and batch by batch."""
 
     course: Course
     index: Tensor
+
+    @property
+    def passes(self) -> tuple[int, ...]:
+        return self.course.passes
+
+    @functools.cached_property
+    def _parts(self) -> tuple[Tensor, ...]:
+        return self.index.split([n for sizes in self.course.sizes for n in sizes])  # type: ignore[no-any-return,no-untyped-call]
+
+    def parts(self, update: int) -> list[Tensor]:
+        before = sum(map(len, self.course.sizes[:update]))
+        return list(self._parts[before : before + len(self.course.sizes[update])])
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """`spots`: for each update."""
+
+    spots: tuple[list[Spot], ...]
+    passes: tuple[int, ...]
+
+    def parts(self, update: int) -> list[Spot]:
+        return self.spots[update]
 
 
 @dataclass(frozen=True)
@@ -132,10 +181,20 @@ class TableFeed:
         return whole if self._drop_last or not left else whole + 1
 
     def take(self, size: int, accumulate: int) -> list[tuple[Tree, int]]:
-        return [(self.table.rows(index), len(index)) for index in self.indices(size, accumulate)]
+        return self.read(self._indices(size, accumulate))
 
-    def indices(self, size: int, accumulate: int) -> list[Tensor]:
-        """What `take` would give, as indices into the table."""
+    def read(self, parts: list[Tensor]) -> list[tuple[Tree, int]]:
+        return [(self.table.rows(index), len(index)) for index in parts]
+
+    def follow(self, other: TableFeed) -> None:
+        self.epoch, self.offset = other.epoch, other.offset
+
+    @property
+    def phase(self) -> Hashable:
+        """With `drop_last` all batches are of one size, and without it those from the same place are."""
+        return None if self._drop_last else self.offset
+
+    def _indices(self, size: int, accumulate: int) -> list[Tensor]:
         n, chunk = self.table.size, size * accumulate
         enough = chunk if self._drop_last else 1
         if n - self.offset < enough:        # the batch size grew since the last update
@@ -149,13 +208,13 @@ class TableFeed:
             self._turn()
         return found
 
-    def plan(self, size: int, accumulate: int, iteration: int | Literal["epoch"]) -> Plan:
+    def plan(self, size: int, accumulate: int, iteration: int | Literal["epoch"]) -> TablePlan:
         """What `take` would give over an iteration, at once; the feed moves on."""
         self.updates(size, accumulate)
         made = course(self.table.size, self.offset, size, accumulate, self._drop_last, iteration)
         parts = [self._ordered(self.epoch + on)[start:stop] for on, start, stop in made.pieces]
         self.epoch, self.offset = self.epoch + sum(made.passes), made.offset
-        return Plan(made, parts[0] if len(parts) == 1 else torch.cat(parts))
+        return TablePlan(made, parts[0] if len(parts) == 1 else torch.cat(parts))
 
     def _ordered(self, epoch: int) -> Tensor:
         if self._order is None or self._order[0] != epoch:
@@ -182,18 +241,26 @@ class Stream:
         yield from self.play(derive(SHARED, "evaluation"))
 
     def play(self, seed: int) -> Iterator[tuple[Tree, int]]:
-        for generator in (self.loader.generator, getattr(self.loader.sampler, "generator", None)):
-            if generator is not None:
-                generator.manual_seed(seed)
-        with seeded(seed):
+        with self._seeded(seed):
             loaded = iter(self.loader)
         for k in range(len(self.loader)):
-            with seeded(derive(seed, "batch", k)):
+            with self._seeded(derive(seed, "batch", k)):
                 batch = next(loaded, None)
             if batch is None:
                 raise ConfigurationError(f"a DataLoader must give len(loader) batches, but it ended after {k} of {len(self.loader)}.")
             batch = tree_map(lambda leaf: leaf.to(self.device, non_blocking=True) if isinstance(leaf, Tensor) else leaf, batch)
             yield batch, len(next(leaves(batch)))
+
+    @contextmanager
+    def _seeded(self, seed: int) -> Iterator[None]:
+        """The loader's own generators too: several passes may be played by turns, and none may draw from where another left off."""
+        sampler = getattr(self.loader.batch_sampler, "sampler", None)
+        for holder in (self.loader, self.loader.sampler, sampler):
+            generator = getattr(holder, "generator", None)
+            if generator is not None:
+                generator.manual_seed(seed)
+        with seeded(seed):
+            yield
 
     def feed(self, seed: int, drop_last: bool) -> Feed:
         return StreamFeed(self, seed, drop_last)
@@ -202,8 +269,8 @@ class Stream:
 class StreamFeed:
     def __init__(self, stream: Stream, seed: int, drop_last: bool) -> None:
         self.epoch = self.offset = 0        # offset: in batches
-        self._stream, self._seed, self._drop_last = stream, seed, drop_last
-        self._playing: tuple[int, int, Iterator[tuple[Tree, int]]] | None = None
+        self._stream, self._drop_last = stream, drop_last
+        self._reel = Reel(stream, seed)
 
     def updates(self, size: int, accumulate: int) -> int:
         whole, left = divmod(len(self._stream.loader), accumulate)
@@ -215,24 +282,69 @@ class StreamFeed:
         return whole if self._drop_last or not left else whole + 1
 
     def take(self, size: int, accumulate: int) -> list[tuple[Tree, int]]:
+        return self.read(self._spots(size, accumulate))
+
+    def read(self, parts: list[Spot]) -> list[tuple[Tree, int]]:
+        return [self._reel.batch(spot) for spot in parts]
+
+    def follow(self, other: StreamFeed) -> None:
+        self.epoch, self.offset, self._reel = other.epoch, other.offset, other._reel
+
+    @property
+    def phase(self) -> Hashable:
+        return self.epoch, self.offset
+
+    def plan(self, size: int, accumulate: int, iteration: int | Literal["epoch"]) -> StreamPlan:
+        begun = self.epoch
+        spots: list[list[Spot]] = []
+        passes: list[int] = []
+        while self.epoch == begun if iteration == "epoch" else len(spots) < iteration:
+            before = self.epoch
+            spots.append(self._spots(size, accumulate))
+            passes.append(self.epoch - before)
+        return StreamPlan(tuple(spots), tuple(passes))
+
+    def _spots(self, size: int, accumulate: int) -> list[Spot]:
         n = len(self._stream.loader)
         enough = accumulate if self._drop_last else 1
         if n - self.offset < enough:
             self.updates(size, accumulate)
             self._turn()
-        if self._playing is None or self._playing[:2] != (self.epoch, self.offset):
-            playing = self._stream.play(derive(self._seed, "order", self.epoch))
-            for _ in range(self.offset):
-                next(playing)
-        else:
-            playing = self._playing[2]
-        stop = min(self.offset + accumulate, n)
-        batches = [next(playing) for _ in range(self.offset, stop)]
+        epoch, start, stop = self.epoch, self.offset, min(self.offset + accumulate, n)
         self.offset = stop
-        self._playing = self.epoch, self.offset, playing
-        if n - stop < enough:
+        ends = n - stop < enough
+        if ends:
             self._turn()
-        return batches
+        return [Spot(epoch, number, ends and number + 1 == stop) for number in range(start, stop)]
 
     def _turn(self) -> None:
-        self.epoch, self.offset, self._playing = self.epoch + 1, 0, None
+        self.epoch, self.offset = self.epoch + 1, 0
+
+
+class Spot(NamedTuple):
+    """A batch of a pass. `last`: no further one of this pass is taken."""
+
+    epoch: int
+    number: int
+    last: bool
+
+
+class Reel:
+    """The batches of a stream under one seed, by their spots. The next one in turn costs itself alone; any other plays its pass again."""
+
+    def __init__(self, stream: Stream, seed: int) -> None:
+        self._stream, self._seed = stream, seed
+        self._next = (0, 0)
+        self._playing: Iterator[tuple[Tree, int]] | None = None
+
+    def batch(self, spot: Spot) -> tuple[Tree, int]:
+        playing = self._playing
+        if playing is None or self._next != (spot.epoch, spot.number):
+            self._playing = None        # before another pass begins: its workers end
+            playing = self._stream.play(derive(self._seed, "order", spot.epoch))
+            for _ in range(spot.number):
+                next(playing)
+        found = next(playing)
+        self._next = spot.epoch, spot.number + 1
+        self._playing = None if spot.last else playing
+        return found

@@ -25,7 +25,8 @@ State = Mapping[str, Any] | Path
 class Place:
     """Where a trial lives and what it may know: its folder (None: in memory), its device, the budget, the needed metrics.
 
-    `metrics`: keys every report must hold as numbers; a report without one fails the trial as "bad_metric".
+    `metrics`: keys every report must hold as numbers; a report without one fails the trial as "bad_metric". `seed`: the study's, for
+    what all its trials share.
     """
 
     folder: Path | None = None
@@ -33,6 +34,7 @@ class Place:
     max_t: int | None = None
     metrics: tuple[str, ...] = ()
     study: str = ""
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,77 @@
+"""The batches of an iteration for all rows of a stack, one update at a time.
+
+    order="member"      each row has samples of its own, by index: every leaf is (k, n, ...)
+    order="shared"      rows that stand at one place of the pass share a batch, which is made once: every leaf is (n, ...)
+
+Rows of a table that share an order, but stand at different places, have their own samples all the same. A DataLoader gives one
+batch at a time, so its rows stand at one place: members are sorted by `Feed.phase` before they come here.
+
+Laws:
+1. Row i is given the batches that its runner would take alone, in the same order.
+2. All feeds have moved on by the whole iteration when the first batch is made; put back, they make the same batches again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..training.alone import ModelRunner
+from ..training.drain import Tree, tree_map
+from ..training.feed import Plan, TablePlan
+
+
+class Batches:
+    """`runners[i]` is row i.
+
+    `plans`: one for each row, the same object where they share their batches. `in_dims`: as of torch.func.vmap, for every batch.
+    `waited`: seconds that batches took to come; it may be set back.
+    """
+
+    def __init__(self, runners: Sequence[ModelRunner]) -> None:
+        first, *others = runners
+        self._feed = first.feed
+        places = {(runner.feed.epoch, runner.feed.offset) for runner in runners}
+        shared = first.data.order == "shared" and len(places) == 1
+        plan = first.plan()
+        self.in_dims = None if shared else 0
+        self.waited = 0.0
+        self.plans: list[Plan] = [plan, *(plan if shared else runner.plan() for runner in others)]
+        if shared:
+            for runner in others:
+                runner.feed.follow(first.feed)
+        else:       # (k, samples of the iteration): one upload of indices, and one slice for each batch
+            sizes = [each.course.sizes for each in self.plans if isinstance(each, TablePlan)]
+            if any(each != sizes[0] for each in sizes):
+                raise ValueError("their batches are of different sizes: they stand at different places in their passes")
+            self._sizes = sizes[0]
+            self._whole = torch.stack([each.index for each in self.plans if isinstance(each, TablePlan)])
+        self._at = 0
+
+    def __len__(self) -> int:
+        """How many updates there are."""
+        return len(self.plans[0].passes)
+
+    def update(self, number: int) -> list[tuple[Tree, int]]:
+        """The batches of an update and their sizes; updates are asked for in order, each once."""
+        began = time.perf_counter()
+        if self.in_dims is None:
+            found = self._feed.read(self.plans[0].parts(number))
+        else:
+            found = [self._gathered(n) for n in self._sizes[number]]
+        self.waited += time.perf_counter() - began
+        return found
+
+    def of_row(self, row: int, batch: Tree) -> Tree:
+        """What one row sees of a batch: a copy, which a hook may write on."""
+        return tree_map(lambda leaf: leaf if not isinstance(leaf, Tensor) else (leaf if self.in_dims is None else leaf[row]).clone(), batch)
+
+    def _gathered(self, n: int) -> tuple[Tree, int]:
+        index = self._whole[:, self._at : self._at + n]
+        self._at += n
+        flat = index.reshape(-1)
+        tree = self._feed.table.tree  # type: ignore[attr-defined]  # whoever has an order of its own has a table
+        return tree_map(lambda leaf: leaf.index_select(0, flat).view(*index.shape, *leaf.shape[1:]), tree), n
