@@ -2,7 +2,7 @@
 
 A stack runs one program over rows of tensors, so its members must agree in all that is not a tensor: classes, shapes, dtypes,
 attributes of modules, the optimizer's class and flags. What may differ: the values of tensors, the numbers in `param_groups`,
-and the `p` of dropout modules (`LIFTED`).
+and the attributes of modules for which torch takes a tensor (`LIFTED`).
 
 Laws:
 1. Two members share a stack exactly if their signatures are equal.
@@ -30,8 +30,8 @@ Signature = tuple[tuple[str, Hashable], ...]
 """(what it is, its value), in a fixed order."""
 
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-LIFTED: dict[type[nn.Module], tuple[str, ...]] = dict.fromkeys(_DROPOUTS, ("p",))
-"""Attributes of modules for which torch takes a tensor in training, so that each member has its own."""
+LIFTED: dict[type[nn.Module], tuple[str, ...]] = {**dict.fromkeys(_DROPOUTS, ("p",)), nn.LocalResponseNorm: ("alpha", "beta", "k")}
+"""Attributes of modules for which torch takes a tensor, so that each member has its own."""
 
 _REGISTRIES = frozenset({"_parameters", "_buffers", "_modules", "training", "_non_persistent_buffers_set"})
 _HIDDEN = ("_is_full_backward_hook", "_is_hf_initialized")
