@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import random
 import time
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence, Set as AbstractSet
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,13 +25,15 @@ from ..training.drain import tree_map
 from ..training.evaluation import Weighted, autocast, is_scalar, means, metrics_of, named
 from ..training.hooks import schedulers
 from ..training.runner import Look
-from .check import Differs, FirstStep, Idle
+from .check import Differs, FirstStep, Idle, same_metrics
 from .keys import batch_step, keys_of
 from .program import CompilerFailed
 from .randomness import own_randomness
+from .reads import Read, Reads
+from .signature import is_torch_s
 from .speeds import Speeds, time_alone, wait
 from .stack import Stack, Unstackable
-from .view import give, values_of, view_of
+from .view import Sight, given, view_of, watch
 
 Trained = dict[str, float] | BaseException
 """An iteration's metrics of training, or why there are none."""
@@ -46,12 +48,18 @@ class Apart(Exception):
 
 
 class Group:
-    """`runners[i]` is row i of the stack. `speeds`: where the times of its updates are noted. `compiled`: as of Stack."""
+    """`runners[i]` is row i of the stack. `reads`: of their structure. `speeds`: where the times of its updates are noted.
 
-    def __init__(self, speeds: Speeds | None = None, compiled: bool = False) -> None:
+    `compiled`: as of Stack.
+    """
+
+    def __init__(self, reads: Reads, speeds: Speeds | None = None, compiled: bool = False) -> None:
         self.runners: list[ModelRunner] = []
+        self.reads = reads
         self.speeds = speeds
         self._compiled = compiled
+        self.proven: set[Read] = set()              # lifted, and compared with a member alone
+        self._sight = Sight(reads.seen)
         self._warm = False                          # every hook has run once
         self._checked = False                       # so has the comparison with a member alone
         self._idle: tuple[str, ...] = ()
@@ -102,19 +110,22 @@ class Group:
 
     # One iteration ------------------------------------------------------------------------------------------------------
 
-    def advance(self, runners: Sequence[ModelRunner], reads: set[str]) -> dict[ModelRunner, Look | BaseException]:
-        """`reads` gathers what the hooks read from self.
+    def advance(self, runners: Sequence[ModelRunner], differing: AbstractSet[Read]) -> dict[ModelRunner, Look | BaseException]:
+        """`differing`: attributes in which their own code may find them to differ.
 
-        Apart where that differs between the runners, Refused where the shared step raises; then all stand where they stood.
+        Apart where the hooks read what differs, Refused where the shared step raises; then all stand where they stood.
         """
         stack = self._assemble(runners)
+        self._watch(stack, differing)
         try:
-            trained, validated = self._attempt(stack, reads)
+            trained, validated = self._attempt(stack)
         except Idle as idle:
             self.give_up()
             self._idle += idle.names
             stack = self._assemble(runners)
-            trained, validated = self._attempt(stack, reads)
+            self._watch(stack, differing)
+            trained, validated = self._attempt(stack)
+        self.proven |= self.reads.lifted
         answers: dict[ModelRunner, Look | BaseException] = {}
         for row, (runner, metrics) in enumerate(zip(self.runners, trained)):
             if isinstance(metrics, BaseException):
@@ -131,12 +142,39 @@ class Group:
                 answers[runner] = error
         return answers
 
-    def _attempt(self, stack: Stack, reads: set[str]) -> tuple[list[Trained], dict[ModelRunner, dict[str, float]]]:
+    def takes(self, read: Read) -> Exception | None:
+        """What the hooks raise where they are given a tensor in the place of this read; None if nothing. Nothing changes."""
+        stack, first = self._stack, self.runners[0]
+        assert stack is not None
+        before = stack.snapshot(), [_Place(runner) for runner in self.runners], set(self._stale)
+        self.reads.lifted.add(read)
+        try:
+            own, device = self._own(), first.member.device
+            index = torch.stack([runner.plan()[0][0][0] for runner in self.runners])
+            keys = keys_of([runner.base for runner in self.runners], [runner.updates for runner in self.runners], device)
+            with autocast(first.member):
+                stack.gradients(self._training(stack), self._rows(index), 0, keys, own)
+                for part in first.data.val.values():
+                    stack.evaluate(self._validation(stack), next(iter(part.batches(first.data.batch_size)))[0], None, keys, own)
+            return None
+        except Exception as error:
+            return error
+        finally:
+            self.reads.lifted.discard(read)
+            self._put_back(stack, *before)
+
+    def _watch(self, stack: Stack, differing: AbstractSet[Read]) -> None:
+        self._sight.opened = frozenset(differing)
+        modules = [(read[1], read[2]) for read in differing if read[0] == "model"]
+        self.reads.seen.update(("model", *place) for place in modules if is_torch_s(stack.model.get_submodule(place[0])))
+        watch(stack.model, [place for place in modules if not is_torch_s(stack.model.get_submodule(place[0]))], self._sight)
+
+    def _attempt(self, stack: Stack) -> tuple[list[Trained], dict[ModelRunner, dict[str, float]]]:
         """The iteration, or everything as it was and the reason."""
         before = stack.snapshot(), [_Place(runner) for runner in self.runners], set(self._stale)
         try:
-            found = self._train(stack, reads), self._validate(stack, reads)
-            if self._differ(reads):
+            found = self._train(stack), self._validate(stack)
+            if self._differ():
                 raise Apart
             return found
         except Exception as error:
@@ -145,7 +183,7 @@ class Group:
                 raise
             if isinstance(error, Differs):
                 raise Refused(str(error)) from error
-            if self._differ(reads):
+            if self._differ():
                 raise Apart from error
             raise Refused(_line(error)) from error
 
@@ -155,39 +193,32 @@ class Group:
             place.restore()
         self._stale = stale
 
-    def _differ(self, reads: set[str]) -> bool:
-        return len({values_of(runner.member, reads) for runner in self.runners}) > 1
+    def _differ(self) -> bool:
+        return len({self.reads.values(runner.member) for runner in self.runners}) > 1
 
-    def _train(self, stack: Stack, reads: set[str]) -> list[Trained]:
+    def _train(self, stack: Stack) -> list[Trained]:
         runners, first = self.runners, self.runners[0]
         member = first.member
         plans = [runner.plan() for runner in runners]
         pattern = [[len(index) for index in indices] for indices, _ in plans[0]]
         if any([[len(index) for index in indices] for indices, _ in plan] != pattern for plan in plans[1:]):
             raise Refused("their batches are of different sizes: they stand at different places in their passes")
-        view = view_of(member, stack.model, reads)
-        hparams = self._hparams()
-
-        def hook(model: Any, batch: Any, own: Any) -> Any:
-            give(view, own)
-            found = view.training_step(model, view.augment(batch))
-            return (found[0], tree_map(_tensor, found[1])) if isinstance(found, tuple) else (found, {})
+        hook, own = self._training(stack), self._own()
 
         def token() -> Hashable:
-            return values_of(member, reads)
+            return self.reads.values(member)
 
         clip = self._clip()
         bases = [runner.base for runner in runners]
         whole = torch.stack([torch.cat([index for indices, _ in plan for index in indices]) for plan in plans])
-        table = first.feed.table  # type: ignore[attr-defined]
         losses: list[Tensor] = []
         extras: list[dict[str, Tensor]] = []
         weights: list[int] = []
         at = 0
         if self.speeds is not None and self.speeds.alone is None:
             index = whole[0, : pattern[0][0]]
-            self.speeds.alone = time_alone(first, lambda: table.rows(index)) * len(pattern[0])
-        first_step = None if self._checked else FirstStep(stack, coarse=member.precision == "bf16")
+            self.speeds.alone = time_alone(first, lambda: first.feed.table.rows(index)) * len(pattern[0])  # type: ignore[attr-defined]
+        first_steps = [] if self._checked else [FirstStep(stack, member.precision == "bf16", row) for row in self._checks(own)]
         began = time.perf_counter()
         for update, sizes in enumerate(pattern):
             if update == 1:         # what is done for the first time takes longer
@@ -195,27 +226,27 @@ class Group:
                 began = time.perf_counter()
             samples, gradients = sum(sizes), None
             for micro, n in enumerate(sizes):
-                batch = tree_map(_taker(whole[:, at : at + n]), table.tree)
+                batch = self._rows(whole[:, at : at + n])
                 at += n
                 steps = [(runner.updates + update) * len(sizes) + micro for runner in runners]
                 with autocast(member), _no_other_draws(self._warm or update > 0):
-                    loss, extra, part, _ = stack.gradients(hook, batch, 0, keys_of(bases, steps, member.device), hparams, token)
+                    loss, extra, part, _ = stack.gradients(hook, batch, 0, keys_of(bases, steps, member.device), own, token)
                 if n != samples:
-                    part = tuple(each * (n / samples) for each in part)
-                if first_step is not None and update == micro == 0:
-                    share, key = n / samples, keys_of(bases, steps, member.device)[0]
-                    first_step.loss(self._alone(batch, key, share), loss * share, part)
+                    part = tuple(each_part * (n / samples) for each_part in part)
+                for each in first_steps if update == micro == 0 else ():
+                    share, key = n / samples, keys_of(bases, steps, member.device)[each.row]
+                    each.loss(self._alone(each.row, batch, key, share), loss * share, part)
                 gradients = part if gradients is None else tuple(a + b for a, b in zip(gradients, part))
                 losses.append(loss)
                 extras.append(extra)
                 weights.append(n)
             assert gradients is not None
-            compare = first_step.update(gradients, clip) if first_step is not None and update == 0 else None
+            compares = [each.update(gradients, clip) for each in first_steps] if update == 0 else []
             with torch.no_grad():
                 stack.update(gradients, clip)
-            if compare is not None:
+            for compare in compares:
                 compare()
-                self._checked = True
+            self._checked = True
             for runner, plan in zip(runners, plans):
                 runner.scheduled(plan[update][1])
         self._stale = set(runners)
@@ -227,19 +258,44 @@ class Group:
         self._warm = True
         return self._trained(values, extras, weights)
 
-    def _alone(self, batch: Any, key: Tensor, share: float) -> Any:
-        """(model) -> the loss of the first runner's hook, by itself, on its part of the batch."""
-        runner = self.runners[0]
+    def _alone(self, row: int, batch: Any, key: Tensor, share: float) -> Any:
+        """(model) -> the loss of a runner's hook, by itself, on its part of the batch."""
+        member = self.runners[row].member
 
         def loss(model: Any) -> Tensor:
-            view = view_of(runner.member, model, set())
-            give(view, runner.member.hparams.tensors())
-            with autocast(runner.member), own_randomness(key, strict=False):
-                found = view.training_step(model, view.augment(_of_row(batch, 0)))
+            sight = Sight(set(), hparams=member.hparams.tensors())
+            view = view_of(member, model, sight)
+            with autocast(member), own_randomness(key, strict=False):
+                found = view.training_step(model, view.augment(_of_row(batch, row)))
             one: Tensor = found[0] if isinstance(found, tuple) else found
             return one * share
 
         return loss
+
+    def _checks(self, own: Mapping[str, Mapping[Any, Tensor]]) -> list[int]:
+        """The rows that are compared with themselves alone: the first, and one in which what is lifted is another than there."""
+        others = [(values != values[0]).reshape(len(values), -1).any(1) for values in own["lifted"].values()]
+        return [0, *dict.fromkeys(int(other.nonzero()[0]) for other in others if bool(other.any()))]
+
+    def _training(self, stack: Stack) -> Any:
+        """`training_step` and `augment` as a stack calls them."""
+        view = view_of(self.runners[0].member, stack.model, self._sight)
+
+        def hook(model: Any, batch: Any, own: Any) -> Any:
+            with given(self._sight, stack.model, own):
+                found = view.training_step(model, view.augment(batch))
+            return (found[0], tree_map(_tensor, found[1])) if isinstance(found, tuple) else (found, {})
+
+        return hook
+
+    def _validation(self, stack: Stack) -> Any:
+        view = view_of(self.runners[0].member, stack.model, self._sight)
+
+        def hook(model: Any, batch: Any, own: Any) -> Any:
+            with given(self._sight, stack.model, own):
+                return tree_map(_tensor, dict(view.validation_step(model, batch)))
+
+        return hook
 
     def _trained(self, losses: Tensor, extras: list[dict[str, Tensor]], weights: list[int]) -> list[Trained]:
         held = {name: torch.stack([extra[name] for extra in extras]).cpu().double() for name in extras[0]}
@@ -252,17 +308,12 @@ class Group:
                 found.append(error)
         return found
 
-    def _validate(self, stack: Stack, reads: set[str]) -> dict[ModelRunner, dict[str, float]]:
+    def _validate(self, stack: Stack) -> dict[ModelRunner, dict[str, float]]:
         due = [row for row, runner in enumerate(self.runners) if runner.validates(runner.step + 1)]
         if not due:
             return {}
         first, member = self.runners[0], self.runners[0].member
-        view, hparams = view_of(member, stack.model, reads), self._hparams()
-
-        def hook(model: Any, batch: Any, own: Any) -> Any:
-            give(view, own)
-            return tree_map(_tensor, dict(view.validation_step(model, batch)))
-
+        hook, own = self._validation(stack), self._own()
         metrics: list[dict[str, float]] = [{} for _ in self.runners]
         for name, part in first.data.val.items():
             found: list[tuple[dict[str, Any], int]] = []
@@ -272,15 +323,34 @@ class Group:
                     [batch_step(runner.step + 1, number) for runner in self.runners], member.device,
                 )  # fmt: skip
                 with autocast(member):
-                    found.append((stack.evaluate(hook, batch, None, keys, hparams), n))
+                    found.append((stack.evaluate(hook, batch, None, keys, own), n))
+                if number == 0 and not self.reads.lifted <= self.proven:
+                    self._prove(stack, name, found[0][0], batch, keys, own)
             for row in due:
                 each = [(_of_row(values, row), n) for values, n in found]
                 metrics[row].update(named(name, metrics_of(self.runners[row].member, each)))
         return {self.runners[row]: metrics[row] for row in due}
 
-    def _hparams(self) -> dict[str, Tensor]:
-        each = [runner.member.hparams.tensors() for runner in self.runners]
-        return {name: torch.stack([tensors[name] for tensors in each]) for name in each[0] if all(name in tensors for tensors in each)}
+    def _prove(self, stack: Stack, name: str, found: Any, batch: Any, keys: Tensor, own: Mapping[str, Mapping[Any, Tensor]]) -> None:
+        """What is lifted for the first time gives what a member's own numbers do. Raises Differs."""
+        for row in self._checks(own):
+            model, member = stack.model_of(row), self.runners[row].member
+            view = view_of(member, model.eval(), Sight(set(), hparams=member.hparams.tensors()))
+            with torch.no_grad(), autocast(member), own_randomness(keys[row], strict=False):
+                alone = tree_map(_tensor, dict(view.validation_step(model, batch)))
+            same_metrics(named(name, _of_row(found, row)), named(name, alone), coarse=member.precision == "bf16")
+
+    def _rows(self, index: Tensor) -> Any:
+        """(k, n) indices -> the training data there, each (k, n, ...)."""
+        return tree_map(_taker(index), self.runners[0].feed.table.tree)  # type: ignore[attr-defined]
+
+    def _own(self) -> dict[str, dict[Any, Tensor]]:
+        """What a call is given of each member's own, (k,) or (k, ...): its `hparams`, and what of its reads is lifted."""
+        members = [runner.member for runner in self.runners]
+        each = [member.hparams.tensors() for member in members]
+        shared = [name for name in each[0] if all(name in tensors for tensors in each)]
+        hparams = {name: torch.stack([tensors[name] for tensors in each]) for name in shared}
+        return {"hparams": hparams, "lifted": self.reads.tensors(members, members[0].device)}
 
     def _clip(self) -> Tensor | None:
         norms = [runner.member.max_grad_norm for runner in self.runners]

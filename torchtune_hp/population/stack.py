@@ -144,6 +144,15 @@ class Stack:
                 own[name].copy_(tensor[row])
         return self.members[row]
 
+    def model_of(self, row: int) -> nn.Module:
+        """A row as a module of its own; the member's stays as it is."""
+        own = self.members[row]
+        self.members[row] = copy.deepcopy(own)
+        try:
+            return self.dump(row)[0]
+        finally:
+            self.members[row] = own
+
     def load(self, row: int) -> None:
         """Reads a row from the member's own module and optimizer; its hyperparameters are read before each step."""
         model, optimizer = self.members[row]
