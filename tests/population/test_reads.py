@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import torchtune_hp as hp
+
 from .test_engine import Configs, Toy, alone, same, together
 
 VALUES = [{"lr": 0.01, "alpha": 0.25 * k, "kind": "ab"[k % 2], "deep": {"beta": 0.5 + k, "n": k % 2}} for k in range(6)]
@@ -230,6 +232,59 @@ def test_a_number_of_torch_s_own_modules_that_takes_no_tensor_splits() -> None:
             return nn.Sequential(nn.Linear(6, 8), nn.Hardshrink(config["alpha"]), nn.Linear(8, 3))
 
     two_stacks(Sloped, [{"lr": 0.01, "alpha": 0.1 + 0.1 * (k % 2)} for k in range(6)], "model.1.lambd")
+
+
+NUMBERS: dict[str, tuple[Any, str, str]] = {
+    "leaky relu": (nn.LeakyReLU, "negative_slope", "0.negative_slope"),
+    "elu": (nn.ELU, "alpha", "0.alpha"),
+    "celu": (nn.CELU, "alpha", "0.alpha"),
+    "softplus": (lambda beta: nn.Softplus(beta), "beta", "0.beta"),
+    "layer norm": (lambda eps: nn.LayerNorm(8, eps=eps), "eps", "0.eps"),
+    "batch norm eps": (lambda eps: nn.BatchNorm1d(8, eps=eps), "eps", "0.eps"),
+    "batch norm momentum": (lambda m: nn.BatchNorm1d(8, momentum=m), "momentum", "0.momentum"),
+    "attention": (lambda p: nn.TransformerEncoderLayer(8, 2, 8, dropout=p, batch_first=True), "dropout", "0.self_attn.dropout"),
+}
+
+
+@pytest.mark.parametrize("case", NUMBERS)
+def test_a_number_of_torch_s_own_modules_is_each_member_s_own_where_there_is_a_form_that_takes_a_tensor(case: str) -> None:
+    make, _, read = NUMBERS[case]
+
+    class Numbered(Toy):
+        def build(self, config: Any) -> nn.Module:
+            first = nn.Unflatten(1, (1, 8)), make(config["alpha"]), nn.Flatten()
+            return nn.Sequential(nn.Linear(6, 8), nn.Sequential(*(first if case == "attention" else first[1:2])), nn.Linear(8, 3))
+
+    place = read.replace("0.", "1.1." if case == "attention" else "1.0.", 1)
+    one_stack(Numbered, [{"lr": 0.01, "alpha": 0.125 * (1 + k)} for k in range(6)], f"model.{place}")
+
+
+class Smoothing(Toy):
+    """`F.cross_entropy` as anyone writes it."""
+
+    def training_step(self, model: nn.Module, batch: Any) -> Any:
+        return F.cross_entropy(model(batch[0]), batch[1], label_smoothing=self.config["alpha"])
+
+
+class ByHparams(Toy):
+    def training_step(self, model: nn.Module, batch: Any) -> Any:
+        return hp.functional.cross_entropy(model(batch[0]), batch[1], label_smoothing=self.hparams["smooth"].double())
+
+
+def test_label_smoothing_is_each_member_s_own() -> None:
+    configs = [{"lr": 0.01, "alpha": 0.1 * k, "smooth": 0.125 * k} for k in range(6)]
+    one_stack(Smoothing, configs, "self.config['alpha']")
+    one_stack(ByHparams, configs)
+
+
+def test_the_way_out_is_told_where_a_function_of_torch_takes_no_tensor() -> None:
+    class Hard(Toy):
+        def training_step(self, model: nn.Module, batch: Any) -> Any:
+            return F.cross_entropy(F.hardtanh(model(batch[0]), -2.0, self.config["top"]), batch[1])
+
+    said = two_stacks(Hard, [{"lr": 0.01, "top": 1.0 + k % 2} for k in range(6)], "self.config['top']")
+    assert "self.config['top'] cannot be a tensor where it is used: torch's hardtanh takes a float." in said[-1]
+    assert "torchtune_hp.functional has forms that take one: batch_norm, celu, cross_entropy," in said[-1]
 
 
 def test_the_model_s_own_class_is_seen_as_itself() -> None:
