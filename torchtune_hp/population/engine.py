@@ -16,12 +16,14 @@ Laws:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal
 
 from ..training.alone import ModelRunner
 from ..training.feed import TableFeed
 from ..training.runner import Look
+from .census import Census, advice, splits_most
 from .group import Apart, Group, Refused
 from .program import CompilerFailed
 from .reads import Read, Reads, shown
@@ -61,11 +63,14 @@ class Engine:
         self._alone: dict[Hashable, str] = {}           # by kind: why its members are trained one by one
         self._uncompiled: set[Hashable] = set()         # structures on which the compiler failed
         self._said: set[Hashable] = set()
+        self.census = Census()
 
     def advance(self, runners: Sequence[ModelRunner]) -> dict[ModelRunner, Answer]:
         """One iteration of each -> its look, or what it raised."""
         answers: dict[ModelRunner, Answer] = {}
         waiting = list(runners)
+        sizes: list[int] = []
+        alone = 0
         while waiting:
             again: list[ModelRunner] = []
             for kind, members in self._sorted(waiting).items():
@@ -74,10 +79,27 @@ class Engine:
                 elif self._apart(kind, len(members)):
                     for runner in members:
                         answers[runner] = self._by_itself(runner)
+                    sizes.append(len(members))
+                    alone += len(members)
                 else:
-                    again += self._together(kind, members, answers)
+                    later = self._together(kind, members, answers)
+                    again += later
+                    sizes += [] if later else [len(members)]
             waiting = again
+        self._count(runners, sizes, alone)
         return answers
+
+    def _count(self, runners: Sequence[ModelRunner], sizes: Sequence[int], alone: int) -> None:
+        """Counts how many trials share a stack, and says once what to do where they are few."""
+        if sizes:
+            self.census.add(sizes, alone)
+        if self._strategy == "loop" or not self.census.small or _SMALL in self._said:
+            return
+        found = splits_most([(runner.member.config, _described(self._kind(runner))) for runner in runners])
+        if found is not None:
+            text = advice(type(runners[0].member).__name__, self.census, found)
+            self._say("stack", text, _SMALL)
+            warnings.warn(text, UserWarning, stacklevel=2)
 
     def settle(self, runner: ModelRunner) -> None:
         """The runner's own module and optimizer are what it was trained to."""
@@ -281,6 +303,13 @@ class Engine:
 
 
 _ABSENT = object()
+_SMALL = "stacks are small"
+
+
+def _described(kind: Any) -> dict[str, Hashable]:
+    """A kind by the names of what its members agree in."""
+    (cls, _, words, shape), values = kind
+    return {"the class": cls, **dict(_worded(words)), **dict(shape), **dict(_read(values))}
 
 
 def _attributes(member: Any) -> dict[Read, Hashable]:
