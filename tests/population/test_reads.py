@@ -335,3 +335,44 @@ def test_who_comes_later_with_another_value_is_told_apart_by_it() -> None:
     single = alone(Blocks, configs, n=2)
     same([[first[member], second[member]] for member in members[:3]], single[:3])
     same([[second[member]] for member in members[3:]], [curve[:1] for curve in single[3:]])
+
+
+def test_what_is_lifted_in_one_architecture_is_lifted_in_the_next_and_what_splits_one_splits_no_other() -> None:
+    calls: list[bool] = []
+
+    class Two(Blocks):
+        def build(self, config: Any) -> nn.Module:
+            return nn.Sequential(Block(config), *[nn.Linear(3, 3)] * config["more"])
+
+        def training_step(self, model: nn.Module, batch: Any) -> Any:
+            calls.append(len(model) > 1)
+            return super().training_step(model, batch) * (1 + self.config["alpha"]) * (1 if len(model) > 1 else 2 ** self.config["n"])
+
+    configs = [{**config, "scale": 1.0 + 0.1 * k, "more": k // 6, "n": k % 2} for k, config in enumerate([*UNREAD, *UNREAD])]
+    fused, said, engine = together(Two, configs)
+    assert sorted(engine.stacks()) == [3, 3, 6]
+    assert [text for text in said if "lifted" in text] == [
+        "Two: self.config['alpha'] differs between trials and is lifted: each has its own in the stack.",
+        "Two: model.0.scale differs between trials and is lifted: each has its own in the stack.",
+    ]
+    same(fused, alone(Two, configs))
+
+
+class Once(Toy):
+    """Counts the calls of its hook."""
+
+    calls = 0
+
+    def training_step(self, model: nn.Module, batch: Any) -> Any:
+        Once.calls += 1
+        return super().training_step(model, batch) * (1 + self.config["alpha"])
+
+
+def test_what_is_read_is_found_out_before_an_iteration_is_spent_on_it() -> None:
+    from torchtune_hp.population.engine import Engine
+
+    from .test_engine import runners
+
+    Engine(strategy="vmap").advance(runners(Once, VALUES))
+    # A look at what is read; the read as a tensor; a look at the new stack; four updates, and two members alone.
+    assert Once.calls == 3 + 4 + 2

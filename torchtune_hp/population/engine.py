@@ -58,7 +58,7 @@ class Engine:
         self._groups: dict[Hashable, Group] = {}
         self._kinds: dict[ModelRunner, Hashable] = {}
         self._attributes: dict[ModelRunner, dict[Read, Hashable]] = {}
-        self._reads: dict[Hashable, Reads] = {}         # by structure: what hooks were seen to read
+        self._reads: dict[Any, Reads] = {}              # by structure: what hooks were seen to read
         self._numbers: dict[Any, int] = {}              # of the kinds that were stacked
         self._alone: dict[Hashable, str] = {}           # by kind: why its members are trained one by one
         self._uncompiled: set[Hashable] = set()         # structures on which the compiler failed
@@ -134,7 +134,9 @@ class Engine:
             member = runner.member
             words = tuple(getattr(member, word) for word in WORDS)
             shape = (type(member), id(runner.data), words, structure(member.model, member.optimizer))
-            known = (shape, self._reads.setdefault(shape, Reads()).values(member))
+            if shape not in self._reads:
+                self._reads[shape] = Reads({read for other, reads in self._reads.items() if other[0] is shape[0] for read in reads.lifted})
+            known = (shape, self._reads[shape].values(member))
             self._kinds[runner], self._attributes[runner] = known, _attributes(member)
         return known
 

@@ -115,15 +115,15 @@ class Group:
 
         Apart where the hooks read what differs, Refused where the shared step raises; then all stand where they stood.
         """
-        stack = self._assemble(runners)
-        self._watch(stack, differing)
+        stack = self._watched(runners, differing)
+        if not self._warm and self._tried(stack) is None and self._differ():
+            raise Apart
         try:
             trained, validated = self._attempt(stack)
         except Idle as idle:
             self.give_up()
             self._idle += idle.names
-            stack = self._assemble(runners)
-            self._watch(stack, differing)
+            stack = self._watched(runners, differing)
             trained, validated = self._attempt(stack)
         self.proven |= self.reads.lifted
         answers: dict[ModelRunner, Look | BaseException] = {}
@@ -144,14 +144,20 @@ class Group:
 
     def takes(self, read: Read) -> Exception | None:
         """What the hooks raise where they are given a tensor in the place of this read; None if nothing. Nothing changes."""
-        stack, first = self._stack, self.runners[0]
-        assert stack is not None
-        before = stack.snapshot(), [_Place(runner) for runner in self.runners], set(self._stale)
+        assert self._stack is not None
         self.reads.lifted.add(read)
         try:
-            own, device = self._own(), first.member.device
+            return self._tried(self._stack)
+        finally:
+            self.reads.lifted.discard(read)
+
+    def _tried(self, stack: Stack) -> Exception | None:
+        """What the hooks raise on the first batches; what they read is known then. Nothing else changes."""
+        before = stack.snapshot(), [_Place(runner) for runner in self.runners], set(self._stale)
+        own, first = self._own(), self.runners[0]
+        try:
             index = torch.stack([runner.plan()[0][0][0] for runner in self.runners])
-            keys = keys_of([runner.base for runner in self.runners], [runner.updates for runner in self.runners], device)
+            keys = keys_of([runner.base for runner in self.runners], [runner.updates for runner in self.runners], first.member.device)
             with autocast(first.member):
                 stack.gradients(self._training(stack), self._rows(index), 0, keys, own)
                 for part in first.data.val.values():
@@ -160,14 +166,16 @@ class Group:
         except Exception as error:
             return error
         finally:
-            self.reads.lifted.discard(read)
             self._put_back(stack, *before)
 
-    def _watch(self, stack: Stack, differing: AbstractSet[Read]) -> None:
+    def _watched(self, runners: Sequence[ModelRunner], differing: AbstractSet[Read]) -> Stack:
+        """Their stack, whose model writes down what it reads of that in which they differ."""
+        stack = self._assemble(runners)
+        modules = {read: is_torch_s(stack.model.get_submodule(read[1])) for read in differing if read[0] == "model"}
+        self.reads.seen.update(read for read, torch_s in modules.items() if torch_s)
         self._sight.opened = frozenset(differing)
-        modules = [(read[1], read[2]) for read in differing if read[0] == "model"]
-        self.reads.seen.update(("model", *place) for place in modules if is_torch_s(stack.model.get_submodule(place[0])))
-        watch(stack.model, [place for place in modules if not is_torch_s(stack.model.get_submodule(place[0]))], self._sight)
+        watch(stack.model, [(read[1], read[2]) for read, torch_s in modules.items() if not torch_s], self._sight)
+        return stack
 
     def _attempt(self, stack: Stack) -> tuple[list[Trained], dict[ModelRunner, dict[str, float]]]:
         """The iteration, or everything as it was and the reason."""

@@ -16,7 +16,7 @@ member then has its own.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Set as AbstractSet
 from typing import Any
 
 import torch
@@ -28,11 +28,11 @@ Read = tuple[str, ...]
 
 
 class Reads:
-    """Of all members of one structure."""
+    """Of all members of one structure. `lifted`: what is, in other structures of the class: most likely here as well."""
 
-    def __init__(self) -> None:
-        self.seen: set[Read] = set()
-        self.lifted: set[Read] = set()
+    def __init__(self, lifted: AbstractSet[Read] = frozenset()) -> None:
+        self.seen: set[Read] = set(lifted)
+        self.lifted: set[Read] = set(lifted)
         self.fixed: dict[Read, str] = {}        # those that cannot be lifted, and why
 
     def values(self, member: Any) -> tuple[tuple[Read, Hashable], ...]:
@@ -80,7 +80,8 @@ def value_of(member: Any, read: Read) -> Any:
     head, *path = read
     found: Any = member.config
     if head == "model":
-        found, *path = vars(member.model.get_submodule(path[0])).get(path[1]), *path[2:]
+        module = dict(member.model.named_modules(remove_duplicate=False)).get(path[0])
+        found, *path = None if module is None else vars(module).get(path[1]), *path[2:]
     elif head == "self":
         found, *path = vars(member).get(path[0], getattr(type(member), path[0], None)), *path[1:]
     for key in path:
