@@ -13,6 +13,7 @@ In-place changes of buffers and new tensors put in their place (running statisti
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
