@@ -25,10 +25,10 @@ from ..training.feed import TableFeed
 from ..training.runner import Look
 from .census import Census, advice, splits_most
 from .group import Apart, Group, Refused
+from .kinds import attributes_of, begins, described, differing, structure_of
 from .program import CompilerFailed
 from .reads import Read, Reads, shown
 from .remedies import remedy
-from .signature import attributes, difference, frozen, structure
 from .speeds import Speeds
 
 Answer = Look | BaseException
@@ -36,9 +36,6 @@ Note = Callable[[str, str], None]
 """(kind, text)"""
 
 Strategy = Literal["auto", "vmap", "loop", "compile"]
-
-WORDS = ("batch_size", "accumulate", "precision", "lr_step")
-"""Words of a ModelTrainable in which members of a stack agree."""
 
 FEW = 2
 """So many runners of a kind or fewer are trained one by one."""
@@ -95,7 +92,7 @@ class Engine:
             self.census.add(sizes, alone)
         if self._strategy == "loop" or not self.census.small or _SMALL in self._said:
             return
-        found = splits_most([(runner.member.config, _described(self._kind(runner))) for runner in runners])
+        found = splits_most([(runner.member.config, described(self._kind(runner))) for runner in runners])
         if found is not None:
             text = advice(type(runners[0].member).__name__, self.census, found)
             self._say("stack", text, _SMALL)
@@ -131,20 +128,12 @@ class Engine:
     def _kind(self, runner: ModelRunner) -> Hashable:
         known = self._kinds.get(runner)
         if known is None:
-            member = runner.member
-            words = tuple(getattr(member, word) for word in WORDS)
-            shape = (type(member), id(runner.data), words, structure(member.model, member.optimizer))
+            shape = structure_of(runner)
             if shape not in self._reads:
                 self._reads[shape] = Reads({read for other, reads in self._reads.items() if other[0] is shape[0] for read in reads.lifted})
-            known = (shape, self._reads[shape].values(member))
-            self._kinds[runner], self._attributes[runner] = known, _attributes(member)
+            known = (shape, self._reads[shape].values(runner.member))
+            self._kinds[runner], self._attributes[runner] = known, attributes_of(runner.member)
         return known
-
-    def _differing(self, runners: Sequence[ModelRunner]) -> set[Read]:
-        """The attributes that are not the same for all."""
-        first, *others = [self._attributes[runner] for runner in runners]
-        names = set(first).union(*others)
-        return {name for name in names if any(other.get(name, _ABSENT) != first.get(name, _ABSENT) for other in others)}
 
     def _forget(self, runner: ModelRunner) -> None:
         self._kinds.pop(runner, None)
@@ -182,7 +171,7 @@ class Engine:
         group = self._groups.setdefault(kind, Group(reads, self._timed(structure), compiled))
         known = len(reads.seen)
         try:
-            found = group.advance(members, self._differing(members))
+            found = group.advance(members, differing([self._attributes[runner] for runner in members]))
         except Apart as apart:
             self._split(structure, group, members, apart)
             return members
@@ -215,17 +204,9 @@ class Engine:
         """Says of a kind that is stacked for the first time how it differs from the first one of its class."""
         if kind in self._numbers:
             return
-        structure, values = kind
-        cls = structure[0]
-        earlier = [other for other in self._numbers if other[0][0] is cls]
+        earlier = [other for other in self._numbers if other[0][0] is kind[0][0]]
         self._numbers[kind] = number = len(earlier) + 1
-        text = f"{cls.__name__}: stack {number} begins with {k} trials"
-        if earlier:
-            (_, _, words, first), others = earlier[0]
-            pairs = (_worded(words), _worded(structure[2])), (first, structure[3]), (_read(others), _read(values))
-            found = next(filter(None, (difference(one, other) for one, other in pairs)), "its data")
-            text += f"; it differs from stack 1 in {found}"
-        self._say("stack", text + ".")
+        self._say("stack", begins(kind, k, number, earlier[0] if earlier else None))
 
     def _timed(self, structure: Hashable) -> Speeds | None:
         return self._speeds.setdefault(structure, Speeds()) if self._strategy == "auto" else None
@@ -304,25 +285,4 @@ class Engine:
             self._note(kind, text)
 
 
-_ABSENT = object()
 _SMALL = "stacks are small"
-
-
-def _described(kind: Any) -> dict[str, Hashable]:
-    """A kind by the names of what its members agree in."""
-    (cls, _, words, shape), values = kind
-    return {"the class": cls, **dict(_worded(words)), **dict(shape), **dict(_read(values))}
-
-
-def _attributes(member: Any) -> dict[Read, Hashable]:
-    """What makes a difference only if it is read, besides plain values of self: attributes of modules, and keys of dicts."""
-    found: dict[Read, Hashable] = {("model", *place): value for place, value in attributes(member.model).items()}
-    return found | {("self", name): frozen(value) for name, value in vars(member).items() if type(value) is dict}
-
-
-def _worded(words: tuple[Hashable, ...]) -> tuple[tuple[str, Hashable], ...]:
-    return tuple(zip(WORDS, words))
-
-
-def _read(values: tuple[tuple[Read, Hashable], ...]) -> tuple[tuple[str, Hashable], ...]:
-    return tuple((shown(read), value) for read, value in values)

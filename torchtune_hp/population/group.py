@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import random
 import time
-from collections.abc import Hashable, Iterator, Mapping, Sequence, Set as AbstractSet
+from collections.abc import Hashable, Iterator, Sequence, Set as AbstractSet
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,18 +22,16 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from ..errors import TorchtuneError
 from ..training.alone import ModelRunner, finite_mean
 from ..training.drain import tree_map
-from ..training.evaluation import Weighted, autocast, is_scalar, means, metrics_of, named
+from ..training.evaluation import Weighted, autocast, means, metrics_of, named
 from ..training.hooks import schedulers
 from ..training.runner import Look
-from .check import Differs, FirstStep, Idle, same_metrics
+from .calls import Calls, Own, alone, check_validation, compared
+from .check import Differs, FirstStep, Idle
 from .keys import batch_step, keys_of
 from .program import CompilerFailed
-from .randomness import own_randomness
 from .reads import Read, Reads
-from .signature import is_torch_s
 from .speeds import Speeds, time_alone, wait
 from .stack import Stack, Unstackable
-from .view import Sight, given, view_of, watch
 
 Trained = dict[str, float] | BaseException
 """An iteration's metrics of training, or why there are none."""
@@ -59,7 +57,7 @@ class Group:
         self.speeds = speeds
         self._compiled = compiled
         self.proven: set[Read] = set()              # lifted, and compared with a member alone
-        self._sight = Sight(reads.seen)
+        self._calls = Calls(reads)
         self._warm = False                          # every hook has run once
         self._checked = False                       # so has the comparison with a member alone
         self._idle: tuple[str, ...] = ()
@@ -159,9 +157,10 @@ class Group:
             index = torch.stack([runner.plan()[0][0][0] for runner in self.runners])
             keys = keys_of([runner.base for runner in self.runners], [runner.updates for runner in self.runners], first.member.device)
             with autocast(first.member):
-                stack.gradients(self._training(stack), self._rows(index), 0, keys, own)
+                stack.look(self._calls.training(first.member, stack.model), self._rows(index), 0, keys, own)
                 for part in first.data.val.values():
-                    stack.evaluate(self._validation(stack), next(iter(part.batches(first.data.batch_size)))[0], None, keys, own)
+                    batch, _ = next(iter(part.batches(first.data.batch_size)))
+                    stack.evaluate(self._calls.validation(first.member, stack.model), batch, None, keys, own)
             return None
         except Exception as error:
             return error
@@ -171,10 +170,7 @@ class Group:
     def _watched(self, runners: Sequence[ModelRunner], differing: AbstractSet[Read]) -> Stack:
         """Their stack, whose model writes down what it reads of that in which they differ."""
         stack = self._assemble(runners)
-        modules = {read: is_torch_s(stack.model.get_submodule(read[1])) for read in differing if read[0] == "model"}
-        self.reads.seen.update(read for read, torch_s in modules.items() if torch_s)
-        self._sight.opened = frozenset(differing)
-        watch(stack.model, [(read[1], read[2]) for read, torch_s in modules.items() if not torch_s], self._sight)
+        self._calls.watch(stack.model, differing)
         return stack
 
     def _attempt(self, stack: Stack) -> tuple[list[Trained], dict[ModelRunner, dict[str, float]]]:
@@ -211,7 +207,7 @@ class Group:
         pattern = [[len(index) for index in indices] for indices, _ in plans[0]]
         if any([[len(index) for index in indices] for indices, _ in plan] != pattern for plan in plans[1:]):
             raise Refused("their batches are of different sizes: they stand at different places in their passes")
-        hook, own = self._training(stack), self._own()
+        hook, own = self._calls.training(member, stack.model), self._own()
 
         def token() -> Hashable:
             return self.reads.values(member)
@@ -226,7 +222,7 @@ class Group:
         if self.speeds is not None and self.speeds.alone is None:
             index = whole[0, : pattern[0][0]]
             self.speeds.alone = time_alone(first, lambda: first.feed.table.rows(index)) * len(pattern[0])  # type: ignore[attr-defined]
-        first_steps = [] if self._checked else [FirstStep(stack, member.precision == "bf16", row) for row in self._checks(own)]
+        first_steps = [] if self._checked else [FirstStep(stack, member.precision == "bf16", row) for row in compared(own)]
         began = time.perf_counter()
         for update, sizes in enumerate(pattern):
             if update == 1:         # what is done for the first time takes longer
@@ -243,7 +239,7 @@ class Group:
                     part = tuple(each_part * (n / samples) for each_part in part)
                 for each in first_steps if update == micro == 0 else ():
                     share, key = n / samples, keys_of(bases, steps, member.device)[each.row]
-                    each.loss(self._alone(each.row, batch, key, share), loss * share, part)
+                    each.loss(alone(runners[each.row].member, _of_row(batch, each.row), key, share), loss * share, part)
                 gradients = part if gradients is None else tuple(a + b for a, b in zip(gradients, part))
                 losses.append(loss)
                 extras.append(extra)
@@ -266,45 +262,6 @@ class Group:
         self._warm = True
         return self._trained(values, extras, weights)
 
-    def _alone(self, row: int, batch: Any, key: Tensor, share: float) -> Any:
-        """(model) -> the loss of a runner's hook, by itself, on its part of the batch."""
-        member = self.runners[row].member
-
-        def loss(model: Any) -> Tensor:
-            sight = Sight(set(), hparams=member.hparams.tensors())
-            view = view_of(member, model, sight)
-            with autocast(member), own_randomness(key, strict=False):
-                found = view.training_step(model, view.augment(_of_row(batch, row)))
-            one: Tensor = found[0] if isinstance(found, tuple) else found
-            return one * share
-
-        return loss
-
-    def _checks(self, own: Mapping[str, Mapping[Any, Tensor]]) -> list[int]:
-        """The rows that are compared with themselves alone: the first, and one in which what is lifted is another than there."""
-        others = [(values != values[0]).reshape(len(values), -1).any(1) for values in own["lifted"].values()]
-        return [0, *dict.fromkeys(int(other.nonzero()[0]) for other in others if bool(other.any()))]
-
-    def _training(self, stack: Stack) -> Any:
-        """`training_step` and `augment` as a stack calls them."""
-        view = view_of(self.runners[0].member, stack.model, self._sight)
-
-        def hook(model: Any, batch: Any, own: Any) -> Any:
-            with given(self._sight, stack.model, own):
-                found = view.training_step(model, view.augment(batch))
-            return (found[0], tree_map(_tensor, found[1])) if isinstance(found, tuple) else (found, {})
-
-        return hook
-
-    def _validation(self, stack: Stack) -> Any:
-        view = view_of(self.runners[0].member, stack.model, self._sight)
-
-        def hook(model: Any, batch: Any, own: Any) -> Any:
-            with given(self._sight, stack.model, own):
-                return tree_map(_tensor, dict(view.validation_step(model, batch)))
-
-        return hook
-
     def _trained(self, losses: Tensor, extras: list[dict[str, Tensor]], weights: list[int]) -> list[Trained]:
         held = {name: torch.stack([extra[name] for extra in extras]).cpu().double() for name in extras[0]}
         found: list[Trained] = []
@@ -321,7 +278,7 @@ class Group:
         if not due:
             return {}
         first, member = self.runners[0], self.runners[0].member
-        hook, own = self._validation(stack), self._own()
+        hook, own = self._calls.validation(member, stack.model), self._own()
         metrics: list[dict[str, float]] = [{} for _ in self.runners]
         for name, part in first.data.val.items():
             found: list[tuple[dict[str, Any], int]] = []
@@ -333,32 +290,19 @@ class Group:
                 with autocast(member):
                     found.append((stack.evaluate(hook, batch, None, keys, own), n))
                 if number == 0 and not self.reads.lifted <= self.proven:
-                    self._prove(stack, name, found[0][0], batch, keys, own)
+                    for row in compared(own):
+                        check_validation(self.runners[row].member, stack.model_of(row), batch, keys[row], _of_row(found[0][0], row))
             for row in due:
                 each = [(_of_row(values, row), n) for values, n in found]
                 metrics[row].update(named(name, metrics_of(self.runners[row].member, each)))
         return {self.runners[row]: metrics[row] for row in due}
 
-    def _prove(self, stack: Stack, name: str, found: Any, batch: Any, keys: Tensor, own: Mapping[str, Mapping[Any, Tensor]]) -> None:
-        """What is lifted for the first time gives what a member's own numbers do. Raises Differs."""
-        for row in self._checks(own):
-            model, member = stack.model_of(row), self.runners[row].member
-            view = view_of(member, model.eval(), Sight(set(), hparams=member.hparams.tensors()))
-            with torch.no_grad(), autocast(member), own_randomness(keys[row], strict=False):
-                alone = tree_map(_tensor, dict(view.validation_step(model, batch)))
-            same_metrics(named(name, _of_row(found, row)), named(name, alone), coarse=member.precision == "bf16")
-
     def _rows(self, index: Tensor) -> Any:
         """(k, n) indices -> the training data there, each (k, n, ...)."""
         return tree_map(_taker(index), self.runners[0].feed.table.tree)  # type: ignore[attr-defined]
 
-    def _own(self) -> dict[str, dict[Any, Tensor]]:
-        """What a call is given of each member's own, (k,) or (k, ...): its `hparams`, and what of its reads is lifted."""
-        members = [runner.member for runner in self.runners]
-        each = [member.hparams.tensors() for member in members]
-        shared = [name for name in each[0] if all(name in tensors for tensors in each)]
-        hparams = {name: torch.stack([tensors[name] for tensors in each]) for name in shared}
-        return {"hparams": hparams, "lifted": self.reads.tensors(members, members[0].device)}
+    def _own(self) -> Own:
+        return self._calls.own([runner.member for runner in self.runners])
 
     def _clip(self) -> Tensor | None:
         norms = [runner.member.max_grad_norm for runner in self.runners]
@@ -406,11 +350,6 @@ def _taker(index: Tensor) -> Any:
     """(k, n) indices -> leaf (size, ...) to (k, n, ...)."""
     flat = index.reshape(-1)
     return lambda leaf: leaf.index_select(0, flat).view(*index.shape, *leaf.shape[1:])
-
-
-def _tensor(value: Any) -> Any:
-    """vmap hands out tensors only."""
-    return torch.as_tensor(value, dtype=torch.float64) if not isinstance(value, Tensor) and is_scalar(value) else value
 
 
 def _of_row(tree: Any, row: int) -> Any:

@@ -98,6 +98,10 @@ class Stack:
         self._keep(found.buffers)
         return found
 
+    def look(self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, more: Any = None) -> None:
+        """Runs the hook as `gradients` does, for what it reads and raises. Nothing moves on, and nothing is compiled."""
+        self.program.gradients(hook, self._rows(), keys, batch, in_dims, more)
+
     def update(self, gradients: Sequence[Tensor], clip: Tensor | None = None) -> None:
         """The optimizers' step on these gradients, one (k, D) for each block."""
         self._read()
