@@ -376,3 +376,19 @@ def test_what_is_read_is_found_out_before_an_iteration_is_spent_on_it() -> None:
     Engine(strategy="vmap").advance(runners(Once, VALUES))
     # A look at what is read; the read as a tensor; a look at the new stack; four updates, and two members alone.
     assert Once.calls == 3 + 4 + 2
+
+
+def test_what_is_lifted_is_compiled_too() -> None:
+    from torchtune_hp.population.engine import Engine
+
+    from .test_engine import runners
+
+    class Sloped(Smoothing):
+        def build(self, config: Any) -> nn.Module:
+            return nn.Sequential(nn.Linear(6, 8), nn.LeakyReLU(config["slope"]), nn.Linear(8, 3))
+
+    configs = [{"lr": 0.01, "slope": 0.05 * k, "alpha": 0.05 * k} for k in range(9)]
+    engine, members = Engine(strategy="compile"), runners(Sloped, configs)
+    looks = [engine.advance(members) for _ in range(2)]
+    assert engine.stacks() == [9]
+    same([[look[member] for look in looks] for member in members], alone(Sloped, configs, n=2))
