@@ -277,6 +277,15 @@ def test_show_as_json(run: Out, digits: Path) -> None:
     assert study["notes"] == [{"kind": "choice", "text": f"two {NASTY}", "trial": None, "seconds": 0.0}]
 
 
+def test_show_says_how_many_trials_share_a_stack(run: Out, tmp_path: Path) -> None:
+    texts = ("stacks", "1 trials per stack"), ("stack", "Net: stack 1"), ("stacks", "8 trials per stack ([red])")
+    notes = [Note(kind, text) for kind, text in texts]
+    study = made(tmp_path / "s", (notes, [launch(0)]), ([look(0, 1, 0.5)], []))
+    lines = run("show", study)[1].splitlines()
+    assert "stacks   8 trials per stack ([red])" in lines and lines[-1] == "  stack  Net: stack 1"
+    assert json.loads(run("show", study, "--json")[1])["members_per_stack"] == "8 trials per stack ([red])"
+
+
 def test_show_of_several_objectives_shows_the_front(run: Out, pareto: Path) -> None:
     out = run("show", pareto)[1]
     table = ["front", "  #  trial  step    a  b   lr", "  1      1     1  0.9  9  0.5", "  2      0     1  0.5  5    0"]

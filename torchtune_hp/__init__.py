@@ -10,7 +10,7 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING, Any as _Any
 
 if _TYPE_CHECKING:
-    from . import metrics as metrics
+    from . import functional as functional, metrics as metrics
     from .asktell import AskTell as AskTell
     from .errors import (
         CheckpointError as CheckpointError,
@@ -108,12 +108,13 @@ _HOMES = {
 }  # fmt: skip
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
-__all__ = sorted([*_HOME, "metrics"])  # pyright: ignore
+_MODULES = ("functional", "metrics")
+__all__ = sorted([*_HOME, *_MODULES])  # pyright: ignore
 
 
 def __getattr__(name: str) -> _Any:
-    if name == "metrics":
-        return _import_module(".metrics", __name__)
+    if name in _MODULES:
+        return _import_module(f".{name}", __name__)
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(_import_module(f".{_HOME[name]}", __name__), name)

@@ -16,6 +16,7 @@ from .journal_file import NAME
 from .observers.picture import table
 from .observers.tally import Row
 from .observers.wording import clock, columns, counted, flat, inert, named, number
+from .population.census import STACKS
 from .result import Result
 from .results import Results
 from .spec import brief
@@ -59,14 +60,17 @@ def show(folder: Path, as_json: bool) -> int:
         states = counted({state: study["states"].get(state, 0) for state in STATES}, "none")
         kinds = counted(Counter(error["kind"] for error in study["errors"]))
         counts = [("trials", f"{study['trials']}: {states}" + (f" ({kinds})" if kinds else ""))]
-        write(*named([*counts, ("reports", f"{study['reports']} in {clock(study['seconds'])} of study time")], indent=""))
+        counts.append(("reports", f"{study['reports']} in {clock(study['seconds'])} of study time"))
+        if study["members_per_stack"]:
+            counts.append(("stacks", inert(study["members_per_stack"], 160)))
+        write(*named(counts, indent=""))
         rows = [_row(result, results) for result in (results.pareto if front else results.top(TOP))]
         if rows:
             lines = columns(*table(rows[:SHOWN], results.objective.metrics), _room(2))
             write("", "front" if front else "best", *(f"  {line}" for line in lines))
         errors = [(f"trial {error['trial']}", f"{error['kind']}: {inert(error['line'], 100)}") for error in study["errors"]]
         _section("errors", errors)
-        _section("notes", [(inert(note["kind"], 20), inert(note["text"], 160)) for note in study["notes"]])
+        _section("notes", [(inert(note["kind"], 20), inert(note["text"], 160)) for note in study["notes"] if note["kind"] != STACKS])
     return 0
 
 
@@ -163,6 +167,7 @@ def _shown(folder: Path, results: Results) -> dict[str, Any]:
         "states": results.counts(),
         "reports": reports,
         "seconds": results.seconds,
+        "members_per_stack": results.members_per_stack,
         "best": None if several or not found else _result(found[0]),
         "pareto" if several else "top": [_result(result) for result in found],
         "errors": [{"trial": error.trial, "kind": error.kind, "line": error.line} for error in results.errors],

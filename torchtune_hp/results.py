@@ -20,6 +20,7 @@ from .errors import CheckpointError, ConfigurationError, SeveralObjectivesError,
 from .journal import Journal
 from .journal_rows import from_json, text_of, to_json
 from .objective import VIOLATED, Mode, Objective
+from .population.census import STACKS
 from .result import Point, Result as Result, TrialError as TrialError, flat, front, line_of
 from .trial import Note, Trial
 
@@ -187,8 +188,14 @@ class Results:
 
     @property
     def stacks(self) -> list[str]:
-        """Which stacks trials were trained in, what kept them apart, and what was trained one by one, in words."""
-        return [note.text for note in self.journal.notes("stack")]
+        """In words: which stacks trials were trained in, what kept them apart, what was trained one by one; last, how many share one."""
+        return [*(note.text for note in self.journal.notes("stack")), *filter(None, [self.members_per_stack])]
+
+    @property
+    def members_per_stack(self) -> str | None:
+        """How many trials shared a stack, as it was said last: "12.4 trials per stack (...)". None: there were no stacks."""
+        said = self.journal.notes(STACKS)
+        return said[-1].text if said else None
 
     @property
     def header(self) -> dict[str, Any]:

@@ -265,6 +265,13 @@ def test_the_picture_of_a_study() -> None:
     ]
 
 
+def test_the_picture_says_how_many_trials_share_a_stack() -> None:
+    line = "6.4 trials per stack (last 32 in 5, 3 one by one)"
+    tally = told(info(), start(4), ([Note("stacks", "1 trials per stack (last 4 in 4)"), Note("stacks", line)], []))
+    assert f"stacks  {line}" in drawn(info(), tally, width=60) and not any("notes" in each for each in drawn(info(), tally))
+    assert all(len(each) <= 40 for each in drawn(info(), tally, width=40))
+
+
 def test_the_picture_of_a_study_that_has_nothing_yet() -> None:
     empty = info(limits=Limits(1), header={})
     assert drawn(empty, Tally(empty), 0.0) == [

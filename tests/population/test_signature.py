@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from torchtune_hp.population.signature import Signature, difference, lifted, signature
+from torchtune_hp.population.stack import Stack
 
 from .models import LAYERS
 
@@ -36,6 +38,31 @@ def test_numbers_of_the_optimizer_and_dropout_s_p_may_differ() -> None:
     one = of(mlp(p=0.1), lr=0.1, betas=(0.9, 0.99), weight_decay=0.0)
     assert one == of(mlp(p=0.7), lr=1e-5, betas=(0.5, 0.9), weight_decay=0.3, eps=1e-3)
     assert lifted(mlp(p=0.7)) == {("2", "p"): 0.7}
+
+
+RESPONSES = [{"alpha": 0.1, "beta": 0.5, "k": 1.0}, {"alpha": 0.7, "beta": 0.9, "k": 2.0}, {"alpha": 0.1, "beta": 0.75, "k": 1.5}]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_what_is_lifted_gives_each_member_what_it_has_alone(dtype: torch.dtype) -> None:
+    def made(place: int) -> nn.Module:
+        torch.manual_seed(place)
+        layers = nn.Conv2d(3, 4, 3), nn.LocalResponseNorm(3, **RESPONSES[place]), nn.Flatten(), nn.Linear(144, 2)
+        return nn.Sequential(*layers).to(dtype)
+
+    models, batch = [made(place) for place in range(3)], torch.randn(5, 3, 8, 8, dtype=dtype)
+    assert of(models[0]) == of(models[1])
+    single = [copy.deepcopy(model) for model in models]
+    stack = Stack([(model, torch.optim.SGD(model.parameters(), lr=0.5)) for model in models])
+    losses, _ = stack.step(lambda model, x: model(x).square().mean(), batch, None, torch.zeros(3, dtype=torch.int64))
+    assert losses.dtype is dtype
+    bound = {"rtol": 1e-8, "atol": 1e-8} if dtype is torch.float64 else {"rtol": 1e-5, "atol": 1e-6}
+    for place, model in enumerate(single):
+        loss = model(batch).square().mean()
+        torch.testing.assert_close(losses[place], loss.detach(), **bound)
+        before = list(model.parameters())
+        for trained, old, gradient in zip(stack.dump(place)[0].parameters(), before, torch.autograd.grad(loss, before)):
+            torch.testing.assert_close(trained.detach(), old.detach() - 0.5 * gradient, **bound)
 
 
 class Functional(nn.Module):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from ..errors import ConfigurationError
+from ..population.census import STACKS
 from ..population.engine import Answer, Engine, Strategy
 from ..training.alone import ModelRunner
 from ..training.model import ModelRecipe
@@ -91,6 +92,9 @@ class _FusedTrials(LocalTrials):
         while going:
             runners = {trial: self._fused(trial) for trial in going}
             found = self.engine.advance(list(runners.values()))
+            news = self.engine.census.news()
+            if news is not None:
+                self.notes.append(Note(STACKS, news))
             for trial, until in list(going.items()):
                 answer = self._answer(trial, until, found[runners[trial]])
                 if answer is not None:

@@ -156,6 +156,8 @@ def _head(info: StudyInfo, tally: Tally, at: Pace, width: int) -> list[Line]:
     if rungs := tally.rungs:
         lines.append(_labeled("rungs", "  ".join(f"{level}: {count}" for level, count in rungs)))
     lines.append(_labeled("rate", f"{per(at.trials, 'trials')}, {per(at.reports, 'reports')}"))
+    if tally.stacks:
+        lines.append(_labeled("stacks", inert(tally.stacks, max(8, width - 8))))
     if tally.notes:
         lines.append(_labeled("notes", counted(dict(tally.notes.most_common(6)))))
     return lines

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import TorchtuneError
+from ..population.census import STACKS
 from ..trial import Command, Event
 from . import picture
 from .base import StudyInfo
@@ -143,6 +144,7 @@ class Progress:
             metric = info.objective.metrics[0]
             parts.append(f"best {inert(metric, 40)} {picture.value(row, metric)} (trial {row.trial}, step {row.step})")
         parts += [picture.counts(tally)] if picture.counts(tally) else []
+        parts += [inert(tally.stacks, 80)] if tally.stacks else []
         at = self._pace()
         return ", ".join([*parts, clock(at.elapsed)]) + (f", left {clock(at.left)}" if at.left is not None else "")
 
@@ -165,7 +167,9 @@ class Progress:
         lines += _front(info, results) if len(info.objective.metrics) > 1 else _best(info, results)
         if counts.get("failed") and (errors := results.errors):
             lines.append(f"first failure: trial {errors[0].trial}: {inert(errors[0].line, 200)} (results.errors has them all)")
-        notes = Counter(note.kind for note in results.log)
+        if (line := results.members_per_stack) is not None:
+            lines.append(f"stacks: {inert(line, 200)}")
+        notes = Counter(note.kind for note in results.log if note.kind != STACKS)
         if notes:
             lines.append(f"notes: {counted(dict(notes.most_common()))}")
         if info.folder is not None:

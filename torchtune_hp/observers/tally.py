@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..objective import VIOLATED
+from ..population.census import STACKS
 from ..trial import Command, Config, Drop, Event, Failed, Keep, Launch, Note, Reached, Scalar, Train, Trial
 from .base import StudyInfo
 
@@ -55,6 +56,7 @@ class Tally:
         self.ended: Counter[str] = Counter()    # completed, stopped, failed
         self.kinds: Counter[str] = Counter()    # of failures
         self.notes: Counter[str] = Counter()
+        self.stacks = ""                        # how many trials share a stack, in words
         self.best: Row | None = None
         self.top: dict[int, Row] = {}
         self.front: dict[int, Row] = {}         # of several objectives
@@ -84,7 +86,10 @@ class Tally:
             if isinstance(event, Reached):
                 looked[event.trial] = self._reached(event), event
             elif isinstance(event, Note):
-                self.notes[event.kind] += 1
+                if event.kind == STACKS:
+                    self.stacks = event.text
+                else:
+                    self.notes[event.kind] += 1
             else:
                 self._failed(event)
         for command in commands:

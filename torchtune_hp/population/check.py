@@ -10,12 +10,13 @@ Where alone is not finite nothing is compared: NaN in one member says nothing of
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
+from torch.utils._pytree import tree_flatten
 
 from .layout import flatten, parameters_of, trained
 from .stack import Stack
@@ -34,17 +35,17 @@ class Idle(Exception):
 
 
 class FirstStep:
-    """Row 0's first step, alone, on a copy that is made here. `coarse`: the arithmetic is bfloat16's.
+    """A row's first step, alone, on a copy that is made here. `coarse`: the arithmetic is bfloat16's.
 
     `conclusive`: all was finite, and so compared.
     """
 
-    def __init__(self, stack: Stack, coarse: bool) -> None:
+    def __init__(self, stack: Stack, coarse: bool, row: int = 0) -> None:
+        self.row = row
         self.conclusive = True
         self._stack = stack
-        self._model, self._optimizer = copy.deepcopy(stack.members[0])
-        flat = stack.flats[0]
-        self._bound = 5e-2 if coarse else 5e-3 if flat.is_cuda else 1e-8 if flat.dtype == torch.float64 else 1e-4
+        self._model, self._optimizer = copy.deepcopy(stack.members[row])
+        self._bound = _bound(stack.flats[0], coarse)
 
     def loss(self, alone: Callable[[Any], Tensor], losses: Tensor, gradients: Sequence[Tensor]) -> None:
         """`alone(model)` gives the loss of the copy; `losses` (k,) and `gradients` are the stack's. Raises Idle and Differs."""
@@ -61,27 +62,27 @@ class FirstStep:
         if not bool(loss.isfinite() & whole.isfinite()):
             self.conclusive = False
             return
-        self._agree("the loss", losses[0].detach(), loss.detach(), loss.detach().abs().clamp(min=1.0))
+        self._agree("the loss", losses[self.row].detach(), loss.detach(), loss.detach().abs().clamp(min=1.0))
         for block, gradient in zip(self._stack.layout.blocks, gradients):
-            parts = gradient[0].split_with_sizes(block.sizes)
+            parts = gradient[self.row].split_with_sizes(block.sizes)
             for name, part in zip(block.names, parts):
                 self._agree(f"the gradient of {name}", part.view_as(named[name]), found[name], whole)
 
     def update(self, gradients: Sequence[Tensor], clip: Tensor | None) -> Callable[[], None]:
         """To be called before the stack's update, and what it returns after it. Raises Differs."""
         for block, gradient in zip(self._stack.layout.blocks, gradients):
-            for part, parameter in zip(gradient[0].split_with_sizes(block.sizes), parameters_of(self._model, block)):
+            for part, parameter in zip(gradient[self.row].split_with_sizes(block.sizes), parameters_of(self._model, block)):
                 parameter.grad = part.detach().view_as(parameter).clone()
         if clip is not None:
-            clip_grad_norm_(trained(self._optimizer), float(clip[0]))
+            clip_grad_norm_(trained(self._optimizer), float(clip[self.row]))
         self._optimizer.step()
 
         def compare() -> None:
             for block, flat in zip(self._stack.layout.blocks, self._stack.flats):
-                own = torch.empty_like(flat[0])
+                own = torch.empty_like(flat[self.row])
                 flatten(parameters_of(self._model, block), own)
                 if bool(own.isfinite().all()):
-                    self._agree(f"the {type(self._optimizer).__name__} step", flat[0].detach(), own, own.norm())
+                    self._agree(f"the {type(self._optimizer).__name__} step", flat[self.row].detach(), own, own.norm())
                 else:
                     self.conclusive = False
 
@@ -91,3 +92,19 @@ class FirstStep:
         off = (stacked - alone).norm()
         if not bool(off <= self._bound * scale):
             raise Differs(f"{what} differs between stacked and alone, by {float(off):.3g} where {float(scale):.3g} is its scale")
+
+
+def same_metrics(stacked: Mapping[str, Any], alone: Mapping[str, Any], coarse: bool) -> None:
+    """Metrics of a batch, in two trees of tensors by name. Raises Differs."""
+    for name in {**stacked, **alone}:
+        one, other = tree_flatten(stacked.get(name))[0], tree_flatten(alone.get(name))[0]
+        if len(one) != len(other):
+            raise Differs(f"the metric {name} is there only stacked, or only alone")
+        for left, right in zip(one, other):
+            bound = _bound(right, coarse)
+            if not torch.allclose(left.double(), right.double(), bound, bound, equal_nan=True):
+                raise Differs(f"the metric {name} differs between stacked and alone")
+
+
+def _bound(like: Tensor, coarse: bool) -> float:
+    return 5e-2 if coarse else 5e-3 if like.is_cuda else 1e-8 if like.dtype == torch.float64 else 1e-4

@@ -16,26 +16,26 @@ Laws:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal
 
 from ..training.alone import ModelRunner
 from ..training.feed import Stream
 from ..training.runner import Look
+from .census import Census, advice, splits_most
 from .group import Apart, Group, Refused
+from .kinds import attributes_of, begins, described, differing, structure_of
 from .program import CompilerFailed
-from .signature import difference, signature
+from .reads import Read, Reads, shown
+from .remedies import remedy
 from .speeds import Speeds
-from .view import shown_read, values_of
 
 Answer = Look | BaseException
 Note = Callable[[str, str], None]
 """(kind, text)"""
 
 Strategy = Literal["auto", "vmap", "loop", "compile"]
-
-WORDS = ("batch_size", "accumulate", "precision", "lr_step")
-"""Words of a ModelTrainable in which members of a stack agree."""
 
 FEW = 2
 """So many runners of a kind or fewer are trained one by one."""
@@ -54,26 +54,49 @@ class Engine:
         self._speeds: dict[Hashable, Speeds] = {}       # by structure
         self._groups: dict[Hashable, Group] = {}
         self._kinds: dict[ModelRunner, Hashable] = {}
-        self._reads: dict[Hashable, set[str]] = {}      # by structure: what hooks were seen to read
-        self._numbers: dict[Any, int] = {}              # of the structures that were stacked
-        self._alone: dict[Hashable, str] = {}           # by structure: why its members are trained one by one
+        self._attributes: dict[ModelRunner, dict[Read, Hashable]] = {}
+        self._reads: dict[Any, Reads] = {}              # by structure: what hooks were seen to read
+        self._numbers: dict[Any, int] = {}              # of the kinds that were stacked
+        self._alone: dict[Hashable, str] = {}           # by kind: why its members are trained one by one
         self._uncompiled: set[Hashable] = set()         # structures on which the compiler failed
         self._said: set[Hashable] = set()
+        self.census = Census()
 
     def advance(self, runners: Sequence[ModelRunner]) -> dict[ModelRunner, Answer]:
         """One iteration of each -> its look, or what it raised."""
         answers: dict[ModelRunner, Answer] = {}
         waiting = list(runners)
+        sizes: list[int] = []
+        alone = 0
         while waiting:
             again: list[ModelRunner] = []
             for (kind, _), members in self._sorted(waiting).items():
-                if self._apart(kind, members):
+                if not all(runner in self._kinds for runner in members):       # they were sorted anew meanwhile
+                    again += members
+                elif self._apart(kind, members):
                     for runner in members:
                         answers[runner] = self._by_itself(runner)
+                    sizes.append(len(members))
+                    alone += len(members)
                 else:
-                    again += self._together(kind, members, answers)
+                    later = self._together(kind, members, answers)
+                    again += later
+                    sizes += [] if later else [len(members)]
             waiting = again
+        self._count(runners, sizes, alone)
         return answers
+
+    def _count(self, runners: Sequence[ModelRunner], sizes: Sequence[int], alone: int) -> None:
+        """Counts how many trials share a stack, and says once what to do where they are few."""
+        if sizes:
+            self.census.add(sizes, alone)
+        if self._strategy == "loop" or not self.census.small or _SMALL in self._said:
+            return
+        found = splits_most([(runner.member.config, described(self._kind(runner))) for runner in runners])
+        if found is not None:
+            text = advice(type(runners[0].member).__name__, self.census, found)
+            self._say("stack", text, _SMALL)
+            warnings.warn(text, UserWarning, stacklevel=2)
 
     def settle(self, runner: ModelRunner) -> None:
         """The runner's own module and optimizer are what it was trained to."""
@@ -86,7 +109,7 @@ class Engine:
         for group in self._groups.values():
             if runner in group.present:
                 group.leave(runner)
-        self._kinds.pop(runner, None)
+        self._forget(runner)
 
     def stacks(self) -> list[int]:
         """How many members each stack holds."""
@@ -113,18 +136,22 @@ class Engine:
     def _kind(self, runner: ModelRunner) -> Hashable:
         known = self._kinds.get(runner)
         if known is None:
-            member = runner.member
-            words = tuple(getattr(member, word) for word in WORDS)
-            structure = (type(member), id(runner.data), words, signature(member.model, member.optimizer))
-            known = (structure, values_of(member, self._reads.setdefault(structure, set())))
-            self._kinds[runner] = known
+            shape = structure_of(runner)
+            if shape not in self._reads:
+                self._reads[shape] = Reads({read for other, reads in self._reads.items() if other[0] is shape[0] for read in reads.lifted})
+            known = (shape, self._reads[shape].values(runner.member))
+            self._kinds[runner], self._attributes[runner] = known, attributes_of(runner.member)
         return known
+
+    def _forget(self, runner: ModelRunner) -> None:
+        self._kinds.pop(runner, None)
+        self._attributes.pop(runner, None)
 
     def _apart(self, kind: Any, members: Sequence[ModelRunner]) -> bool:
         """Whether these of a kind are trained one by one."""
         structure, k = kind[0], len(members)
         few = 1 if _streamed(members[0]) else FEW       # two that share a DataLoader's batches play it once
-        if k <= few or self._strategy == "loop" or structure in self._alone:
+        if k <= few or self._strategy == "loop" or kind in self._alone:
             return True
         slow = self._speeds[structure].loses(k) if structure in self._speeds else None
         if slow is not None:
@@ -145,14 +172,14 @@ class Engine:
 
     def _together(self, kind: Any, members: list[ModelRunner], answers: dict[ModelRunner, Answer]) -> list[ModelRunner]:
         """Trains them as a stack; returns those that turned out to be of another kind, to be sorted again."""
-        structure = kind[0]
+        structure, reads = kind[0], self._reads[kind[0]]
         compiled = self._strategy == "compile" and structure not in self._uncompiled
-        group = self._groups.setdefault(kind, Group(self._timed(structure), compiled))
-        self._formed(structure, len(members))
+        group = self._groups.setdefault(kind, Group(reads, self._timed(structure), compiled))
+        known = len(reads.seen)
         try:
-            answers.update(group.advance(members, self._reads[structure]))
-        except Apart:
-            self._regroup(structure, members)
+            found = group.advance(members, differing([self._attributes[runner] for runner in members]))
+        except Apart as apart:
+            self._split(structure, group, members, apart)
             return members
         except CompilerFailed as failed:
             self._uncompiled.add(structure)
@@ -161,68 +188,110 @@ class Engine:
             self._say("choice", f"{structure[0].__name__}: stacks are not compiled: {failed}.")
             return members
         except Refused as refused:
+            if reads.lifted and not group.proven:       # it may be for the tensors in their place
+                barred = sorted(reads.lifted)
+                reads.bar(barred, f"With a tensor in its place, {refused}.")
+                self._told_apart(structure, barred)
+                self._regroup(structure)
+                return members
             group.give_up()
             del self._groups[kind]
-            self._one_by_one(structure, members, answers, str(refused))
+            self._one_by_one(kind, members, answers, str(refused))
+        else:
+            answers.update(found)
+            if len(reads.seen) > known:
+                self._again(structure)
+            self._formed(self._kinds[members[0]], len(members))
         for runner in members:
             self._changed(runner)
         return []
 
-    def _formed(self, structure: Any, k: int) -> None:
-        """Says of a structure that is stacked for the first time how it differs from the first one of its class."""
-        if structure in self._numbers:
+    def _formed(self, kind: Any, k: int) -> None:
+        """Says of a kind that is stacked for the first time how it differs from the first one of its class."""
+        if kind in self._numbers:
             return
-        cls = structure[0]
-        earlier = [other for other in self._numbers if other[0] is cls]
-        self._numbers[structure] = number = len(earlier) + 1
-        text = f"{cls.__name__}: stack {number} begins with {k} trials"
-        if earlier:
-            words = difference(tuple(zip(WORDS, earlier[0][2])), tuple(zip(WORDS, structure[2])))
-            text += f"; it differs from stack 1 in {words or difference(earlier[0][3], structure[3]) or 'its data'}"
-        self._say("stack", text + ".")
+        earlier = [other for other in self._numbers if other[0][0] is kind[0][0]]
+        self._numbers[kind] = number = len(earlier) + 1
+        self._say("stack", begins(kind, k, number, earlier[0] if earlier else None))
 
     def _timed(self, structure: Hashable) -> Speeds | None:
         return self._speeds.setdefault(structure, Speeds()) if self._strategy == "auto" else None
 
-    def _one_by_one(self, structure: Hashable, members: Sequence[ModelRunner], answers: dict[ModelRunner, Answer], why: str) -> None:
+    def _one_by_one(self, kind: Hashable, members: Sequence[ModelRunner], answers: dict[ModelRunner, Answer], why: str) -> None:
         """The shared step raised: whose error is it? If each can do it by itself, it is the sharing's, and there is no more of it."""
         found = {runner: self._by_itself(runner) for runner in members}
         answers.update(found)
         if not any(isinstance(answer, BaseException) for answer in found.values()):
-            self._refuse(structure, why)
+            self._refuse(kind, why)
 
-    def _regroup(self, structure: Hashable, members: Sequence[ModelRunner]) -> None:
-        """All of this structure are sorted anew, by what is known now of what their hooks read."""
+    def _split(self, structure: Any, group: Group, members: Sequence[ModelRunner], apart: Apart) -> None:
+        """The hooks read what differs between these members: it is lifted where that can be, else there is a stack for each value."""
+        reads, name = self._reads[structure], structure[0].__name__
+        differ = reads.apart([runner.member for runner in members])
+        tried = [read for read in differ if apart.__cause__ is None and reads.can_lift(read, [runner.member for runner in members])]
+        errors = {read: group.takes(read) for read in tried}
+        for read, error in errors.items():
+            if error is None:
+                reads.lifted.add(read)
+                self._say("stack", f"{name}: {shown(read)} differs between trials and is lifted: each has its own in the stack.")
+            else:
+                reads.bar([read], remedy(shown(read), error))
+        rest = [read for read in differ if read not in reads.lifted]
+        if rest:
+            self._told_apart(structure, rest)
+        self._regroup(structure)
+
+    def _told_apart(self, structure: Any, differ: Sequence[Read]) -> None:
         reads = self._reads[structure]
+        said = (
+            f"{structure[0].__name__}: the hooks read {', '.join(map(shown, differ))}, which differs between trials: one stack for each "
+            "value. A number read as self.hparams[...] would not split them."
+        )
+        self._say("stack", " ".join([said, *dict.fromkeys(reads.fixed[read] for read in differ if read in reads.fixed)]))
+
+    def _regroup(self, structure: Any) -> None:
+        """All of this structure are sorted anew, by what is known now of what their hooks read."""
         for kind, group in list(self._groups.items()):
             if kind[0] == structure:  # type: ignore[index]
                 group.give_up()
                 del self._groups[kind]
         for runner, kind in list(self._kinds.items()):
             if kind[0] == structure:  # type: ignore[index]
-                del self._kinds[runner]
-        apart = [read for read in sorted(reads) if len({values_of(runner.member, [read]) for runner in members}) > 1]
-        name = type(members[0].member).__name__
-        shown = ", ".join(map(shown_read, apart))
-        self._say(
-            "stack",
-            f"{name}: the hooks read {shown}, which differs between trials: one stack for each value. A number read as "
-            "self.hparams[...] would not split them.",
-        )
+                self._forget(runner)
 
-    def _refuse(self, structure: Any, why: str) -> None:
-        self._alone[structure] = why
-        self._say("stack", f"{structure[0].__name__}: trained one by one: {why}.")
+    def _again(self, structure: Any) -> None:
+        """More was read than before, so kinds have other keys: those that are there, as those to come will have."""
+        reads = self._reads[structure]
+        for kind, group in [(kind, group) for kind, group in self._groups.items() if kind[0] == structure]:  # type: ignore[index]
+            del self._groups[kind]
+            values = {reads.values(runner.member) for runner in group.runners}
+            if len(values) != 1:
+                group.give_up()
+                continue
+            new = (structure, values.pop())
+            self._groups[new] = group
+            if kind in self._numbers:
+                self._numbers[new] = self._numbers.pop(kind)
+        for runner, kind in list(self._kinds.items()):
+            if kind[0] == structure:  # type: ignore[index]
+                self._kinds[runner] = (structure, reads.values(runner.member))
+
+    def _refuse(self, kind: Any, why: str) -> None:
+        self._alone[kind] = why
+        self._say("stack", f"{kind[0][0].__name__}: trained one by one: {why}.")
 
     def _changed(self, runner: ModelRunner) -> None:
         """After `on_iteration_end`, which may change what a stack depends on, the kind is found out anew."""
         if runner.hooked:
-            self._kinds.pop(runner, None)
+            self._forget(runner)
 
     def _say(self, kind: str, text: str, once: Hashable = None) -> None:
         if (once or text) not in self._said:
             self._said.add(once or text)
             self._note(kind, text)
+
+
+_SMALL = "stacks are small"
 
 
 def _streamed(runner: ModelRunner) -> bool:

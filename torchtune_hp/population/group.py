@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence, Set as AbstractSet
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -21,18 +21,18 @@ from torch import Tensor
 from ..errors import TorchtuneError
 from ..training.alone import ModelRunner, finite_mean
 from ..training.drain import leaves, tree_map
-from ..training.evaluation import autocast, is_scalar, means, metrics_of, named
+from ..training.evaluation import autocast, means, metrics_of, named
 from ..training.hooks import driven
 from ..training.runner import Look
 from .batches import Batches
+from .calls import Calls, Own, alone, check_validation, compared
 from .check import Differs, FirstStep, Idle
 from .keys import batch_step, keys_of
 from .program import CompilerFailed
-from .randomness import own_randomness
+from .reads import Read, Reads
 from .schedules import Schedules
 from .speeds import Speeds, time_alone, wait
 from .stack import Stack, Unstackable
-from .view import give, values_of, view_of
 
 Trained = dict[str, float] | BaseException
 """An iteration's metrics of training, or why there are none."""
@@ -47,12 +47,18 @@ class Apart(Exception):
 
 
 class Group:
-    """`runners[i]` is row i of the stack. `speeds`: where the times of its updates are noted. `compiled`: as of Stack."""
+    """`runners[i]` is row i of the stack. `reads`: of their structure. `speeds`: where the times of its updates are noted.
 
-    def __init__(self, speeds: Speeds | None = None, compiled: bool = False) -> None:
+    `compiled`: as of Stack.
+    """
+
+    def __init__(self, reads: Reads, speeds: Speeds | None = None, compiled: bool = False) -> None:
         self.runners: list[ModelRunner] = []
+        self.reads = reads
         self.speeds = speeds
         self._compiled = compiled
+        self.proven: set[Read] = set()              # lifted, and compared with a member alone
+        self._calls = Calls(reads)
         self._warm = False                          # every hook has run once
         self._checked = False                       # so has the comparison with a member alone
         self._idle: tuple[str, ...] = ()
@@ -130,19 +136,22 @@ class Group:
 
     # One iteration ------------------------------------------------------------------------------------------------------
 
-    def advance(self, runners: Sequence[ModelRunner], reads: set[str]) -> dict[ModelRunner, Look | BaseException]:
-        """`reads` gathers what the hooks read from self.
+    def advance(self, runners: Sequence[ModelRunner], differing: AbstractSet[Read]) -> dict[ModelRunner, Look | BaseException]:
+        """`differing`: attributes in which their own code may find them to differ.
 
-        Apart where that differs between the runners, Refused where the shared step raises; then all stand where they stood.
+        Apart where the hooks read what differs, Refused where the shared step raises; then all stand where they stood.
         """
-        stack = self._assemble(runners)
+        stack = self._watched(runners, differing)
+        if not self._warm and self._tried(stack) is None and self._differ():
+            raise Apart
         try:
-            trained, validated = self._attempt(stack, reads)
+            trained, validated = self._attempt(stack)
         except Idle as idle:
             self.give_up()
             self._idle += idle.names
-            stack = self._assemble(runners)
-            trained, validated = self._attempt(stack, reads)
+            stack = self._watched(runners, differing)
+            trained, validated = self._attempt(stack)
+        self.proven |= self.reads.lifted
         answers: dict[ModelRunner, Look | BaseException] = {}
         for row, (runner, metrics) in enumerate(zip(self.runners, trained)):
             if isinstance(metrics, BaseException):
@@ -159,7 +168,41 @@ class Group:
                 answers[runner] = error
         return answers
 
-    def _attempt(self, stack: Stack, reads: set[str]) -> tuple[list[Trained], dict[ModelRunner, dict[str, float]]]:
+    def takes(self, read: Read) -> Exception | None:
+        """What the hooks raise where they are given a tensor in the place of this read; None if nothing. Nothing changes."""
+        assert self._stack is not None
+        self.reads.lifted.add(read)
+        try:
+            return self._tried(self._stack)
+        finally:
+            self.reads.lifted.discard(read)
+
+    def _tried(self, stack: Stack) -> Exception | None:
+        """What the hooks raise on the first batches; what they read is known then. Nothing else changes."""
+        before = stack.snapshot(), [_Place(runner) for runner in self.runners], set(self._stale)
+        own, first = self._own(), self.runners[0]
+        try:
+            batches = Batches(self.runners)
+            train, _ = batches.update(0)[0]
+            keys = keys_of([runner.base for runner in self.runners], [runner.updates for runner in self.runners], first.member.device)
+            with autocast(first.member):
+                stack.look(self._calls.training(first.member, stack.model), train, batches.in_dims, keys, own)
+                for part in first.data.val.values():
+                    batch, _ = next(iter(part.batches(first.data.batch_size)))
+                    stack.evaluate(self._calls.validation(first.member, stack.model), batch, None, keys, own)
+            return None
+        except Exception as error:
+            return error
+        finally:
+            self._put_back(stack, *before)
+
+    def _watched(self, runners: Sequence[ModelRunner], differing: AbstractSet[Read]) -> Stack:
+        """Their stack, whose model writes down what it reads of that in which they differ."""
+        stack = self._assemble(runners)
+        self._calls.watch(stack.model, differing)
+        return stack
+
+    def _attempt(self, stack: Stack) -> tuple[list[Trained], dict[ModelRunner, dict[str, float]]]:
         """The iteration, or everything as it was and the reason."""
         if self._schedules is None or any(runner.hooked for runner in self.runners):
             members = [(runner.member.optimizer, driven(runner.member)) for runner in self.runners]
@@ -169,9 +212,9 @@ class Group:
         try:
             batches = Batches(self.runners)
             schedules.begin([runner.turns(plan.passes) for runner, plan in zip(self.runners, batches.plans)])
-            trained = self._train(stack, batches, schedules, reads)
-            validated = self._validate(stack, reads, trained)
-            if self._differ(reads):
+            trained = self._train(stack, batches, schedules)
+            validated = self._validate(stack, trained)
+            if self._differ():
                 raise Apart
             schedules.commit()
             return trained, validated
@@ -182,7 +225,7 @@ class Group:
                 raise
             if isinstance(error, Differs):
                 raise Refused(str(error)) from error
-            if self._differ(reads):
+            if self._differ():
                 raise Apart from error
             raise Refused(_line(error)) from error
 
@@ -192,29 +235,23 @@ class Group:
             place.restore()
         self._stale = stale
 
-    def _differ(self, reads: set[str]) -> bool:
-        return len({values_of(runner.member, reads) for runner in self.runners}) > 1
+    def _differ(self) -> bool:
+        return len({self.reads.values(runner.member) for runner in self.runners}) > 1
 
-    def _train(self, stack: Stack, batches: Batches, schedules: Schedules, reads: set[str]) -> list[Trained]:
+    def _train(self, stack: Stack, batches: Batches, schedules: Schedules) -> list[Trained]:
         runners, first = self.runners, self.runners[0]
         member = first.member
-        view = view_of(member, stack.model, reads)
-        hparams = self._hparams()
-
-        def hook(model: Any, batch: Any, own: Any) -> Any:
-            give(view, own)
-            found = view.training_step(model, view.augment(batch))
-            return (found[0], tree_map(_tensor, found[1])) if isinstance(found, tuple) else (found, {})
+        hook, own = self._calls.training(member, stack.model), self._own()
 
         def token() -> Hashable:
-            return values_of(member, reads)
+            return self.reads.values(member)
 
         clip = self._clip()
         bases = [runner.base for runner in runners]
         losses: list[Tensor] = []
         extras: list[dict[str, Tensor]] = []
         weights: list[int] = []
-        first_step = None if self._checked else FirstStep(stack, coarse=member.precision == "bf16")
+        first_steps = [] if self._checked else [FirstStep(stack, member.precision == "bf16", row) for row in compared(own)]
         began = time.perf_counter()
         for update in range(len(batches)):
             if update == 1:         # what is done for the first time takes longer
@@ -226,27 +263,29 @@ class Group:
                 began = time.perf_counter()
             samples, gradients = sum(n for _, n in taken), None
             for micro, (batch, n) in enumerate(taken):
-                single = batches.of_row(0, batch) if first_step is not None and update == micro == 0 else None
+                comparing = first_steps if update == micro == 0 else []
+                singles = [batches.of_row(each.row, batch) for each in comparing]
                 steps = [(runner.updates + update) * len(taken) + micro for runner in runners]
                 with autocast(member), _no_other_draws(self._warm or update > 0):
                     keys = keys_of(bases, steps, member.device)
-                    loss, extra, part, _ = stack.gradients(hook, batch, batches.in_dims, keys, hparams, token)
+                    loss, extra, part, _ = stack.gradients(hook, batch, batches.in_dims, keys, own, token)
                 if n != samples:
-                    part = tuple(each * (n / samples) for each in part)
-                if first_step is not None and update == micro == 0:
+                    part = tuple(each_part * (n / samples) for each_part in part)
+                for each, single in zip(comparing, singles):
                     share = n / samples
-                    first_step.loss(self._alone(single, keys[0], share), loss * share, part)
+                    each.loss(alone(runners[each.row].member, single, keys[each.row], share), loss * share, part)
                 gradients = part if gradients is None else tuple(a + b for a, b in zip(gradients, part))
                 losses.append(loss)
                 extras.append(extra)
                 weights.append(n)
             assert gradients is not None
-            compare = first_step.update(gradients, clip) if first_step is not None and update == 0 else None
+            compares = [each.update(gradients, clip) for each in first_steps] if update == 0 else []
             with torch.no_grad():
                 stack.update(gradients, clip, schedules.at(update) if update > 0 else None)
-            if first_step is not None and compare is not None:
+            for compare in compares:
                 compare()
-                self._checked = first_step.conclusive
+            if compares:
+                self._checked = all(each.conclusive for each in first_steps)
         self._stale = set(runners)
         for runner in runners:
             runner.updates += len(batches)
@@ -256,20 +295,6 @@ class Group:
             self.speeds.note(len(runners), (time.perf_counter() - began) / updates, load / updates)
         self._warm = True
         return self._trained(values, extras, weights)
-
-    def _alone(self, batch: Any, key: Tensor, share: float) -> Any:
-        """(model) -> the loss of the first runner's hook, by itself, on its part of the batch."""
-        runner = self.runners[0]
-
-        def loss(model: Any) -> Tensor:
-            view = view_of(runner.member, model, set())
-            give(view, runner.member.hparams.tensors())
-            with autocast(runner.member), own_randomness(key, strict=False):
-                found = view.training_step(model, view.augment(batch))
-            one: Tensor = found[0] if isinstance(found, tuple) else found
-            return one * share
-
-        return loss
 
     def _trained(self, losses: Tensor, extras: list[dict[str, Tensor]], weights: list[int]) -> list[Trained]:
         """`losses`: (batches, k) float64; of a member whose are not finite, the error that it would raise alone."""
@@ -285,7 +310,7 @@ class Group:
                 found.append(error)
         return found
 
-    def _validate(self, stack: Stack, reads: set[str], trained: list[Trained]) -> dict[ModelRunner, dict[str, float]]:
+    def _validate(self, stack: Stack, trained: list[Trained]) -> dict[ModelRunner, dict[str, float]]:
         """Whose validation raises has that for an answer in `trained`."""
         due = [
             row for row, runner in enumerate(self.runners)
@@ -294,12 +319,7 @@ class Group:
         if not due:
             return {}
         first, member = self.runners[0], self.runners[0].member
-        view, hparams = view_of(member, stack.model, reads), self._hparams()
-
-        def hook(model: Any, batch: Any, own: Any) -> Any:
-            give(view, own)
-            return tree_map(_tensor, dict(view.validation_step(model, batch)))
-
+        hook, own = self._calls.validation(member, stack.model), self._own()
         metrics: list[dict[str, float]] = [{} for _ in self.runners]
         for name, part in first.data.val.items():
             found: list[tuple[dict[str, Any], int]] = []
@@ -309,7 +329,10 @@ class Group:
                     [batch_step(runner.step + 1, number) for runner in self.runners], member.device,
                 )  # fmt: skip
                 with autocast(member):
-                    found.append((stack.evaluate(hook, batch, None, keys, hparams), n))
+                    found.append((stack.evaluate(hook, batch, None, keys, own), n))
+                if number == 0 and not self.reads.lifted <= self.proven:
+                    for row in compared(own):
+                        check_validation(self.runners[row].member, stack.model_of(row), batch, keys[row], _of_row(found[0][0], row))
             found = _on_host(found)
             for row in list(due):
                 each = [({name: _of_row(value, row) for name, value in values.items()}, n) for values, n in found]
@@ -320,9 +343,8 @@ class Group:
                     due.remove(row)
         return {self.runners[row]: metrics[row] for row in due}
 
-    def _hparams(self) -> dict[str, Tensor]:
-        each = [runner.member.hparams.tensors() for runner in self.runners]
-        return {name: torch.stack([tensors[name] for tensors in each]) for name in each[0] if all(name in tensors for tensors in each)}
+    def _own(self) -> Own:
+        return self._calls.own([runner.member for runner in self.runners])
 
     def _clip(self) -> Tensor | None:
         norms = [runner.member.max_grad_norm for runner in self.runners]
@@ -356,11 +378,6 @@ class _Place:
     def restore(self) -> None:
         self._runner.feed.epoch, self._runner.feed.offset = self._feed
         self._runner.updates = self._updates
-
-
-def _tensor(value: Any) -> Any:
-    """vmap hands out tensors only."""
-    return torch.as_tensor(value, dtype=torch.float64) if not isinstance(value, Tensor) and is_scalar(value) else value
 
 
 def _of_row(tree: Any, row: int) -> Any:

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F, init
 
-from . import composites, draws, dropout, samples  # noqa: F401  (each notes in REPLACED what it stands for)
+from . import composites, draws, dropout, forms, samples  # noqa: F401  (each notes in REPLACED what it stands for)
 from .mode import REPLACED, OwnRandomnessError, key_of, own_randomness
 
 __all__ = ["REPLACED", "OwnRandomnessError", "key_of", "own_randomness"]

@@ -2,7 +2,7 @@
 
 A stack runs one program over rows of tensors, so its members must agree in all that is not a tensor: classes, shapes, dtypes,
 attributes of modules, the optimizer's class and flags. What may differ: the values of tensors, the numbers in `param_groups`,
-and the `p` of dropout modules (`LIFTED`).
+and the attributes of modules for which torch takes a tensor (`LIFTED`).
 
 Laws:
 1. Two members share a stack exactly if their signatures are equal.
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import weakref
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
@@ -30,8 +30,8 @@ Signature = tuple[tuple[str, Hashable], ...]
 """(what it is, its value), in a fixed order."""
 
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-LIFTED: dict[type[nn.Module], tuple[str, ...]] = dict.fromkeys(_DROPOUTS, ("p",))
-"""Attributes of modules for which torch takes a tensor in training, so that each member has its own."""
+LIFTED: dict[type[nn.Module], tuple[str, ...]] = {**dict.fromkeys(_DROPOUTS, ("p",)), nn.LocalResponseNorm: ("alpha", "beta", "k")}
+"""Attributes of modules for which torch takes a tensor, so that each member has its own."""
 
 _REGISTRIES = frozenset({"_parameters", "_buffers", "_modules", "training", "_non_persistent_buffers_set"})
 _HIDDEN = ("_is_full_backward_hook", "_is_hf_initialized")
@@ -40,7 +40,24 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 def signature(model: nn.Module, optimizer: Optimizer) -> Signature:
     """All in which members of a stack must agree."""
-    return (*_modules(model), *_tensors(model), *_optimizer(model, optimizer))
+    modules = [(_named(path, name), value) for path, name, value, _ in _modules(model)]
+    return (*modules, *_tensors(model), *_optimizer(model, optimizer))
+
+
+def structure(model: nn.Module, optimizer: Optimizer) -> Signature:
+    """The signature without what makes a difference only if it is read: the `attributes`."""
+    modules = [(_named(path, name), value) for path, name, value, free in _modules(model) if not free]
+    return (*modules, *_tensors(model), *_optimizer(model, optimizer))
+
+
+def attributes(model: nn.Module) -> dict[tuple[str, str], Hashable]:
+    """(path, name) -> value, for what the user's own modules hold, which may never be read, and torch's modules as floats."""
+    return {(path, name): value for path, name, value, free in _modules(model) if free}
+
+
+def is_torch_s(module: nn.Module) -> bool:
+    """Whether the module's class is torch's own: it reads whatever it holds."""
+    return parametrize.type_before_parametrizations(module).__module__.partition(".")[0] == "torch"
 
 
 def difference(one: Signature, other: Signature) -> str | None:
@@ -63,22 +80,33 @@ def lifted(model: nn.Module) -> dict[tuple[str, str], float]:
     }
 
 
-def _modules(model: nn.Module) -> list[tuple[str, Hashable]]:
-    found: list[tuple[str, Hashable]] = []
+def _named(path: str, name: str) -> str:
+    return ".".join(filter(None, (path, name))) or "the model"
+
+
+def _modules(model: nn.Module) -> Iterator[tuple[str, str, Hashable, bool]]:
+    """(path, attribute, value, whether it is one of `attributes`); a module's class stands as the attribute "".
+
+    What is compiled reads its attributes unseen: there all of them make a difference.
+    """
     freeze = _Freezer(model)
+    compiled = any(map(_is_compiled, model.modules()))
     for path, module in model.named_modules(remove_duplicate=False):
-        here = f"{path}." if path else ""
-        found.append((path or "the model", parametrize.type_before_parametrizations(module)))     # each such module has its own class
-        free = LIFTED.get(type(module), ())
+        own_class = not is_torch_s(module) and not compiled
+        yield path, "", parametrize.type_before_parametrizations(module), False     # each such module has its own class
+        lifted_here = LIFTED.get(type(module), ())
         for name, value in vars(module).items():
-            if name in _REGISTRIES or name in _HIDDEN or name in free:
+            if name in _REGISTRIES or name in _HIDDEN or name in lifted_here:
                 continue
             if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")):
                 if value and name in _HOOKS:
-                    found.append((here + name, freeze(list(value.values()))))
+                    yield path, name, freeze(list(value.values())), False
                 continue
-            found.append((here + name, freeze(value)))
-    return found
+            yield path, name, freeze(value), own_class or isinstance(value, float)
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return isinstance(module, torch.jit.ScriptModule) or "_orig_mod" in module._modules or module._compiled_call_impl is not None
 
 
 def _tensors(model: nn.Module) -> list[tuple[str, Hashable]]:

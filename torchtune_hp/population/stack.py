@@ -13,6 +13,7 @@ In-place changes of buffers and new tensors put in their place (running statisti
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -98,6 +99,10 @@ class Stack:
         self._keep(found.buffers)
         return found
 
+    def look(self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, more: Any = None) -> None:
+        """Runs the hook as `gradients` does, for what it reads and raises. Nothing moves on, and nothing is compiled."""
+        self.program.gradients(hook, self._rows(), keys, batch, in_dims, more)
+
     def update(self, gradients: Sequence[Tensor], clip: Tensor | None = None, moved: Mapping[Entry, Tensor] | None = None) -> None:
         """The optimizers' step on these gradients, one (k, D) for each block.
 
@@ -151,6 +156,15 @@ class Stack:
             for name, tensor in (*self.buffers.items(), *self.stacked.items()):
                 own[name].copy_(tensor[row])
         return self.members[row]
+
+    def model_of(self, row: int) -> nn.Module:
+        """A row as a module of its own; the member's stays as it is."""
+        own = self.members[row]
+        self.members[row] = copy.deepcopy(own)
+        try:
+            return self.dump(row)[0]
+        finally:
+            self.members[row] = own
 
     def load(self, row: int) -> None:
         """Reads a row from the member's own module and optimizer; its hyperparameters are read before each step."""

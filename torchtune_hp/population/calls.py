@@ -1,0 +1,99 @@
+"""How a stack calls its members' hooks, and how the same hooks are called for one member alone, to compare.
+
+The hooks are the first member's, on a view of it (view.py); what is a member's own comes with each call: its `hparams`, and
+whatever it reads that is lifted (reads.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..training.drain import tree_map
+from ..training.evaluation import autocast, is_scalar
+from ..training.hooks import ModelTrainable
+from .check import same_metrics
+from .randomness import own_randomness
+from .reads import Read, Reads
+from .signature import is_torch_s
+from .view import Sight, given, view_of, watch
+
+Own = dict[str, dict[Any, Tensor]]
+"""What members are given of their own, (k,) or (k, ...): "hparams" by dotted names, "lifted" by reads."""
+
+
+class Calls:
+    """Of the stacks of one kind. `reads`: of their structure."""
+
+    def __init__(self, reads: Reads) -> None:
+        self._reads = reads
+        self._sight = Sight(reads.seen)
+
+    def watch(self, model: nn.Module, differing: Iterable[Read]) -> None:
+        """The stack's model writes down what it reads of that in which members differ. What torch's own modules hold, they read."""
+        self._sight.opened = frozenset(differing)
+        modules = {read: is_torch_s(model.get_submodule(read[1])) for read in self._sight.opened if read[0] == "model"}
+        self._reads.seen.update(read for read, torch_s in modules.items() if torch_s)
+        watch(model, [(read[1], read[2]) for read, torch_s in modules.items() if not torch_s], self._sight)
+
+    def training(self, member: ModelTrainable, model: nn.Module) -> Callable[..., Any]:
+        """(model, batch, own) -> (loss, extras), by `augment` and `training_step`."""
+        view = view_of(member, model, self._sight)
+
+        def hook(model: nn.Module, batch: Any, own: Own) -> Any:
+            with given(self._sight, model, own):
+                found = view.training_step(model, view.augment(batch))
+            return (found[0], tree_map(as_tensor, found[1])) if isinstance(found, tuple) else (found, {})
+
+        return hook
+
+    def validation(self, member: ModelTrainable, model: nn.Module) -> Callable[..., Any]:
+        """(model, batch, own) -> metrics, by `validation_step`."""
+        view = view_of(member, model, self._sight)
+
+        def hook(model: nn.Module, batch: Any, own: Own) -> Any:
+            with given(self._sight, model, own):
+                return tree_map(as_tensor, dict(view.validation_step(model, batch)))
+
+        return hook
+
+    def own(self, members: Sequence[ModelTrainable]) -> Own:
+        each = [member.hparams.tensors() for member in members]
+        shared = [name for name in each[0] if all(name in tensors for tensors in each)]
+        hparams = {name: torch.stack([tensors[name] for tensors in each]) for name in shared}
+        return {"hparams": hparams, "lifted": self._reads.tensors(members, members[0].device)}
+
+
+def compared(own: Own) -> list[int]:
+    """The rows that are compared with themselves alone: the first, and for what is lifted one that has another value than it."""
+    others = [(values != values[0]).reshape(len(values), -1).any(1) for values in own["lifted"].values()]
+    return [0, *dict.fromkeys(int(other.nonzero()[0]) for other in others if bool(other.any()))]
+
+
+def alone(member: ModelTrainable, batch: Any, key: Tensor, share: float) -> Callable[[nn.Module], Tensor]:
+    """(model) -> the loss of the member's own hook on its own batch."""
+
+    def loss(model: nn.Module) -> Tensor:
+        view = view_of(member, model, Sight(set(), hparams=member.hparams.tensors()))
+        with autocast(member), own_randomness(key, strict=False):
+            found = view.training_step(model, view.augment(batch))
+        one: Tensor = found[0] if isinstance(found, tuple) else found
+        return one * share
+
+    return loss
+
+
+def check_validation(member: ModelTrainable, model: nn.Module, batch: Any, key: Tensor, found: Mapping[str, Any]) -> None:
+    """`found` by a stack is what the member's own hook gives. Raises Differs."""
+    view = view_of(member, model.eval(), Sight(set(), hparams=member.hparams.tensors()))
+    with torch.no_grad(), autocast(member), own_randomness(key, strict=False):
+        metrics = tree_map(as_tensor, dict(view.validation_step(model, batch)))
+    same_metrics(found, metrics, coarse=member.precision == "bf16")
+
+
+def as_tensor(value: Any) -> Any:
+    """vmap hands out tensors only."""
+    return torch.as_tensor(value, dtype=torch.float64) if not isinstance(value, Tensor) and is_scalar(value) else value

@@ -1,0 +1,88 @@
+"""How many trials share a stack: the figure that decides what fusing is worth. What shrinks it, by the parameter's name.
+
+Laws:
+1. The figure is trials / kinds over all that was trained so far, however each kind was trained.
+2. The parameter that splits most: of the attributes in which kinds differ the one with most values, and of the config's keys that
+   determine it the one with fewest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any
+
+STACKS = "stacks"
+"""The kind of the notes that hold the figure."""
+SMALL = 4
+"""Under so many trials per stack a study is told, ..."""
+ENOUGH = 8
+"""... if so many trials or more stand side by side."""
+EARLY = 3
+"""Rounds before a judgement."""
+
+
+class Census:
+    """`add` each round; `news` is the line to say, now and then; `small`: whether stacks are small for what there is."""
+
+    def __init__(self) -> None:
+        self._rounds = self._trials = self._kinds = 0
+        self._next = 1
+        self._line = self._said = ""
+
+    @property
+    def mean(self) -> float:
+        """Trials per stack."""
+        return self._trials / max(1, self._kinds)
+
+    def add(self, sizes: Sequence[int], alone: int) -> None:
+        """A round: how many trials of each kind were trained, and how many of all of them one by one."""
+        self._rounds += 1
+        self._trials += sum(sizes)
+        self._kinds += len(sizes)
+        one_by_one = f", {alone} one by one" if alone else ""
+        self._line = f"{self.mean:.3g} trials per stack (last {sum(sizes)} in {len(sizes)}{one_by_one})"
+
+    def news(self) -> str | None:
+        """The line, if it is another than before: after 1, 2, 4, 7, 11, ... rounds, so that a log does not grow with them."""
+        if self._rounds < self._next or self._line == self._said:
+            return None
+        self._next, self._said = self._rounds + 1 + self._rounds // 2, self._line
+        return self._line
+
+    @property
+    def small(self) -> bool:
+        """Whether more trials could share a stack than do."""
+        return self._rounds >= EARLY and self.mean < SMALL and self._trials >= ENOUGH * self._rounds
+
+
+def splits_most(trials: Sequence[tuple[Mapping[str, Any], Mapping[str, Hashable]]]) -> tuple[str, str, int] | None:
+    """(config, what its kind is) of each -> (the config's key or "", the attribute, how many values it has); None: nothing differs."""
+    names = dict.fromkeys(name for _, kind in trials for name in kind)
+    columns = {name: [kind.get(name) for _, kind in trials] for name in names}
+    attribute = max(columns, key=lambda name: len(set(columns[name])), default="")
+    values = columns.get(attribute, [])
+    if len(set(values)) < 2:
+        return None
+    leaves = [dict(_leaves(config)) for config, _ in trials]
+    keys = {key: [repr(each.get(key)) for each in leaves] for key in dict.fromkeys(key for each in leaves for key in each)}
+    determining = [key for key, column in keys.items() if len(set(zip(column, values))) == len(set(column)) > 1]
+    return min(determining, key=lambda key: len(set(keys[key])), default=""), attribute, len(set(values))
+
+
+def advice(name: str, census: Census, found: tuple[str, str, int]) -> str:
+    """What a study with small stacks is told. `name`: of its trainable."""
+    key, attribute, values = found
+    what = f"{key!r} splits most: it gives {attribute} {values} values" if key else f"{attribute} splits most, by {values} values"
+    return (
+        f"{name}: only {census.mean:.2g} trials share a stack, so little is gained by training them at once. {what} among the trials that "
+        f"run now. Stacks grow where it is fixed or has few values, as hp.choice([...]); a number that a hook reads does not split as "
+        "self.hparams[...], and torchtune_hp.functional has functions that take it."
+    )
+
+
+def _leaves(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value

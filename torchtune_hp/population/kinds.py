@@ -1,0 +1,70 @@
+"""What members of a stack agree in, by the names under which a person knows it.
+
+    structure   class, data, words such as batch_size, and the signature without attributes that may never be read
+    kind        a structure, and what the hooks were seen to read (reads.py): members of a kind share a stack
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+from ..training.alone import ModelRunner
+from .reads import Read, shown
+from .signature import attributes, difference, frozen, structure
+
+WORDS = ("batch_size", "accumulate", "precision", "lr_step")
+"""Words of a ModelTrainable in which members of a stack agree."""
+
+Values = tuple[tuple[Read, Hashable], ...]
+Structure = Any
+Kind = Any
+"""(structure, values of what was read)"""
+
+
+def structure_of(runner: ModelRunner) -> Structure:
+    member = runner.member
+    words = tuple(getattr(member, word) for word in WORDS)
+    return type(member), id(runner.data), words, structure(member.model, member.optimizer)
+
+
+def attributes_of(member: Any) -> dict[Read, Hashable]:
+    """What makes a difference only if it is read, besides plain values of self: attributes of modules, and keys of dicts."""
+    found: dict[Read, Hashable] = {("model", *place): value for place, value in attributes(member.model).items()}
+    return found | {("self", name): frozen(value) for name, value in vars(member).items() if type(value) is dict}
+
+
+def differing(each: Sequence[dict[Read, Hashable]]) -> set[Read]:
+    """The attributes that are not the same for all."""
+    first, *others = each
+    names = set(first).union(*others)
+    return {name for name in names if any(other.get(name, _ABSENT) != first.get(name, _ABSENT) for other in others)}
+
+
+def described(kind: Kind) -> dict[str, Hashable]:
+    """name -> value, for all that members of the kind agree in."""
+    (cls, _, words, shape), values = kind
+    return {"the class": cls, **dict(_worded(words)), **dict(shape), **dict(_read(values))}
+
+
+def begins(kind: Kind, k: int, number: int, first: Kind | None) -> str:
+    """What is said of a stack that is the number-th of its class. `first`: the kind of the first one, if it is another."""
+    (cls, _, words, shape), values = kind
+    text = f"{cls.__name__}: stack {number} begins with {k} trials"
+    if first is None:
+        return f"{text}."
+    (_, _, its_words, its_shape), its_values = first
+    pairs = (_worded(its_words), _worded(words)), (its_shape, shape), (_read(its_values), _read(values))
+    found = next(filter(None, (difference(one, other) for one, other in pairs)), "its data")
+    return f"{text}; it differs from stack 1 in {found}."
+
+
+_ABSENT = object()
+
+
+def _worded(words: tuple[Hashable, ...]) -> tuple[tuple[str, Hashable], ...]:
+    return tuple(zip(WORDS, words))
+
+
+def _read(values: Values) -> tuple[tuple[str, Hashable], ...]:
+    return tuple((shown(read), value) for read, value in values)
