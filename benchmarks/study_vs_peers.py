@@ -115,6 +115,7 @@ def ours(how: str, trials: int, seed: int) -> dict[str, Any]:
     executor = {"fused": hp.Fused(50), "alone": hp.Fused(50, strategy="loop"), "processes": hp.Processes()}[how]
     space = {name: hp.uniform(*bounds) if name in ("dropout", "beta1") else hp.loguniform(*bounds) for name, bounds in SPACE.items()}
     torch.optim.AdamW([torch.zeros(1, requires_grad=True)])      # the first optimizer of a process imports what it needs
+    digits()        # imports scikit-learn, as it is imported before the others' studies begin
     folder = tempfile.mkdtemp(prefix="study-")
     began = time.perf_counter()
     results = hp.tune(
