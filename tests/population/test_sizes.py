@@ -67,7 +67,8 @@ def test_a_size_is_found_on_one_member_with_its_figures(cls: type[Toy]) -> None:
 
 
 def test_each_strategy_has_its_sizes() -> None:
-    assert best_size(one(), 20, "vmap").slots in (8, 16, 20)
+    for strategy in ("vmap", "compile"):
+        assert best_size(one(), 20, strategy).slots in (8, 16, 20)      # type: ignore[arg-type]
     assert best_size(one(), None, "loop") == Size(1, 'one by one, as strategy="loop" asks for')
     assert best_size(one(), 2, "auto").slots == 1
 

@@ -52,7 +52,7 @@ def best_size(runner: ModelRunner, trials: int | None, strategy: Strategy) -> Si
     if strategy == "loop" or most <= FEW:
         return Size(1, 'one by one, as strategy="loop" asks for' if strategy == "loop" else f"there are {most} trials")
     bench = Bench(runner)
-    alone = None if strategy == "vmap" else bench.alone()
+    alone = bench.alone() if strategy == "auto" else None       # who asks for stacks gets some
     return chosen(alone, *climbed(bench, most), bench.memory())
 
 
