@@ -22,6 +22,7 @@ from torchtune_hp.training.moving import move
 from torchtune_hp.training.runner import Look, Place
 from torchtune_hp.trial import Trial
 
+from . import test_shared_batches as shared
 from .test_engine import Drawing, Grouped, Hooked, Norm, Plateau, ReadsConfig, Scheduled, Several, Toy, Updates, alone, runners, same
 
 CONFIGS = [{"lr": 0.003 * (1 + k), "p": 0.1 * (k % 5), "alpha": 0.1 * k, "steps": 1 + k % 2} for k in range(9)]
@@ -110,7 +111,10 @@ def test_wherever_memory_runs_out_half_as_many_go_on_from_where_the_iteration_be
     assert engine.stacks() == [3] and moves.resting(members).count(False) == 3
 
 
-@pytest.mark.parametrize("cls", [Drawing, Several, Updates, Scheduled, Plateau, Grouped, Hooked, Norm])
+WHATEVER = [Drawing, Several, Updates, Scheduled, Plateau, Grouped, Hooked, Norm, shared.Streamed, shared.Accumulating, shared.Table]
+
+
+@pytest.mark.parametrize("cls", WHATEVER)
 def test_whatever_is_trained_the_curves_are_those_of_alone(cls: type[Toy], monkeypatch: pytest.MonkeyPatch) -> None:
     single, _ = alone(cls, CONFIGS), Moves(monkeypatch)
     Budget(monkeypatch, 4, "gradients", 1)
