@@ -17,9 +17,10 @@ from torch import Tensor
 from ..training.alone import ModelRunner
 from ..training.drain import Tree, tree_map
 from ..training.evaluation import autocast
+from .calls import Calls
 from .engine import FEW, Strategy
-from .group import training_hook
 from .keys import keys_of
+from .reads import Reads
 from .room import OUT_OF_MEMORY, free, let_go
 from .speeds import wait
 from .stack import Stack, Unstackable
@@ -142,14 +143,14 @@ class Bench:
         before = torch.cuda.memory_allocated(self.device) if gpu else 0
         stack = Stack([(member.model, member.optimizer)] * k)
         rows = torch.cuda.memory_allocated(self.device) - before if gpu else 0
-        hook = training_hook(member, stack.model, set())
-        hparams = {name: value.expand(k, *value.shape) for name, value in member.hparams.tensors().items()}
+        calls = Calls(Reads())
+        hook, own = calls.training(member, stack.model), calls.own([member] * k)
         in_dims = None if self._shared else 0
 
         def update() -> None:
             batch = _copied(self._batch, None if self._shared else k)
             with autocast(member):
-                found = stack.gradients(hook, batch, in_dims, keys_of(bases, [0] * k, self.device), hparams)
+                found = stack.gradients(hook, batch, in_dims, keys_of(bases, [0] * k, self.device), own)
             with torch.no_grad():
                 stack.update(found.parts)
 
