@@ -64,6 +64,7 @@ results = hp.Tuner(
     mode="max",
     trials=24,
     scheduler=hp.ASHA(max_t=9, reduction_factor=3),
+    executor=hp.Fused(slots=24),        # "auto" would measure how many; results depend on it
 ).fit()
 best = results.best
 print(f"best: {best.config}")

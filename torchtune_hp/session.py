@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import gc
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,7 @@ from .study import BREAKER, Study
 from .training.loading import shown_by, silent
 from .training.runner import Place, State
 from .training.seeding import undisturbed
-from .trial import Command, Config, Keep, Limits, Note, Reached, Trial
+from .trial import Command, Config, Keep, Launch, Limits, Note, Reached, Trial
 from .vault import Vault
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ class Session:
         self.vault = Vault(folder, journal)
         name = journal.header["name"]
         place = Place(folder, "cpu", plan.max_t, plan.objective.needed, name, plan.seed)
-        self.job = Job(plan.recipe, place, self.vault, plan.checkpoint_every)
+        capacity = journal.header.get("capacity")
+        self.job = Job(plan.recipe, place, self.vault, plan.checkpoint_every, capacity, plan.trials, self._first)
 
     def run(self) -> Results:
         """Runs the study until it is over, and returns what the journal holds of it then."""
@@ -126,6 +128,12 @@ class Session:
             text = f"{self.plan.recipe.name} cannot save its state: weights are kept only where report() is given a checkpoint"
             self.journal.note(Note("keep", text))
         return offered
+
+    def _first(self) -> Trial:
+        """The trial that this study begins with, or would on one slot; asked of copies."""
+        searcher, scheduler = copy.deepcopy((self.plan.searcher, self.plan.scheduler))
+        study = dataclasses.replace(self.plan, searcher=searcher, scheduler=scheduler, stop=None).study(1)
+        return next(command.trial for command in study.step((), self.plan.limits(1)) if isinstance(command, Launch))
 
     def _write_header(self) -> None:
         """What was changed on purpose holds from now on: the journal was replayed with it."""

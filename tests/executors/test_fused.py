@@ -10,9 +10,15 @@ import torch
 from torch import nn
 
 import torchtune_hp as hp
+from tests.population.test_room import Budget, Moves
 from torchtune_hp.errors import ConfigurationError
+from torchtune_hp.executors import fused as fused_module
+from torchtune_hp.population.sizes import Size
+from torchtune_hp.testing.executor_suite import Play
 from torchtune_hp.testing.toy_models import ToyDivergingModel, ToyModel
-from torchtune_hp.trial import Reached
+from torchtune_hp.trial import Launch, Reached, Setting, Standing, Train, Trial
+
+from .telling import answers
 
 SPACE = {"lr": hp.loguniform(1e-3, 0.1), "dropout": hp.uniform(0.0, 0.6), "width": hp.choice([4, 8]), "momentum": hp.uniform(0.0, 0.95)}
 SCHEDULERS: dict[str, Any] = {
@@ -21,11 +27,12 @@ SCHEDULERS: dict[str, Any] = {
     "hyperband": lambda: hp.Hyperband(max_t=9, reduction_factor=3),
     "full": lambda: hp.FullRuns(max_t=3),
 }
+HALVING = {"halving": lambda: hp.SuccessiveHalving(max_t=9, reduction_factor=3)}
 
 
 def study(executor: Any, scheduler: str = "promotion", trainable: Any = ToyModel, **more: Any) -> hp.Results:
     options: dict[str, Any] = {"trials": 20, "searcher": hp.RandomSearch(), "seed": 3, "storage": None, "verbose": 0, **more}
-    return hp.tune(trainable, SPACE, metric="loss", mode="min", executor=executor, scheduler=SCHEDULERS[scheduler](), **options)
+    return hp.tune(trainable, SPACE, metric="loss", mode="min", executor=executor, scheduler=(SCHEDULERS | HALVING)[scheduler](), **options)
 
 
 def story(results: hp.Results) -> list[Any]:
@@ -108,3 +115,98 @@ def test_what_is_no_model_is_refused_with_the_way_out() -> None:
 def test_wrong_arguments_are_told(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
         hp.Fused(**wrong)
+
+
+# Slots ------------------------------------------------------------------------------------------------------------------------
+
+
+def said(results: hp.Results, kind: str = "slots") -> list[str]:
+    return [note.text for note in results.log if note.kind == kind]
+
+
+def test_the_slots_are_measured_and_said_and_a_resumed_study_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = study("auto", storage=tmp_path, name="measured")
+    (text,) = said(results)
+    slots = int(text.split(":")[0])
+    assert slots in (1, 8, 16, 20) and "members updated a second" in text and text.endswith(f"Fused(slots={slots}) fixes it.")
+    assert results.journal.header["capacity"] == slots
+    results.close()
+    monkeypatch.setattr(fused_module, "best_size", None)         # nobody measures again
+    more = hp.Tuner.resume(tmp_path / "measured", ToyModel, trials="+3", verbose=0).fit()
+    assert len(more) == 23 and said(more) == [text] and more.journal.header["capacity"] == slots
+
+
+def test_it_is_the_first_trial_of_the_study_that_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[Any] = []
+
+    def watched(runner: Any, trials: int | None, strategy: str) -> Size:
+        measured.append((runner.member.trial_id, runner.member.config, trials, strategy))
+        return Size(4, "I say so")
+
+    monkeypatch.setattr(fused_module, "best_size", watched)
+    results = study(hp.Fused(strategy="vmap"), points=[{"lr": 0.02, "dropout": 0.1, "width": 4, "momentum": 0.5}])
+    assert measured == [(0, results[0].config, 20, "vmap")]
+    assert said(results) == [
+        "4: I say so. Results depend on this number, and another run may measure another: Fused(slots=4) fixes it."
+    ]
+    named = study(hp.Fused(4, strategy="vmap"), points=[results[0].config])
+    assert story(named) == story(results) and len(measured) == 1
+
+
+class Fragile(ToyModel):
+    """Its first trial cannot be set up."""
+
+    def setup(self, config: Any) -> None:
+        if self.trial_id == 0:
+            raise OSError("no such file")
+        super().setup(config)
+
+
+def test_where_it_cannot_be_measured_the_number_is_fixed_and_the_reason_said() -> None:
+    results = study(hp.Fused(strategy="vmap"), trainable=Fragile)
+    assert said(results) == [
+        "32: as ever on a cpu, for it could not be measured: OSError: no such file. Results depend on this number, and another run may "
+        "measure another: Fused(slots=32) fixes it."
+    ]
+    assert [result.state for result in results][0] == "failed" and len(results) == 20
+
+
+@pytest.mark.parametrize("scheduler", [*SCHEDULERS, *HALVING])
+def test_where_memory_runs_out_trials_wait_none_fails_and_the_study_is_the_same(scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = study(hp.Simulated(8), scheduler)
+    moves = Moves(monkeypatch)
+    Budget(monkeypatch, 3, "gradients", 6)
+    results = study(hp.Fused(8, strategy="vmap"), scheduler)
+    close(results, expected)
+    texts = said(results)
+    assert texts and all("From now on" in text and "the others wait in host memory" in text for text in texts)
+    assert not results.errors and {"host", "device"} <= set(moves.moved)
+
+
+@pytest.mark.parametrize("scheduler", [*SCHEDULERS, *HALVING])
+def test_resting_trials_lie_in_host_memory_and_are_promoted_from_there(scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = study(hp.Serial(8), scheduler)
+    moves = Moves(monkeypatch)
+    close(study(hp.Fused(8, strategy="vmap"), scheduler), expected)
+    assert ("host" in moves.moved) == (scheduler not in ("full", "stopping"))       # those go on or end, and never rest
+
+
+def test_a_fork_of_a_resting_trial_goes_on_from_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(executor: Any) -> list[Any]:
+        play = Play(executor, ToyModel)
+        executor.begin(Setting((), lambda x: x), Standing())
+        parents = [Trial(k, (), {"lr": 0.01 * (1 + k), "dropout": 0.1 * k}, k) for k in range(4)]
+        first = answers(executor, *(Launch(parent, 2) for parent in parents))
+        answers(executor, Train(3, 3))          # the others rest
+        forks = [Trial(4 + k, (), {"lr": 0.03, "dropout": 0.2 * k}, 40 + k, parent=k) for k in range(3)]
+        second = answers(executor, *(Launch(fork, 4) for fork in forks), Train(0, 4))
+        executor.close()
+        del play
+        assert all(isinstance(event, Reached) for event in (*first, *second))
+        return [{"trial": event.trial, "step": event.step, **event.metrics} for event in (*first, *second)]
+
+    expected = told(hp.Serial(8))
+    moves = Moves(monkeypatch)
+    for ours, theirs in zip(told(hp.Fused(8, strategy="vmap")), expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+    assert "host" in moves.moved

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from ..errors import DivergedError, ReportError
-from ..trial import Command, Event, Failed, FailKind, Note, Reached, Setting, Standing
+from ..trial import Command, Event, Failed, FailKind, Note, Reached, Setting, Standing, Trial
 
 if TYPE_CHECKING:
     from ..training.runner import Place, Recipe
@@ -16,12 +17,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is to be trained and where it is kept. `place.folder` is the study's folder; a trial's lies in it."""
+    """What is to be trained and where it is kept. `place.folder` is the study's folder; a trial's lies in it.
+
+    For an executor that finds out by itself how many trials it runs at once: `capacity`, what a study that is resumed began with;
+    `trials`, how many there can be; `first`, the trial such a study begins with, to try it out.
+    """
 
     recipe: Recipe
     place: Place
     vault: Vault
     checkpoint_every: float = 60.0
+    capacity: int | None = None
+    trials: int | None = None
+    first: Callable[[], Trial] | None = None
 
 
 @runtime_checkable

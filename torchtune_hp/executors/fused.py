@@ -10,25 +10,32 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
+import torch
+
 from ..errors import ConfigurationError
 from ..population.census import STACKS
 from ..population.engine import Answer, Engine, Strategy
+from ..population.room import let_go
+from ..population.sizes import Size, best_size
 from ..training.alone import ModelRunner
 from ..training.model import ModelRecipe
-from ..training.runner import Runner
+from ..training.runner import Runner, State
 from ..trial import Failed, Note, Reached, Standing, Trial
 from .base import Job, failed
-from .local import LocalTrials
+from .local import LocalTrials, place_of
 from .serial import Serial
 
 SLOTS = {"cpu": 32, "cuda": 128}
-"""Slots where none are said."""
+"""Slots where none are said, and none can be measured."""
 
 
 class Fused(Serial):
     """Trains the trials of a `ModelTrainable` as one tensor program.
 
-    `slots`: how many trials run at once; "auto": 32 on a CPU, 128 on a GPU. `device`: where; "auto": the GPU, if there is one.
+    `slots`: how many trials run at once; where memory runs out, they take turns. "auto": as many as train most members a second and
+    have room, measured on the study's first trial before it begins (where that cannot be, 32 on a CPU, 128 on a GPU). The log says
+    which number that is, and a study that is resumed keeps it; but results depend on it, and another run may measure another one: a
+    study that is to be repeated names it. `device`: where; "auto": the GPU, if there is one.
 
     `strategy`: "vmap" stacks whatever can be stacked, "loop" nothing, "auto" what is faster so: both are timed, and the study's log
     says what was chosen. "compile" stacks as "vmap" does and sends every step through torch.compile: 10 s and more for each
@@ -49,21 +56,43 @@ class Fused(Serial):
         self.slots = slots  # type: ignore[assignment]  # as it was given: a journal's header holds it
         self.strategy: Strategy = strategy
         self.device = device
+        self._notes: list[Note] = []        # of what was chosen before the study began
 
     def prepare(self, job: Job) -> int:
-        import torch
-
         if not isinstance(job.recipe, ModelRecipe):
             raise ConfigurationError(
                 f"Fused trains a ModelTrainable, but {job.recipe.name} is of another kind. Take executor=hp.Processes() or hp.Serial()."
             )
         device = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
         self._job = dataclasses.replace(job, place=dataclasses.replace(job.place, device=device))
-        most = SLOTS.get(torch.device(device).type, SLOTS["cpu"])
-        return self.slots if isinstance(self.slots, int) else most
+        if isinstance(self.slots, int):
+            return self.slots
+        return self._measured() if job.capacity is None else job.capacity
+
+    def _measured(self) -> int:
+        """The slots that "auto" stands for; said in the log."""
+        job, runner = self._job, None
+        try:
+            if job.first is None:
+                raise LookupError("there is no trial to measure with")
+            trial = job.first()
+            runner = job.recipe.start(trial, place_of(job, trial.id))
+            assert isinstance(runner, ModelRunner)
+            size = best_size(runner, job.trials, self.strategy)
+        except (Exception, SystemExit) as error:
+            kind = torch.device(job.place.device).type
+            size = Size(SLOTS.get(kind, SLOTS["cpu"]), f"as ever on a {kind}, for it could not be measured: {let_go(error)}")
+        finally:
+            if runner is not None:
+                runner.close()
+        fixed = f"Results depend on this number, and another run may measure another: Fused(slots={size.slots}) fixes it."
+        self._notes = [Note("slots", f"{size.slots}: {size.why}. {fixed}")]
+        return size.slots
 
     def _made(self, standing: Standing) -> LocalTrials:
-        return _FusedTrials(self._job, standing.live, self.strategy)
+        trials = _FusedTrials(self._job, standing.live, self.strategy)
+        trials.notes, self._notes = self._notes, []
+        return trials
 
     def _trained(self, trials: LocalTrials, work: Sequence[tuple[int, int]]) -> Iterator[Reached | Failed]:
         assert isinstance(trials, _FusedTrials)
@@ -76,6 +105,10 @@ class _FusedTrials(LocalTrials):
     def __init__(self, job: Job, live: Sequence[tuple[Trial, int]], strategy: Strategy) -> None:
         self.engine = Engine(lambda kind, text: self.notes.append(Note(kind, text)), strategy)
         super().__init__(job, live)
+
+    def tidy(self, busy: set[int]) -> None:
+        super().tidy(busy)
+        self.engine.rest([self._fused(trial) for trial in self._runners if trial not in busy])
 
     def train_all(self, work: Sequence[tuple[int, int]]) -> list[Reached | Failed]:
         """Trains each to its step or its own end; the answers in order of `work`. Their times are 0: the caller knows them."""
@@ -125,10 +158,10 @@ class _FusedTrials(LocalTrials):
         assert isinstance(runner, _Row)
         return runner.runner
 
-    def _start(self, trial: int, until: int) -> Runner:
-        runner = super()._start(trial, until)
-        assert isinstance(runner, ModelRunner)
-        return _Row(runner, self.engine)
+    def _begun(self, spec: Trial, state: State | None, step: int) -> Runner:
+        recipe = self.job.recipe
+        assert isinstance(recipe, ModelRecipe)
+        return _Row(self.engine.begin(lambda: recipe.start(spec, place_of(self.job, spec.id), state, step)), self.engine)
 
 
 class _Row:
@@ -148,8 +181,7 @@ class _Row:
         return found
 
     def save(self) -> Mapping[str, Any]:
-        self._engine.settle(self.runner)
-        return self.runner.save()
+        return self._engine.save(self.runner)
 
     def close(self) -> None:
         self._engine.leave(self.runner)

@@ -116,9 +116,11 @@ class LocalTrials:
             if state is not None:
                 found = (self._steps[spec.parent], state)
                 vault.put(trial, *found, purpose="resume")
-        if found is None:
-            return self.job.recipe.start(spec, place_of(self.job, trial))
-        return self.job.recipe.start(spec, place_of(self.job, trial), found[1], found[0])
+        step, state = found or (0, None)
+        return self._begun(spec, state, step)
+
+    def _begun(self, spec: Trial, state: State | None, step: int) -> Runner:
+        return self.job.recipe.start(spec, place_of(self.job, spec.id), state, step)
 
     def _state(self, trial: int) -> State | None:
         if trial in self._runners:

@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .loop import dims_of
 from .program import CompilerFailed, Gradients, Hook, Program, Rows
+from .room import OUT_OF_MEMORY
 
 LEAST = 8
 """Rows below which nothing is compiled: such a stack gains less than it costs."""
@@ -130,6 +131,8 @@ def _run(compiled: Callable[..., Any], given: Sequence[Any], device: str) -> Any
 def _first(compiled: Callable[..., Any], *given: Any) -> Any:
     try:
         return compiled(*given)
+    except OUT_OF_MEMORY:
+        raise
     except Exception as error:
         line = (str(error).strip().splitlines() or [""])[0]
         raise CompilerFailed(f"torch.compile failed ({type(error).__name__}: {line})") from error

@@ -6,12 +6,15 @@ borrows its tensors for a row of a stack, and writes them back before anyone rea
     kind      what members of a stack agree in: signature, words such as batch_size, and whatever their hooks read from self
     group     the runners of a kind, and their stack
     alone     a kind that cannot be a stack, or gains nothing from it, is trained one by one, for the same numbers
+    turn      so many of a kind as fit into memory at once; the others of an iteration wait for theirs
 
 Laws:
 1. The looks are those that each runner's own `advance` would give, up to rounding: whatever shares its stack, and since when.
 2. What fails, fails alone: a loss that is not finite ends its member; an error in the shared step is looked for in each member
    by itself, from where the iteration began.
-3. Whatever made the engine choose is said once, through `note`.
+3. Where memory runs out, nobody fails: all stand again where the iteration began, half as many of the kind are trained at once
+   from then on, and whoever is not being trained waits in host memory. Only who has the device for itself may fail for it.
+4. Whatever made the engine choose is said once, through `note`.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ from .kinds import attributes_of, begins, described, differing, structure_of
 from .program import CompilerFailed
 from .reads import Read, Reads, shown
 from .remedies import remedy
+from .residents import Residents
+from .room import OUT_OF_MEMORY, let_go
 from .speeds import Speeds
 
 Answer = Look | BaseException
@@ -61,6 +66,16 @@ class Engine:
         self._uncompiled: set[Hashable] = set()         # structures on which the compiler failed
         self._said: set[Hashable] = set()
         self.census = Census()
+        self._most: dict[Hashable, int] = {}            # by kind: how many at once have room
+        self._residents = Residents(self._groups, self._say_tight)
+
+    def begin(self, start: Callable[[], ModelRunner]) -> ModelRunner:
+        """The runner that `start` makes; where there is no room for one more, made again with the device to itself."""
+        runner = self._residents.begin(start)
+        if self._residents.tight:
+            self._kind(runner)
+            self.rest([runner])
+        return runner
 
     def advance(self, runners: Sequence[ModelRunner]) -> dict[ModelRunner, Answer]:
         """One iteration of each -> its look, or what it raised."""
@@ -71,17 +86,21 @@ class Engine:
         while waiting:
             again: list[ModelRunner] = []
             for (kind, _), members in self._sorted(waiting).items():
-                if not all(runner in self._kinds for runner in members):       # they were sorted anew meanwhile
-                    again += members
-                elif self._apart(kind, members):
-                    for runner in members:
-                        answers[runner] = self._by_itself(runner)
-                    sizes.append(len(members))
-                    alone += len(members)
-                else:
-                    later = self._together(kind, members, answers)
-                    again += later
-                    sizes += [] if later else [len(members)]
+                turns = self._turns(kind, members)
+                while turns:
+                    turn = turns.pop(0)
+                    if any(runner not in self._kinds for runner in turn) or self._kinds[turn[0]] != kind:      # sorted anew meanwhile
+                        again += turn
+                    elif self._apart(kind, turn):
+                        for runner in turn:
+                            answers[runner] = self._by_itself(runner)
+                        sizes.append(len(turn))
+                        alone += len(turn)
+                    elif later := self._together(kind, turn, answers):
+                        again += [runner for part in (later, *turns) for runner in part]
+                        break
+                    else:
+                        sizes.append(len(turn))
             waiting = again
         self._count(runners, sizes, alone)
         return answers
@@ -100,24 +119,24 @@ class Engine:
 
     def settle(self, runner: ModelRunner) -> None:
         """The runner's own module and optimizer are what it was trained to."""
-        group = self._group_of(runner)
-        if group is not None:
-            group.settle(runner)
+        self._residents.settle(runner)
+
+    def save(self, runner: ModelRunner) -> dict[str, Any]:
+        """Its checkpoint; made in host memory where the device has no room for a copy."""
+        return self._residents.save(runner)
+
+    def rest(self, runners: Sequence[ModelRunner]) -> None:
+        """They are not trained for now: written back, they wait in host memory until they are advanced again."""
+        self._residents.rest(runners)
 
     def leave(self, runner: ModelRunner) -> None:
         """The runner is not trained here any more; its own module and optimizer are what it was trained to."""
-        for group in self._groups.values():
-            if runner in group.present:
-                group.leave(runner)
+        self._residents.leave(runner)
         self._forget(runner)
 
     def stacks(self) -> list[int]:
         """How many members each stack holds."""
         return [len(group.present) for group in self._groups.values() if group.present]
-
-    def _group_of(self, runner: ModelRunner) -> Group | None:
-        group = self._groups.get(self._kinds.get(runner))
-        return group if group is not None and runner in group.present else None
 
     def _sorted(self, runners: Sequence[ModelRunner]) -> dict[tuple[Hashable, Hashable], list[ModelRunner]]:
         """By kind, and by where they stand in the data: who stands elsewhere waits until the group has taken the others on."""
@@ -136,6 +155,7 @@ class Engine:
     def _kind(self, runner: ModelRunner) -> Hashable:
         known = self._kinds.get(runner)
         if known is None:
+            self._residents.only([runner])
             shape = structure_of(runner)
             if shape not in self._reads:
                 self._reads[shape] = Reads({read for other, reads in self._reads.items() if other[0] is shape[0] for read in reads.lifted})
@@ -160,15 +180,10 @@ class Engine:
         return slow is not None
 
     def _by_itself(self, runner: ModelRunner) -> Answer:
-        group = self._group_of(runner)
-        if group is not None:
-            group.leave(runner)
-        try:
-            return runner.advance()
-        except (Exception, SystemExit) as error:
-            return error
-        finally:
+        found = self._residents.advance(runner)
+        if isinstance(found, Look):
             self._changed(runner)
+        return found
 
     def _together(self, kind: Any, members: list[ModelRunner], answers: dict[ModelRunner, Answer]) -> list[ModelRunner]:
         """Trains them as a stack; returns those that turned out to be of another kind, to be sorted again."""
@@ -177,15 +192,20 @@ class Engine:
         group = self._groups.setdefault(kind, Group(reads, self._timed(structure), compiled))
         known = len(reads.seen)
         try:
-            found = group.advance(members, differing([self._attributes[runner] for runner in members]))
-        except Apart as apart:
-            self._split(structure, group, members, apart)
-            return members
+            self._residents.only(members)
+            try:
+                found = group.advance(members, differing([self._attributes[runner] for runner in members]))
+            except Apart as apart:
+                self._split(structure, group, members, apart)
+                return members
         except CompilerFailed as failed:
             self._uncompiled.add(structure)
-            group.give_up()
+            self._residents.take_out(group.present)
             del self._groups[kind]
             self._say("choice", f"{structure[0].__name__}: stacks are not compiled: {failed}.")
+            return members
+        except OUT_OF_MEMORY as error:
+            self._halve(kind, len(members), let_go(error))
             return members
         except Refused as refused:
             if reads.lifted and not group.proven:       # it may be for the tensors in their place
@@ -194,16 +214,18 @@ class Engine:
                 self._told_apart(structure, barred)
                 self._regroup(structure)
                 return members
-            group.give_up()
+            self._residents.take_out(group.present)
             del self._groups[kind]
             self._one_by_one(kind, members, answers, str(refused))
+            return []
         else:
             answers.update(found)
             if len(reads.seen) > known:
                 self._again(structure)
             self._formed(self._kinds[members[0]], len(members))
         for runner in members:
-            self._changed(runner)
+            if isinstance(answers[runner], Look):
+                self._changed(runner)
         return []
 
     def _formed(self, kind: Any, k: int) -> None:
@@ -253,7 +275,7 @@ class Engine:
         """All of this structure are sorted anew, by what is known now of what their hooks read."""
         for kind, group in list(self._groups.items()):
             if kind[0] == structure:  # type: ignore[index]
-                group.give_up()
+                self._residents.take_out(group.present)
                 del self._groups[kind]
         for runner, kind in list(self._kinds.items()):
             if kind[0] == structure:  # type: ignore[index]
@@ -266,7 +288,7 @@ class Engine:
             del self._groups[kind]
             values = {reads.values(runner.member) for runner in group.runners}
             if len(values) != 1:
-                group.give_up()
+                self._residents.take_out(group.present)
                 continue
             new = (structure, values.pop())
             self._groups[new] = group
@@ -274,16 +296,38 @@ class Engine:
                 self._numbers[new] = self._numbers.pop(kind)
         for runner, kind in list(self._kinds.items()):
             if kind[0] == structure:  # type: ignore[index]
-                self._kinds[runner] = (structure, reads.values(runner.member))
+                self._kinds[runner] = new = (structure, reads.values(runner.member))
+                if kind in self._most:
+                    self._most[new] = self._most[kind]
 
     def _refuse(self, kind: Any, why: str) -> None:
         self._alone[kind] = why
         self._say("stack", f"{kind[0][0].__name__}: trained one by one: {why}.")
 
+    # Room ---------------------------------------------------------------------------------------------------------------
+
+    def _turns(self, kind: Hashable, members: list[ModelRunner]) -> list[list[ModelRunner]]:
+        """As many of them at once as have room, in turns of one length."""
+        n = -(-len(members) // self._most.get(kind, len(members)))
+        return [members[turn::n] for turn in range(n)]
+
+    def _halve(self, kind: Any, k: int, why: str) -> None:
+        self._residents.make_room()
+        self._most[kind] = half = max(1, k // 2)
+        self._note(
+            "slots", f"{kind[0][0].__name__}: there is no room for {k} at once ({why}). From now on {half} at a time are trained, and the "
+            f"others wait in host memory for their turn. A smaller batch_size, or Fused(slots={half}), needs less.",
+        )  # fmt: skip
+
+    def _say_tight(self, runner: ModelRunner) -> None:
+        name = type(runner.member).__name__
+        self._say("slots", f"{name}: the device has no room for all trials at once. Who is not being trained waits in host memory.")
+
     def _changed(self, runner: ModelRunner) -> None:
         """After `on_iteration_end`, which may change what a stack depends on, the kind is found out anew."""
         if runner.hooked:
             self._forget(runner)
+            self._kind(runner)
 
     def _say(self, kind: str, text: str, once: Hashable = None) -> None:
         if (once or text) not in self._said:

@@ -30,6 +30,7 @@ from .check import Differs, FirstStep, Idle
 from .keys import batch_step, keys_of
 from .program import CompilerFailed
 from .reads import Read, Reads
+from .room import OUT_OF_MEMORY, let_go
 from .schedules import Schedules
 from .speeds import Speeds, time_alone, wait
 from .stack import Stack, Unstackable
@@ -78,12 +79,12 @@ class Group:
         for runner in self.runners:
             if runner not in staying:
                 self.settle(runner)
-        self.runners, self._schedules = [self.runners[row] for row in kept], None
-        self._gone.intersection_update(self.runners)
-        if not kept:
+        if not kept and not self._compiled:         # an empty stack keeps what was compiled
             self._stack = None
         elif self._stack is not None:
             self._stack.keep(kept)
+        self.runners, self._schedules = [self.runners[row] for row in kept], None
+        self._gone.intersection_update(self.runners)
 
     def leave(self, runner: ModelRunner) -> None:
         """Written back; its row is free for who comes next, so that the others need not move."""
@@ -114,15 +115,17 @@ class Group:
         staying, here = set(runners), set(self.runners)
         new = [runner for runner in runners if runner not in here]
         free = [row for row, runner in enumerate(self.runners) if runner not in staying][: len(new)]
-        for row in free:
-            self.settle(self.runners[row])
+        leaving = [self.runners[row] for row in free]
+        for runner in leaving:
+            self.settle(runner)
+        self.keep_only([*runners, *leaving])
         members = [(runner.member.model, runner.member.optimizer) for runner in new]
         try:
             if self._stack is not None and free:
+                free = [self.runners.index(runner) for runner in leaving]
                 self._stack.replace(free, members[: len(free)])
                 for row, runner in zip(free, new):
                     self.runners[row] = runner
-            self.keep_only(runners)
             if self._stack is None:
                 self._stack, self._checked = Stack(members, self._idle, self._compiled), False
             elif members[len(free) :]:
@@ -139,7 +142,8 @@ class Group:
     def advance(self, runners: Sequence[ModelRunner], differing: AbstractSet[Read]) -> dict[ModelRunner, Look | BaseException]:
         """`differing`: attributes in which their own code may find them to differ.
 
-        Apart where the hooks read what differs, Refused where the shared step raises; then all stand where they stood.
+        Apart where the hooks read what differs, Refused where the shared step raises, an error of OUT_OF_MEMORY where there is no room for
+        so many; then all stand where they stood.
         """
         stack = self._watched(runners, differing)
         if not self._warm and self._tried(stack) is None and self._differ():
@@ -148,6 +152,7 @@ class Group:
             trained, validated = self._attempt(stack)
         except Idle as idle:
             self.give_up()
+            self._stack = None
             self._idle += idle.names
             stack = self._watched(runners, differing)
             trained, validated = self._attempt(stack)
@@ -158,12 +163,9 @@ class Group:
                 answers[runner] = metrics
                 continue
             try:
+                answers[runner] = runner.looked(metrics, validated.get(runner))
                 if runner.hooked:
-                    self.settle(runner)
-                    answers[runner] = runner.looked(metrics, validated.get(runner))
                     stack.load(row)
-                else:
-                    answers[runner] = runner.looked(metrics, validated.get(runner))
             except (Exception, SystemExit) as error:
                 answers[runner] = error
         return answers
@@ -191,6 +193,8 @@ class Group:
                     batch, _ = next(iter(part.batches(first.data.batch_size)))
                     stack.evaluate(self._calls.validation(first.member, stack.model), batch, None, keys, own)
             return None
+        except OUT_OF_MEMORY:
+            raise
         except Exception as error:
             return error
         finally:
@@ -216,6 +220,9 @@ class Group:
             validated = self._validate(stack, trained)
             if self._differ():
                 raise Apart
+            for runner in self.runners:
+                if runner.hooked:       # its hook sees the model as it was trained
+                    self.settle(runner)
             schedules.commit()
             return trained, validated
         except (Exception, SystemExit) as error:
@@ -225,15 +232,19 @@ class Group:
                 raise
             if isinstance(error, Differs):
                 raise Refused(str(error)) from error
+            if isinstance(error, OUT_OF_MEMORY):
+                let_go(error)
             if self._differ():
                 raise Apart from error
+            if isinstance(error, OUT_OF_MEMORY):
+                raise
             raise Refused(_line(error)) from error
 
     def _put_back(self, stack: Stack, snapshot: list[Any], places: list[_Place], stale: set[ModelRunner]) -> None:
         stack.restore(snapshot)
         for place in places:
             place.restore()
-        self._stale = stale
+        self._stale = stale | {runner for runner in self.runners if runner.hooked}       # those may be ahead of their rows
 
     def _differ(self) -> bool:
         return len({self.reads.values(runner.member) for runner in self.runners}) > 1

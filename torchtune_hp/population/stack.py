@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .cohort import Entry
-from .layout import Layout, flatten, layout_of, parameters_of, unflatten
+from .layout import Block, Layout, flatten, layout_of, parameters_of, unflatten
 from .memory import keep_freed_memory
 from .optimizers import Numbers, Rule, dump_row, fresh, load_row, numbers_of, rule_of, why_not
 from .program import Gradients, Hook, Program, Rows
@@ -54,6 +54,7 @@ class Stack:
         self._idle = tuple(idle)
         self.program = Program(model, self.layout.blocks)
         self._compiled: CompiledGradients | None = None
+        self._updated = partial(_update, self.rule, self.layout.blocks)     # no method: a cycle would keep the rows of a stack that is gone
         self._step: Callable[..., None] = self._updated
         if compiled:
             from .compiled import CompiledGradients, CompiledUpdate  # the compiler takes seconds to import
@@ -119,13 +120,6 @@ class Stack:
             scale = (clip / (norms + 1e-6)).clamp(max=1.0).unsqueeze(1)
         self._step([flat.detach() for flat in self.flats], list(gradients), self.states, self.numbers, scale)
 
-    def _updated(
-        self, flats: list[Tensor], gradients: list[Tensor], states: list[dict[str, Tensor]], numbers: list[Numbers], scale: Tensor | None
-    ) -> None:
-        for block, flat, gradient, state, own in zip(self.layout.blocks, flats, gradients, states, numbers):
-            clipped = gradient if scale is None else gradient * scale.to(gradient.dtype)
-            self.rule.update(flat, clipped, state, own, block.flags)
-
     @torch.no_grad()
     def evaluate(self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, more: Any = None) -> Any:
         """What the hook gives in eval mode, without gradients, each with a leading (k,)."""
@@ -184,14 +178,11 @@ class Stack:
         if not self._alike_in_program(other):
             self._begin_anew([*self.members, *members], range(len(self)))
             return
-        self.members += members
-        self._boxed = self._boxed or other._boxed
         with torch.no_grad():
-            self.flats = [torch.cat(pair).requires_grad_() for pair in zip(self.flats, other.flats)]
-            for mine, its in zip(self._groups(), other._groups()):
-                for name in mine:
-                    mine[name] = torch.cat([mine[name], its[name]])
-        self._seen = [[] for _ in self.layout.blocks]
+            flats = [torch.cat(pair) for pair in zip(self.flats, other.flats)]
+            groups = [{name: torch.cat([mine[name], its[name]]) for name in mine} for mine, its in zip(self._groups(), other._groups())]
+        self._hold([*self.members, *members], flats, groups)
+        self._boxed = self._boxed or other._boxed
 
     def replace(self, rows: Sequence[int], members: Sequence[Member]) -> None:
         """These rows are these members' from now on, in place, and nothing of who was there is written back."""
@@ -218,8 +209,8 @@ class Stack:
         """A stack of these members, of whom the rows `known` hold some."""
         for row in known:
             self.dump(row)
-        self.members = list(members)
-        self._load()
+        anew = Stack(members, self._idle)
+        vars(self).update({name: getattr(anew, name) for name in _ROWS})
 
     def _fits(self, model: nn.Module) -> bool:
         """Whether what is held once for all members is the same in this one."""
@@ -235,12 +226,17 @@ class Stack:
     @torch.no_grad()
     def keep(self, rows: Sequence[int]) -> None:
         """Only these rows, in this order; the others are gone, and nothing of them is written back."""
-        self.members = [self.members[row] for row in rows]
         index = torch.tensor(rows, dtype=torch.int64, device=self.flats[0].device)
-        self.flats = [flat.detach().index_select(0, index).requires_grad_() for flat in self.flats]
-        for group in self._groups():
-            for name, tensor in group.items():
-                group[name] = tensor.index_select(0, index)
+        flats = [flat.detach().index_select(0, index) for flat in self.flats]
+        groups = [{name: tensor.index_select(0, index) for name, tensor in group.items()} for group in self._groups()]
+        self._hold([self.members[row] for row in rows], flats, groups)
+
+    def _hold(self, members: list[Member], flats: Sequence[Tensor], groups: Sequence[Mapping[Any, Tensor]]) -> None:
+        """Other rows from now on. They are all made by now: where there is no room for them, the stack stays as it was."""
+        self.members = members
+        self.flats = [flat.requires_grad_() for flat in flats]
+        for group, made in zip(self._groups(), groups):
+            group.update(made)
         self._seen = [[] for _ in self.layout.blocks]
 
     @torch.no_grad()
@@ -334,6 +330,18 @@ class Stack:
             for name, tensor in numbers.items():
                 tensor.copy_(torch.tensor([each[name] for each in found], dtype=torch.float64))
 
+
+def _update(
+    rule: Rule, blocks: Sequence[Block], flats: list[Tensor], gradients: list[Tensor], states: list[dict[str, Tensor]],
+    numbers: list[Numbers], scale: Tensor | None,
+) -> None:  # fmt: skip
+    for block, flat, gradient, state, own in zip(blocks, flats, gradients, states, numbers):
+        clipped = gradient if scale is None else gradient * scale.to(gradient.dtype)
+        rule.update(flat, clipped, state, own, block.flags)
+
+
+_ROWS = ("members", "flats", "numbers", "states", "buffers", "stacked", "shared", "lifted", "_single", "_seen", "_boxed")
+"""What a stack holds of its members."""
 
 _SCHEDULED = ("lr", "weight_decay", "momentum", "betas", "dampening", "alpha", "rho", "eps", "lr_decay", "momentum_decay")
 

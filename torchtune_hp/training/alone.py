@@ -29,6 +29,7 @@ from .drain import Tree
 from .evaluation import Weighted, autocast, evaluate, is_scalar, means
 from .feed import Plan, Stream
 from .hooks import ModelTrainable, begin, check, driven, own_end, schedulers
+from .moving import HOST, move
 from .reported import Cleaner
 from .runner import Look, Place
 from .seeding import seeded
@@ -66,10 +67,9 @@ class ModelRunner:
             self.feed.updates(self._size(), self.member.accumulate)
             self._initial = hyper(self.member)
             self._validated: dict[str, float] | None = None
+            self._lies: torch.device | None = self.member.device
             if state is not None:
-                load(self.member, state)
-                self.updates, self.feed.epoch, self.feed.offset = state["updates"], state["epoch"], state["offset"]
-                self._validated = None if state["validated"] is None else dict(state["validated"])
+                self.stand(state)
         except BaseException:
             self._session.end()
             raise
@@ -136,6 +136,26 @@ class ModelRunner:
         place = {"step": self.step, "updates": self.updates, "epoch": self.feed.epoch, "offset": self.feed.offset}
         validated = None if self._validated is None else dict(self._validated)
         return {**carry(self.member, self._initial), **place, "validated": validated}
+
+    def stand(self, state: Mapping[str, Any]) -> None:
+        """Puts it where `state` was saved, in the course of the iteration after `step`."""
+        load(self.member, state)
+        self.updates, self.feed.epoch, self.feed.offset = state["updates"], state["epoch"], state["offset"]
+        self._validated = None if state["validated"] is None else dict(state["validated"])
+
+    def rest(self) -> None:
+        """Its model and optimizer lie in host memory until `wake`; it can be saved there, but not trained."""
+        self._lie(HOST)
+
+    def wake(self) -> None:
+        """They lie on its device again, where they are trained."""
+        self._lie(self.member.device)
+
+    def _lie(self, device: torch.device) -> None:
+        if self._lies != device:
+            self._lies = None       # there may be room for half of it only
+            move(self.member.model, self.member.optimizer, device)
+            self._lies = device
 
     def close(self) -> None:
         self._ended = True

@@ -214,6 +214,8 @@ class TableFeed:
         made = course(self.table.size, self.offset, size, accumulate, self._drop_last, iteration)
         parts = [self._ordered(self.epoch + on)[start:stop] for on, start, stop in made.pieces]
         self.epoch, self.offset = self.epoch + sum(made.passes), made.offset
+        if self._order is not None and self._order[0] < self.epoch:
+            self._order = None          # who rests between two passes needs none
         return TablePlan(made, parts[0] if len(parts) == 1 else torch.cat(parts))
 
     def _ordered(self, epoch: int) -> Tensor:
@@ -223,7 +225,7 @@ class TableFeed:
         return self._order[1]
 
     def _turn(self) -> None:
-        self.epoch, self.offset = self.epoch + 1, 0
+        self.epoch, self.offset, self._order = self.epoch + 1, 0, None
 
 
 @dataclass(frozen=True)

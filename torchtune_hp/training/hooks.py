@@ -22,6 +22,7 @@ from ..trial import Config, Trial
 from .data import Data, Loaded
 from .drain import Tree
 from .hparams import Hparams
+from .moving import move
 from .runner import Place
 from .seeding import seeded
 from .states import own_config
@@ -156,7 +157,7 @@ def begin(cls: type[ModelTrainable], keywords: Mapping[str, Any], trial: Trial, 
     with seeded(derive(trial.seed, "setup")):
         member.setup(own_config(trial.config), **keywords)
     check(member)
-    member.model.to(device)
+    move(member.model, member.optimizer, device)
     return member
 
 

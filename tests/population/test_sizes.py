@@ -1,0 +1,116 @@
+"""How many at once: the smallest size within a tenth of the best, as far as there are room, time and trials."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from torchtune_hp.population import sizes as module
+from torchtune_hp.population.sizes import Bench, Size, available, best_size, chosen, climbed, sizes
+from torchtune_hp.population.stack import Stack, Unstackable
+
+from . import test_shared_batches as shared
+from .test_engine import Drawing, Grouped, Norm, Toy, Unknown, WithHparams, runners
+
+
+def one(cls: type[Toy] = Toy) -> Any:
+    return runners(cls, [{"lr": 0.01, "p": 0.1, "alpha": 0.5}])[0]
+
+
+@pytest.mark.parametrize(("most", "tried"), [(3, [3]), (8, [8]), (20, [8, 16, 20]), (64, [8, 16, 32, 64])])
+def test_sizes_double_up_to_the_number_of_trials(most: int, tried: list[int]) -> None:
+    assert list(sizes(most)) == tried
+
+
+CLIMBS: list[tuple[Callable[[int], Any], list[int], str]] = [
+    (lambda k: float(k), [8, 16, 32, 64, 100], "100 are the most there can be"),
+    (lambda k: float(min(k, 20)), [8, 16, 32, 64, 100], "more gain less than a tenth"),
+    (lambda k: 1.05**k if k < 9 else 1.4, [8, 16, 32], "more gain less than a tenth"),
+    (lambda k: 8.0 if k == 16 else float(k), [8, 16, 32, 64, 100], "100 are the most there can be"),        # one may be off
+    (lambda k: float(k) if k < 32 else "32 have no room", [8, 16], "32 have no room"),
+]
+
+
+@pytest.mark.parametrize(("rate", "tried", "end"), CLIMBS)
+def test_it_climbs_for_as_long_as_that_gains_a_tenth_and_there_is_room(rate: Callable[[int], Any], tried: list[int], end: str) -> None:
+    found = climbed(rate, 100)
+    assert (list(found[0]), found[1]) == (tried, end)
+
+
+@pytest.mark.parametrize(
+    ("alone", "rates", "slots"),
+    [
+        (100.0, {8: 200.0, 16: 390.0, 32: 410.0, 64: 420.0}, 16),
+        (100.0, {8: 60.0, 16: 80.0}, 1),
+        (None, {8: 60.0, 16: 80.0}, 16),
+        (100.0, {8: 109.0}, 1),
+        (100.0, {}, 1),
+    ],
+)
+def test_the_smallest_within_a_tenth_of_the_best_is_taken(alone: float | None, rates: dict[int, float], slots: int) -> None:
+    assert chosen(alone, rates, "end", "memory").slots == slots
+
+
+def test_what_was_measured_is_said() -> None:
+    assert chosen(12.5, {8: 2000.0, 16: 3900.4}, "more gain less than a tenth", "one needs little").why == (
+        "members updated a second: 12.5 one by one, 2,000 by 8, 3,900 by 16; more gain less than a tenth; one needs little"
+    )
+
+
+@pytest.mark.parametrize("cls", [Toy, WithHparams, Drawing, Grouped, Norm, shared.Streamed, shared.Table, shared.InPlace])
+def test_a_size_is_found_on_one_member_with_its_figures(cls: type[Toy]) -> None:
+    size = best_size(one(cls), 40, "auto")
+    assert size.slots in (1, 8, 16, 32, 40) and "one by one" in size.why and "one needs about" in size.why
+
+
+def test_each_strategy_has_its_sizes() -> None:
+    for strategy in ("vmap", "compile"):
+        assert best_size(one(), 20, strategy).slots in (8, 16, 20)      # type: ignore[arg-type]
+    assert best_size(one(), None, "loop") == Size(1, 'one by one, as strategy="loop" asks for')
+    assert best_size(one(), 2, "auto").slots == 1
+
+
+def test_room_that_runs_out_ends_the_climb(monkeypatch: pytest.MonkeyPatch) -> None:
+    gradients = Stack.gradients
+
+    def small(stack: Stack, *args: Any) -> Any:
+        if len(stack) > 16:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has.")
+        return gradients(stack, *args)
+
+    monkeypatch.setattr(Stack, "gradients", small)
+    monkeypatch.setattr(module, "GAIN", 1e-9)       # whatever is tried gains
+    bench = Bench(one())
+    rates, end = climbed(bench, 64)
+    assert list(rates) == [8, 16] and end == "32 have no room: OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
+
+
+def test_what_will_have_no_room_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = one()
+    own = sum(parameter.nbytes for parameter in runner.member.model.parameters())
+    monkeypatch.setattr(module, "available", lambda device: int(20 * module.COPIES * own / module.SHARE))
+    monkeypatch.setattr(module, "GAIN", 1e-9)
+    rates, end = climbed(Bench(runner), 64)
+    assert list(rates) == [8, 16] and end == "32 have no room"
+
+
+def test_the_time_for_measuring_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SECONDS", 0.0)
+    bench = Bench(one())
+    alone = bench.alone()
+    assert climbed(bench, 64) == ({}, "the 0 s for measuring are over")
+    assert chosen(alone, {}, "the 0 s for measuring are over", bench.memory()).slots == 1
+
+
+def test_who_cannot_be_stacked_cannot_be_measured() -> None:
+    with pytest.raises(Unstackable, match="Rprop"):
+        best_size(one(Unknown), 40, "auto")
+
+
+def test_the_free_memory_is_known_on_linux_and_on_a_gpu() -> None:
+    assert (available(torch.device("cpu")) or 2**30) >= 2**20
+    if torch.cuda.is_available():
+        assert (available(torch.device("cuda")) or 0) >= 2**20

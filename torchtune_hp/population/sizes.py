@@ -1,0 +1,199 @@
+"""How many members at once: found out on one member, by training it so many times over, on its own data.
+
+A stack of twice as many is tried for as long as that trains a tenth more members a second and there is room; the smallest size within
+a tenth of the best is taken. The member is thrown away afterwards.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..training.alone import ModelRunner
+from ..training.drain import Tree, tree_map
+from ..training.evaluation import autocast
+from .calls import Calls
+from .engine import FEW, Strategy
+from .keys import keys_of
+from .reads import Reads
+from .room import OUT_OF_MEMORY, free, let_go
+from .speeds import wait
+from .stack import Stack, Unstackable
+
+MOST = 1024
+FIRST = 8
+GAIN = 1.1
+PATIENCE = 2
+"""So many sizes in a row that gain nothing are the last: one measurement may be off."""
+SECONDS = 3.0
+"""The time that all of it may take."""
+REPEATS = 5
+SHARE = 0.8
+"""Of the memory that is free: the rest is for validation, and for other programs."""
+COPIES = 10
+"""Of a member's tensors, where no more is known: its own, a row's, and a copy of that, each with an optimizer's two; and gradients."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """`slots` at once; `why`, in figures."""
+
+    slots: int
+    why: str
+
+
+def best_size(runner: ModelRunner, trials: int | None, strategy: Strategy) -> Size:
+    """Measures on the runner's device, and spoils the runner. Raises Unstackable, or what its hooks raise, where it cannot be done."""
+    most = min(MOST, trials or MOST)
+    if strategy == "loop" or most <= FEW:
+        return Size(1, 'one by one, as strategy="loop" asks for' if strategy == "loop" else f"there are {most} trials")
+    bench = Bench(runner)
+    alone = bench.alone() if strategy == "auto" else None       # who asks for stacks gets some
+    return chosen(alone, *climbed(bench, most), bench.memory())
+
+
+def climbed(rate: Callable[[int], float | str], most: int) -> tuple[dict[int, float], str]:
+    """`rate(k)`: members a second of k at once, or why that was not tried -> the rates, and why there are no more."""
+    rates: dict[int, float] = {}
+    best, vain = 0.0, 0
+    for k in sizes(most):
+        found = rate(k)
+        if isinstance(found, str):
+            return rates, found
+        rates[k] = found
+        vain = 0 if found >= GAIN * best else vain + 1
+        if vain == PATIENCE:
+            return rates, "more gain less than a tenth"
+        best = max(best, found)
+    return rates, f"{most} are the most there can be"
+
+
+def sizes(most: int) -> Iterator[int]:
+    k = FIRST
+    while k < most:
+        yield k
+        k *= 2
+    yield most
+
+
+def chosen(alone: float | None, rates: dict[int, float], end: str, memory: str) -> Size:
+    """The smallest size within a tenth of the best; one by one has the same rate at any number."""
+    every = ({} if alone is None else {1: alone}) | rates
+    if not every:
+        raise Unstackable(end)
+    slots = min(k for k, rate in every.items() if rate * GAIN >= max(every.values()))
+    shown = ", ".join(f"{rate:{',.0f' if rate >= 100 else '.3g'}} {'one by one' if k == 1 else f'by {k}'}" for k, rate in every.items())
+    return Size(slots, f"members updated a second: {shown}; {end}; {memory}")
+
+
+class Bench:
+    """Times updates of copies of one member, on one batch of its data each."""
+
+    def __init__(self, runner: ModelRunner) -> None:
+        self.runner, self.device = runner, runner.member.device
+        self._until = time.perf_counter() + SECONDS
+        plan, self._load = runner.plan(), 0.0
+        for number in range(min(2, len(plan.passes))):          # the first one may take longer to come
+            began = time.perf_counter()
+            self._batch = runner.feed.read(plan.parts(number))[0][0]
+            self._load = time.perf_counter() - began            # once for a stack that shares it, and once for each one by one
+        self._shared = runner.data.order == "shared"
+        tensors = [*runner.member.model.parameters(), *runner.member.model.buffers()]
+        self._bytes = COPIES * sum(tensor.nbytes for tensor in tensors)         # a member's
+        self._seconds = 0.0                             # an update's, of one member in the last stack
+        self._room = available(self.device)
+
+    def alone(self) -> float:
+        """Members a second, one after another."""
+        member = self.runner.member
+        member.model.train()
+        self._seconds = self._load + self._time(lambda: self.runner.update_once(member.model, member.optimizer, _copied(self._batch)))
+        return 1 / self._seconds
+
+    def __call__(self, k: int) -> float | str:
+        """Members a second of a stack of k; or why it was not made."""
+        if self._room is not None and k * self._bytes > SHARE * self._room:
+            return f"{k} have no room"
+        if time.perf_counter() + 2 * k * self._seconds > self._until:
+            return f"the {SECONDS:g} s for measuring are over"
+        try:
+            seconds = self._stacked(k)
+        except OUT_OF_MEMORY as error:
+            return f"{k} have no room: {let_go(error)}"
+        finally:
+            free()
+        self._seconds = seconds / k
+        return 1 / self._seconds
+
+    def memory(self) -> str:
+        if self._room is None:
+            return "how much memory is free is not known here"
+        return f"one needs about {_shown(self._bytes)} of {_shown(self._room)}"
+
+    def _stacked(self, k: int) -> float:
+        member, bases = self.runner.member, [self.runner.base] * k
+        gpu = self.device.type == "cuda"
+        if gpu:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device) if gpu else 0
+        stack = Stack([(member.model, member.optimizer)] * k)
+        rows = torch.cuda.memory_allocated(self.device) - before if gpu else 0
+        calls = Calls(Reads())
+        hook, own = calls.training(member, stack.model), calls.own([member] * k)
+        in_dims = None if self._shared else 0
+
+        def update() -> None:
+            batch = _copied(self._batch, None if self._shared else k)
+            with autocast(member):
+                found = stack.gradients(hook, batch, in_dims, keys_of(bases, [0] * k, self.device), own)
+            with torch.no_grad():
+                stack.update(found.parts)
+
+        seconds = self._time(update) + (self._load if self._shared else 0.0)
+        if gpu:     # what the step took, a row's copy to go back to, and what the member itself holds
+            self._bytes = (torch.cuda.max_memory_allocated(self.device) - before + 2 * rows) // k
+        return seconds
+
+    def _time(self, update: Callable[[], Any]) -> float:
+        """Seconds an update takes, at best; the first is not counted, unless there is no time for another."""
+        best, found = float("inf"), 0.0
+        for number in range(1 + REPEATS):
+            began = time.perf_counter()
+            update()
+            wait(self.device)
+            found = time.perf_counter() - began
+            best = min(best, found) if number else best
+            if time.perf_counter() + found > self._until:
+                break
+        return min(best, found)
+
+
+def _copied(batch: Tree, k: int | None = None) -> Tree:
+    """A batch that a hook may write on; k of them at once, each leaf (k, n, ...)."""
+    rows = () if k is None else (k,)
+    return tree_map(lambda leaf: leaf.expand(*rows, *leaf.shape).clone() if isinstance(leaf, Tensor) else leaf, batch)
+
+
+def available(device: torch.device) -> int | None:
+    """Bytes that are free on the device; None where nobody says."""
+    if device.type == "cuda":
+        free_bytes, _ = torch.cuda.mem_get_info(device)
+        return int(free_bytes + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    try:
+        with open("/proc/meminfo") as lines:
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):        # no Linux
+        return None
+
+
+def _shown(size: float) -> str:
+    for unit in ("bytes", "KiB", "MiB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.3g} GiB"
