@@ -174,10 +174,11 @@ class Stack:
 
     def add(self, members: Sequence[Member]) -> None:
         """More rows, at the end."""
-        other = Stack(members, self._idle)
-        if not self._alike_in_program(other):
+        if not all(self._fits(model) for model, _ in members):
             self._begin_anew([*self.members, *members], range(len(self)))
             return
+        other = Stack(members, self._idle)
+        other.lifted = self._attributes(members)
         with torch.no_grad():
             flats = [torch.cat(pair) for pair in zip(self.flats, other.flats)]
             groups = [{name: torch.cat([mine[name], its[name]]) for name in mine} for mine, its in zip(self._groups(), other._groups())]
@@ -187,23 +188,18 @@ class Stack:
     def replace(self, rows: Sequence[int], members: Sequence[Member]) -> None:
         """These rows are these members' from now on, in place, and nothing of who was there is written back."""
         place = dict(zip(rows, members))
-        fit = not self.lifted and all(self._fits(model) for model, _ in members)
         everyone = [place.get(row, member) for row, member in enumerate(self.members)]
-        if not fit:
+        if not all(self._fits(model) for model, _ in members):
             self._begin_anew(everyone, [row for row in range(len(self)) if row not in place])
             return
         self.members = everyone
+        for name, values in self._attributes(members).items():
+            self.lifted[name][list(rows)] = values
         for row, (_, optimizer) in place.items():
             self.load(row)
             self._boxed = self._boxed or _in_place(optimizer)
             optimizer._opt_called = True  # type: ignore[attr-defined]
         self._seen = [[] for _ in self.layout.blocks]
-
-    def _alike_in_program(self, other: Stack) -> bool:
-        """Whether the rows of both can be one stack as they are: what is held once is the same."""
-        alike = self.shared.keys() == other.shared.keys()
-        alike = alike and all(torch.equal(self.shared[name], part) for name, part in other.shared.items())
-        return alike and not self.lifted and not other.lifted and self._single == other._single
 
     def _begin_anew(self, members: Sequence[Member], known: Sequence[int]) -> None:
         """A stack of these members, of whom the rows `known` hold some."""
@@ -215,7 +211,13 @@ class Stack:
     def _fits(self, model: nn.Module) -> bool:
         """Whether what is held once for all members is the same in this one."""
         own = dict(model.named_parameters()) if self.shared else {}
-        return lifted(model) == self._single and all(torch.equal(shared, own[name]) for name, shared in self.shared.items())
+        alike = all(torch.equal(shared, own[name]) for name, shared in self.shared.items())
+        return alike and all(value == self._single[place] for place, value in lifted(model).items() if place not in self.lifted)
+
+    def _attributes(self, members: Sequence[Member]) -> dict[tuple[str, str], Tensor]:
+        """These members' values of what each has its own of."""
+        each = [lifted(model) for model, _ in members] if self.lifted else []
+        return {place: tensor.new_tensor([own[place] for own in each]) for place, tensor in self.lifted.items()}
 
     def take_out(self, rows: Sequence[int]) -> list[Member]:
         """These members, written back into their own modules and optimizers; the others close ranks, in order."""
