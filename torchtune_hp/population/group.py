@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Hashable, Iterator, Sequence, Set as AbstractSet
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -27,6 +27,7 @@ from .batches import Batches
 from .calls import Calls, Own, alone, check_validation, compared
 from .check import Differs, FirstStep, Idle
 from .keys import batch_step, keys_of
+from .kinds import differing
 from .per_member import of_row, on_host
 from .program import CompilerFailed
 from .reads import Read, Reads
@@ -51,7 +52,9 @@ class Group(Seats):
         super().__init__(compiled)
         self.reads = reads
         self.speeds = speeds
-        self.proven: set[Read] = set()              # lifted, and compared with a member alone
+        self._founder: dict[Read, Hashable] = {}    # attributes of the member that the stack's model is a copy of
+        self.proven = False                         # what is lifted was compared with members alone, in training,
+        self._validated = False                     # and in validation
         self._calls = Calls(reads)
         self._warm = False                          # every hook has run once
         self._checked: Stack | None = None          # that was compared with a member alone
@@ -60,22 +63,24 @@ class Group(Seats):
 
     # One iteration ------------------------------------------------------------------------------------------------------
 
-    def advance(self, runners: Sequence[ModelRunner], differing: AbstractSet[Read]) -> dict[ModelRunner, Look | BaseException]:
-        """`differing`: attributes in which their own code may find them to differ.
+    def advance(
+        self, runners: Sequence[ModelRunner], attributes: Sequence[dict[Read, Hashable]]
+    ) -> dict[ModelRunner, Look | BaseException]:
+        """`attributes`: of each, what makes a difference only if it is read.
 
         Apart where the hooks read what differs, Refused where the shared step raises, an error of OUT_OF_MEMORY where there is no room for
         so many; then all stand where they stood.
         """
-        stack = self._watched(runners, differing)
+        stack = self._watched(runners, attributes)
         if not self._warm and self._tried(stack) is None and self._differ():
             raise Apart
         try:
             trained, validated = self._attempt(stack)
         except Idle as idle:
             self.begin_without(idle.names)
-            stack = self._watched(runners, differing)
+            stack = self._watched(runners, attributes)
             trained, validated = self._attempt(stack)
-        self.proven |= self.reads.lifted
+        self.proven = self.proven or self._checked is stack
         answers: dict[ModelRunner, Look | BaseException] = {}
         for row, (runner, metrics) in enumerate(zip(self.runners, trained)):
             if isinstance(metrics, BaseException):
@@ -119,10 +124,15 @@ class Group(Seats):
         finally:
             self._put_back(stack, *before)
 
-    def _watched(self, runners: Sequence[ModelRunner], differing: AbstractSet[Read]) -> Stack:
+    def _watched(self, runners: Sequence[ModelRunner], attributes: Sequence[dict[Read, Hashable]]) -> Stack:
         """Their stack, whose model writes down what it reads of that in which they differ."""
+        own = differing(attributes)
+        if self.stack is not None and differing([attributes[0], self._founder]) - own:      # all have what its model has not
+            self.begin_without(())
+        if self.stack is None:
+            self._founder = attributes[0]
         stack = self.assemble(runners)
-        self._calls.watch(stack.model, differing)
+        self._calls.watch(stack.model, own)
         return stack
 
     def _attempt(self, stack: Stack) -> tuple[list[Trained], dict[ModelRunner, dict[str, float]]]:
@@ -182,7 +192,10 @@ class Group(Seats):
         losses: list[Tensor] = []
         extras: list[dict[str, Tensor]] = []
         weights: list[int] = []
-        first_steps = [] if self._checked is stack else [FirstStep(stack, member.precision == "bf16", row) for row in compared(own)]
+        rows = [] if self._checked is stack else compared(own)
+        for row in rows:        # it is stepped alone from where it stands
+            self.settle(runners[row])
+        first_steps = [FirstStep(stack, member.precision == "bf16", row) for row in rows]
         began = time.perf_counter()
         for update in range(len(batches)):
             if update == 1:         # what is done for the first time takes longer
@@ -261,7 +274,7 @@ class Group(Seats):
                 )  # fmt: skip
                 with autocast(member):
                     found.append((stack.evaluate(hook, batch, None, keys, own), n))
-                if number == 0 and not self.reads.lifted <= self.proven:
+                if number == 0 and self.reads.lifted and not self._validated:
                     for row in compared(own):
                         check_validation(self.runners[row].member, stack.model_of(row), batch, keys[row], of_row(found[0][0], row))
             found = on_host(found)
@@ -272,6 +285,7 @@ class Group(Seats):
                 except (Exception, SystemExit) as error:
                     trained[row] = error
                     due.remove(row)
+        self._validated = True
         return {self.runners[row]: metrics[row] for row in due}
 
     def _own(self) -> Own:

@@ -42,7 +42,9 @@ class lowered(TorchFunctionMode):
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
     """`F.linear` of one member; None where torch's own serves."""
     level = _functorch.maybe_current_level()
-    if level is None or bias is None or not _of_members(weight) or input.dim() not in (1, 2, 3) or input.is_sparse:
+    if level is None or bias is None or not _of_members(weight) or input.is_sparse:
+        return None
+    if input.dim() not in (1, 2, 3) or weight.dim() != 2 or bias.dim() != 1:
         return None
     input, weight, bias = _cast(input, weight, bias)
     if not input.dtype == weight.dtype == bias.dtype:
@@ -58,7 +60,9 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor 
 def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **options: Any) -> Tensor | None:
     """`F.conv2d` of one member; None where torch's own serves."""
     level = _functorch.maybe_current_level()
-    if level is None or not (_of_members(input) and _of_members(weight)) or input.dim() != 4 or weight.device.type != "cpu":
+    if level is None or not (_of_members(input) and _of_members(weight)) or weight.device.type != "cpu":
+        return None
+    if input.dim() != 4 or weight.dim() != 4 or bias is not None and bias.dim() != 1:
         return None
     channels = weight.shape[1]
     if channels < 3 or channels % 8 == 0 or channels != input.shape[1]:

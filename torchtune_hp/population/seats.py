@@ -91,8 +91,8 @@ class Seats:
             if self.stack is not None and free:
                 free = [self.runners.index(runner) for runner in leaving]
                 self.stack.replace(free, members[: len(free)])
-                for row, runner in zip(free, new):
-                    self.runners[row] = runner
+                place = dict(zip(free, new))
+                self.runners = [place.get(row, runner) for row, runner in enumerate(self.runners)]
             if self.stack is None:
                 self.stack = Stack(members, self._idle, self._compiled)
             elif members[len(free) :]:
