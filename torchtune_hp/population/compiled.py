@@ -86,7 +86,7 @@ class CompiledGradients:
             self._forms[form, token()] = known = compiled, outer[0]
         else:
             outs = _run(known[0], given, device)
-        found: Gradients = tree_unflatten([out[:k] for out in outs], known[1])
+        found: Gradients = tree_unflatten([out if len(out) == k else out[:k] for out in outs], known[1])
         return found
 
 
