@@ -224,3 +224,9 @@ def test_outside_of_vmap_nothing_is_lowered(used: list[str]) -> None:
     with lowered():
         F.cross_entropy(F.linear(rows(N, IN), rows(OUT, IN), rows(OUT)), torch.zeros(N, dtype=torch.int64))
     assert not used
+
+
+def test_a_bias_without_dimensions_is_torchs(used: list[str]) -> None:
+    """With as many outputs as members it would fit in a wrong way."""
+    both(F.linear, 0, rows(K, N, IN), rows(K, K, IN, seed=1), rows(K, seed=2))
+    assert not used

@@ -105,3 +105,21 @@ def test_it_is_in_place_and_no_other_row_changes_a_bit(make: Make) -> None:
         assert now is tensor
         assert torch.equal(old[others], now.detach()[others])
     assert not torch.equal(before[0][2], after[0].detach()[2])
+
+
+@pytest.mark.parametrize("make", [plain, own_dropout, one_backbone])
+def test_who_comes_disturbs_no_row(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of another, or at the end: nobody else is written back, whatever of their own the members' dropouts have."""
+    members, alone = [[member(make, momentum, k) for k in range(K + 2)] for _ in range(2)]
+    stack, loop = Stack(members[:K]), Loop(alone[:K])
+    step(stack, list(range(K)), 0), step(loop, list(range(K)), 0)
+    monkeypatch.setattr(Stack, "dump", None)
+    place = stack.flats[0].data_ptr()
+    stack.replace([2], [members[K]])
+    assert stack.flats[0].data_ptr() == place
+    stack.add([members[K + 1]])
+    loop.members[2] = alone[K]
+    loop.add([alone[K + 1]])
+    seeds = [0, 1, K, 3, 4, K + 1]
+    for n in range(1, 3):
+        torch.testing.assert_close(step(stack, seeds, n), step(loop, seeds, n))

@@ -294,8 +294,8 @@ def test_a_stack_that_is_given_up_leaves_the_device_at_once(monkeypatch: pytest.
     members, engine = runners(Toy), Engine(strategy="vmap")
     engine.advance(members)
     (group,) = engine._groups.values()
-    assert group._stack is not None
-    rows = weakref.ref(group._stack.flats[0])
+    assert group.stack is not None
+    rows = weakref.ref(group.stack.flats[0])
     gc.disable()        # no cycle keeps it until the collector comes
     try:
         engine.rest(members)

@@ -124,7 +124,13 @@ class _FusedTrials(LocalTrials):
                 answers[trial] = self._failed(trial, self._steps[trial], error)
         while going:
             runners = {trial: self._fused(trial) for trial in going}
-            found = self.engine.advance(list(runners.values()))
+            try:
+                found = self.engine.advance(list(runners.values()))
+            except BaseException:       # stopped in the middle: nobody stands where a step ends, and what is not whole is not saved
+                for trial, _ in work:
+                    self._dirty.discard(trial)
+                    self._close(trial)
+                raise
             news = self.engine.census.news()
             if news is not None:
                 self.notes.append(Note(STACKS, news))

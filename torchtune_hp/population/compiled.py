@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from .loop import dims_of
 from .program import CompilerFailed, Gradients, Hook, Program, Rows
 from .room import OUT_OF_MEMORY
+from .signature import frozen
 
 LEAST = 8
 """Rows below which nothing is compiled: such a stack gains less than it costs."""
@@ -57,7 +58,7 @@ class CompiledGradients:
         leaves, spec = tree_flatten((rows._replace(shared={}), keys, more, batch, rows.shared))
         dims = [0] * len(own) + dims_of(batch, in_dims) + [None] * len(rows.shared)
         given = [_padded(leaf, 1 << (k - 1).bit_length(), dim) for leaf, dim in zip(leaves, dims, strict=True)]
-        shapes = tuple((tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in given)
+        shapes = tuple((tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else frozen(leaf) for leaf in given)
         device = keys.device.type
         form = (shapes, str(spec), tuple(dims), torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
         known = self._forms.get((form, token()))
@@ -81,11 +82,11 @@ class CompiledGradients:
                 return outs
 
             compiled = _compiled(traced, given)
-            outs = _run(partial(_first, compiled), given, device)
+            outs = _run(partial(_made, compiled), given, device)
             self._forms[form, token()] = known = compiled, outer[0]
         else:
             outs = _run(known[0], given, device)
-        found: Gradients = tree_unflatten([out[:k] for out in outs], known[1])
+        found: Gradients = tree_unflatten([out if len(out) == k else out[:k] for out in outs], known[1])
         return found
 
 
@@ -98,22 +99,22 @@ class CompiledUpdate:
 
     def __init__(self, update: Callable[..., None]) -> None:
         self._update = update
-        self._compiled: dict[bool, Callable[..., Any]] = {}
+        self._compiled: dict[tuple[bool, bool], Callable[..., Any]] = {}
 
     def __call__(self, *trees: Any) -> None:
         leaves, spec = tree_flatten(trees)
-        clipped = trees[-1] is not None
-        if clipped in self._compiled:
-            self._compiled[clipped](*leaves)
+        form = trees[-1] is not None, len(trees[0][0]) == 1       # a size of 1 is no symbol
+        if form in self._compiled:
+            self._compiled[form](*leaves)
             return
 
         def traced(*leaves: Tensor) -> None:
             self._update(*tree_unflatten(list(leaves), spec))
 
         copies = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        compiled = _compiled(traced, copies, any_size=True)
-        _first(compiled, *leaves)
-        self._compiled[clipped] = compiled
+        compiled = _made(partial(_compiled, any_size=True), traced, copies)
+        _made(compiled, *leaves)
+        self._compiled[form] = compiled
 
 
 def _compiled(function: Callable[..., Any], example: Sequence[Any], any_size: bool = False) -> Callable[..., Any]:
@@ -128,7 +129,7 @@ def _run(compiled: Callable[..., Any], given: Sequence[Any], device: str) -> Any
         return compiled(*given)
 
 
-def _first(compiled: Callable[..., Any], *given: Any) -> Any:
+def _made(compiled: Callable[..., Any], *given: Any) -> Any:
     try:
         return compiled(*given)
     except OUT_OF_MEMORY:

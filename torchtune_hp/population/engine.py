@@ -27,13 +27,14 @@ from ..training.alone import ModelRunner
 from ..training.feed import Stream
 from ..training.runner import Look
 from .census import Census, advice, splits_most
-from .group import Apart, Group, Refused
-from .kinds import attributes_of, begins, described, differing, structure_of
+from .group import Apart, Group
+from .kinds import attributes_of, begins, described, structure_of
 from .program import CompilerFailed
 from .reads import Read, Reads, shown
 from .remedies import remedy
 from .residents import Residents
 from .room import OUT_OF_MEMORY, let_go
+from .seats import Refused
 from .speeds import Speeds
 
 Answer = Look | BaseException
@@ -194,7 +195,7 @@ class Engine:
         try:
             self._residents.only(members)
             try:
-                found = group.advance(members, differing([self._attributes[runner] for runner in members]))
+                found = group.advance(members, [self._attributes[runner] for runner in members])
             except Apart as apart:
                 self._split(structure, group, members, apart)
                 return members
@@ -286,7 +287,7 @@ class Engine:
         reads = self._reads[structure]
         for kind, group in [(kind, group) for kind, group in self._groups.items() if kind[0] == structure]:  # type: ignore[index]
             del self._groups[kind]
-            values = {reads.values(runner.member) for runner in group.runners}
+            values = {reads.values(runner.member) for runner in group.present}
             if len(values) != 1:
                 self._residents.take_out(group.present)
                 continue
@@ -299,6 +300,8 @@ class Engine:
                 self._kinds[runner] = new = (structure, reads.values(runner.member))
                 if kind in self._most:
                     self._most[new] = self._most[kind]
+                if kind in self._alone:
+                    self._alone[new] = self._alone[kind]
 
     def _refuse(self, kind: Any, why: str) -> None:
         self._alone[kind] = why

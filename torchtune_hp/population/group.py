@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Hashable, Iterator, Sequence, Set as AbstractSet
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -20,7 +20,6 @@ from torch import Tensor
 
 from ..errors import TorchtuneError
 from ..training.alone import ModelRunner, finite_mean
-from ..training.drain import leaves, tree_map
 from ..training.evaluation import autocast, means, metrics_of, named
 from ..training.hooks import driven
 from ..training.runner import Look
@@ -28,135 +27,60 @@ from .batches import Batches
 from .calls import Calls, Own, alone, check_validation, compared
 from .check import Differs, FirstStep, Idle
 from .keys import batch_step, keys_of
+from .kinds import differing
+from .per_member import of_row, on_host
 from .program import CompilerFailed
 from .reads import Read, Reads
 from .room import OUT_OF_MEMORY, let_go
 from .schedules import Schedules
+from .seats import Refused, Seats
 from .speeds import Speeds, time_alone, wait
-from .stack import Stack, Unstackable
+from .stack import Stack
 
 Trained = dict[str, float] | BaseException
 """An iteration's metrics of training, or why there are none."""
-
-
-class Refused(Exception):
-    """These members cannot be trained as a stack; the text says why. Nothing has changed."""
 
 
 class Apart(Exception):
     """The hooks read from self what differs between these members. Nothing has changed."""
 
 
-class Group:
-    """`runners[i]` is row i of the stack. `reads`: of their structure. `speeds`: where the times of its updates are noted.
-
-    `compiled`: as of Stack.
-    """
+class Group(Seats):
+    """`reads`: of their structure. `speeds`: where the times of its updates are noted. `compiled`: as of Stack."""
 
     def __init__(self, reads: Reads, speeds: Speeds | None = None, compiled: bool = False) -> None:
-        self.runners: list[ModelRunner] = []
+        super().__init__(compiled)
         self.reads = reads
         self.speeds = speeds
-        self._compiled = compiled
-        self.proven: set[Read] = set()              # lifted, and compared with a member alone
+        self._founder: dict[Read, Hashable] = {}    # attributes of the member that the stack's model is a copy of
+        self.proven = False                         # what is lifted was compared with members alone, in training,
+        self._validated = False                     # and in validation
         self._calls = Calls(reads)
         self._warm = False                          # every hook has run once
-        self._checked = False                       # so has the comparison with a member alone
-        self._idle: tuple[str, ...] = ()
-        self._stack: Stack | None = None
-        self._schedules: Schedules | None = None    # of these runners
-        self._stale: set[ModelRunner] = set()       # their own modules are behind their rows
-        self._gone: set[ModelRunner] = set()        # their rows are free
-
-    # Membership ---------------------------------------------------------------------------------------------------------
-
-    def keep_only(self, runners: Sequence[ModelRunner]) -> None:
-        """All others leave, written back."""
-        staying = set(runners)
-        kept = [row for row, runner in enumerate(self.runners) if runner in staying]
-        if len(kept) == len(self.runners):
-            return
-        for runner in self.runners:
-            if runner not in staying:
-                self.settle(runner)
-        if not kept and not self._compiled:         # an empty stack keeps what was compiled
-            self._stack = None
-        elif self._stack is not None:
-            self._stack.keep(kept)
-        self.runners, self._schedules = [self.runners[row] for row in kept], None
-        self._gone.intersection_update(self.runners)
-
-    def leave(self, runner: ModelRunner) -> None:
-        """Written back; its row is free for who comes next, so that the others need not move."""
-        self.settle(runner)
-        self._gone.add(runner)
-        if self._gone.issuperset(self.runners):
-            self.give_up()
-
-    @property
-    def present(self) -> list[ModelRunner]:
-        """Whose rows are not free."""
-        return [runner for runner in self.runners if runner not in self._gone]
-
-    def settle(self, runner: ModelRunner) -> None:
-        if runner in self._stale:
-            assert self._stack is not None
-            self._stack.dump(self.runners.index(runner))
-            self._stale.discard(runner)
-
-    def give_up(self) -> None:
-        """All leave, written back."""
-        self.keep_only([])
-
-    def _assemble(self, runners: Sequence[ModelRunner]) -> Stack:
-        """The stack of these and no others. Who comes takes the row of who leaves: the bits of a row may depend on its place."""
-        if not self._gone.isdisjoint(runners):      # one that left comes again: the row that it had is not its own
-            self.keep_only(self.present)
-        staying, here = set(runners), set(self.runners)
-        new = [runner for runner in runners if runner not in here]
-        free = [row for row, runner in enumerate(self.runners) if runner not in staying][: len(new)]
-        leaving = [self.runners[row] for row in free]
-        for runner in leaving:
-            self.settle(runner)
-        self.keep_only([*runners, *leaving])
-        members = [(runner.member.model, runner.member.optimizer) for runner in new]
-        try:
-            if self._stack is not None and free:
-                free = [self.runners.index(runner) for runner in leaving]
-                self._stack.replace(free, members[: len(free)])
-                for row, runner in zip(free, new):
-                    self.runners[row] = runner
-            if self._stack is None:
-                self._stack, self._checked = Stack(members, self._idle, self._compiled), False
-            elif members[len(free) :]:
-                self._stack.add(members[len(free) :])
-        except (Unstackable, ValueError) as error:
-            raise Refused(str(error)) from error
-        if new:
-            self.runners, self._schedules = self.runners + new[len(free) :], None
-        self._gone.clear()
-        return self._stack
+        self._checked: Stack | None = None          # that was compared with a member alone
+        self._schedules: Schedules | None = None
+        self._scheduled: list[ModelRunner] = []     # whose those are
 
     # One iteration ------------------------------------------------------------------------------------------------------
 
-    def advance(self, runners: Sequence[ModelRunner], differing: AbstractSet[Read]) -> dict[ModelRunner, Look | BaseException]:
-        """`differing`: attributes in which their own code may find them to differ.
+    def advance(
+        self, runners: Sequence[ModelRunner], attributes: Sequence[dict[Read, Hashable]]
+    ) -> dict[ModelRunner, Look | BaseException]:
+        """`attributes`: of each, what makes a difference only if it is read.
 
         Apart where the hooks read what differs, Refused where the shared step raises, an error of OUT_OF_MEMORY where there is no room for
         so many; then all stand where they stood.
         """
-        stack = self._watched(runners, differing)
+        stack = self._watched(runners, attributes)
         if not self._warm and self._tried(stack) is None and self._differ():
             raise Apart
         try:
             trained, validated = self._attempt(stack)
         except Idle as idle:
-            self.give_up()
-            self._stack = None
-            self._idle += idle.names
-            stack = self._watched(runners, differing)
+            self.begin_without(idle.names)
+            stack = self._watched(runners, attributes)
             trained, validated = self._attempt(stack)
-        self.proven |= self.reads.lifted
+        self.proven = self.proven or self._checked is stack
         answers: dict[ModelRunner, Look | BaseException] = {}
         for row, (runner, metrics) in enumerate(zip(self.runners, trained)):
             if isinstance(metrics, BaseException):
@@ -172,16 +96,16 @@ class Group:
 
     def takes(self, read: Read) -> Exception | None:
         """What the hooks raise where they are given a tensor in the place of this read; None if nothing. Nothing changes."""
-        assert self._stack is not None
+        assert self.stack is not None
         self.reads.lifted.add(read)
         try:
-            return self._tried(self._stack)
+            return self._tried(self.stack)
         finally:
             self.reads.lifted.discard(read)
 
     def _tried(self, stack: Stack) -> Exception | None:
         """What the hooks raise on the first batches; what they read is known then. Nothing else changes."""
-        before = stack.snapshot(), [_Place(runner) for runner in self.runners], set(self._stale)
+        before = stack.snapshot(), [_Place(runner) for runner in self.runners], set(self.stale)
         own, first = self._own(), self.runners[0]
         try:
             batches = Batches(self.runners)
@@ -200,19 +124,25 @@ class Group:
         finally:
             self._put_back(stack, *before)
 
-    def _watched(self, runners: Sequence[ModelRunner], differing: AbstractSet[Read]) -> Stack:
+    def _watched(self, runners: Sequence[ModelRunner], attributes: Sequence[dict[Read, Hashable]]) -> Stack:
         """Their stack, whose model writes down what it reads of that in which they differ."""
-        stack = self._assemble(runners)
-        self._calls.watch(stack.model, differing)
+        own = differing(attributes)
+        if self.stack is not None and differing([attributes[0], self._founder]) - own:      # all have what its model has not
+            self.begin_without(())
+        if self.stack is None:
+            self._founder = attributes[0]
+        stack = self.assemble(runners)
+        self._calls.watch(stack.model, own)
         return stack
 
     def _attempt(self, stack: Stack) -> tuple[list[Trained], dict[ModelRunner, dict[str, float]]]:
         """The iteration, or everything as it was and the reason."""
-        if self._schedules is None or any(runner.hooked for runner in self.runners):
+        if self._schedules is None or self._scheduled is not self.runners or any(runner.hooked for runner in self.runners):
             members = [(runner.member.optimizer, driven(runner.member)) for runner in self.runners]
             self._schedules = Schedules(members, stack.rule.numbers, self.runners[0].member.device)
+            self._scheduled = self.runners
         schedules = self._schedules
-        before = stack.snapshot(), [_Place(runner) for runner in self.runners], set(self._stale)
+        before = stack.snapshot(), [_Place(runner) for runner in self.runners], set(self.stale)
         try:
             batches = Batches(self.runners)
             schedules.begin([runner.turns(plan.passes) for runner, plan in zip(self.runners, batches.plans)])
@@ -244,7 +174,7 @@ class Group:
         stack.restore(snapshot)
         for place in places:
             place.restore()
-        self._stale = stale | {runner for runner in self.runners if runner.hooked}       # those may be ahead of their rows
+        self.stale = stale | {runner for runner in self.runners if runner.hooked}       # those may be ahead of their rows
 
     def _differ(self) -> bool:
         return len({self.reads.values(runner.member) for runner in self.runners}) > 1
@@ -262,7 +192,10 @@ class Group:
         losses: list[Tensor] = []
         extras: list[dict[str, Tensor]] = []
         weights: list[int] = []
-        first_steps = [] if self._checked else [FirstStep(stack, member.precision == "bf16", row) for row in compared(own)]
+        rows = [] if self._checked is stack else compared(own)
+        for row in rows:        # it is stepped alone from where it stands
+            self.settle(runners[row])
+        first_steps = [FirstStep(stack, member.precision == "bf16", row) for row in rows]
         began = time.perf_counter()
         for update in range(len(batches)):
             if update == 1:         # what is done for the first time takes longer
@@ -295,9 +228,9 @@ class Group:
                 stack.update(gradients, clip, schedules.at(update) if update > 0 else None)
             for compare in compares:
                 compare()
-            if compares:
-                self._checked = all(each.conclusive for each in first_steps)
-        self._stale = set(runners)
+            if compares and all(each.conclusive for each in first_steps):
+                self._checked = stack
+        self.stale = set(runners)
         for runner in runners:
             runner.updates += len(batches)
         values = torch.stack(losses).cpu().double()         # waits for the device
@@ -341,17 +274,18 @@ class Group:
                 )  # fmt: skip
                 with autocast(member):
                     found.append((stack.evaluate(hook, batch, None, keys, own), n))
-                if number == 0 and not self.reads.lifted <= self.proven:
+                if number == 0 and self.reads.lifted and not self._validated:
                     for row in compared(own):
-                        check_validation(self.runners[row].member, stack.model_of(row), batch, keys[row], _of_row(found[0][0], row))
-            found = _on_host(found)
+                        check_validation(self.runners[row].member, stack.model_of(row), batch, keys[row], of_row(found[0][0], row))
+            found = on_host(found)
             for row in list(due):
-                each = [({name: _of_row(value, row) for name, value in values.items()}, n) for values, n in found]
+                each = [({name: of_row(value, row) for name, value in values.items()}, n) for values, n in found]
                 try:
                     metrics[row].update(named(name, metrics_of(self.runners[row].member, each)))
                 except (Exception, SystemExit) as error:
                     trained[row] = error
                     due.remove(row)
+        self._validated = True
         return {self.runners[row]: metrics[row] for row in due}
 
     def _own(self) -> Own:
@@ -389,21 +323,6 @@ class _Place:
     def restore(self) -> None:
         self._runner.feed.epoch, self._runner.feed.offset = self._feed
         self._runner.updates = self._updates
-
-
-def _of_row(tree: Any, row: int) -> Any:
-    if type(tree) is np.ndarray:
-        return tree.item(row)
-    return tree_map(lambda part: part.item(row) if isinstance(part, np.ndarray) else part[row], tree)
-
-
-def _on_host(found: list[tuple[dict[str, Any], int]]) -> list[tuple[dict[str, Any], int]]:
-    """Numbers of members, (k,) each, as float64 of numpy: one transfer from the device, where each member's own would be hundreds."""
-    numbers = [leaf for tree, _ in found for leaf in leaves(tree) if isinstance(leaf, Tensor) and leaf.dim() == 1]
-    if not numbers:
-        return found
-    moved = iter(torch.stack([leaf.to(numbers[0].device, torch.float64) for leaf in numbers]).cpu().numpy())
-    return [(tree_map(lambda leaf: next(moved) if isinstance(leaf, Tensor) and leaf.dim() == 1 else leaf, tree), n) for tree, n in found]
 
 
 def _line(error: BaseException) -> str:

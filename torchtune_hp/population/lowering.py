@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C import _functorch
+from torch.autograd import Function
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -42,7 +43,9 @@ class lowered(TorchFunctionMode):
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
     """`F.linear` of one member; None where torch's own serves."""
     level = _functorch.maybe_current_level()
-    if level is None or bias is None or not _of_members(weight) or input.dim() not in (1, 2, 3) or input.is_sparse:
+    if level is None or bias is None or not _of_members(weight) or input.is_sparse:
+        return None
+    if input.dim() not in (1, 2, 3) or weight.dim() != 2 or bias.dim() != 1:
         return None
     input, weight, bias = _cast(input, weight, bias)
     if not input.dtype == weight.dtype == bias.dtype:
@@ -51,14 +54,42 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor 
     if any(_functorch.is_functorch_wrapped_tensor(part) for part in (x, w, b)):
         return None
     k = w.shape[0]
-    found = torch.baddbmm(b.expand(k, -1).unsqueeze(1), x.expand(k, -1, -1), w.transpose(1, 2))
+    x, b = x.expand(k, -1, -1), b.expand(k, -1)
+    if _traced():
+        product: Tensor = _Product.apply(x, w)
+        found = product + b.unsqueeze(1)
+    else:
+        found = torch.baddbmm(b.unsqueeze(1), x, w.transpose(1, 2))
     return _functorch._add_batch_dim(found, 0, level).view(*input.shape[:-1], weight.shape[0])
+
+
+class _Product(Function):
+    """(k, n, in), (k, out, in) -> (k, n, out). For the compiler, which adds the bias in passing; the weight's gradient comes out as the
+    weight lies, where autograd's own would be transposed. Eager, both are cheap, and entering a Function is not."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, w: Tensor) -> Tensor:
+        return torch.bmm(x, w.transpose(1, 2))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        x, w = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        return torch.bmm(g, w) if wanted[0] else None, torch.bmm(g.transpose(1, 2), x) if wanted[1] else None
 
 
 def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **options: Any) -> Tensor | None:
     """`F.conv2d` of one member; None where torch's own serves."""
     level = _functorch.maybe_current_level()
-    if level is None or not (_of_members(input) and _of_members(weight)) or input.dim() != 4 or weight.device.type != "cpu":
+    if level is None or not (_of_members(input) and _of_members(weight)) or weight.device.type != "cpu":
+        return None
+    if input.dim() != 4 or weight.dim() != 4 or bias is not None and bias.dim() != 1:
         return None
     channels = weight.shape[1]
     if channels < 3 or channels % 8 == 0 or channels != input.shape[1]:
@@ -104,6 +135,11 @@ def _cast(*tensors: Tensor) -> tuple[Tensor, ...]:
     if not torch.is_autocast_enabled(device):
         return tensors
     return tuple(tensor.to(torch.get_autocast_dtype(device)) if tensor.dtype == torch.float32 else tensor for tensor in tensors)
+
+
+def _traced() -> bool:
+    """Whether what is called is written down for the compiler."""
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
 
 
 def _of_members(tensor: Tensor) -> bool:

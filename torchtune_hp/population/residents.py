@@ -60,6 +60,8 @@ class Residents:
             self.only([runner])
             if len(self._here) > 1 and limited(runner.member.device):
                 state = _saved(runner)
+                if state is None:       # it cannot be put back, so it has the device to itself at once
+                    self.rest([other for other in self._here if other is not runner])
             return runner.advance()
         except OUT_OF_MEMORY as error:
             let_go(error)
@@ -154,4 +156,7 @@ def _saved(runner: ModelRunner) -> dict[str, Any] | None:
     try:
         return runner.save()
     except UnsafeCheckpointError:       # it can be trained, but not be put back
+        return None
+    except OUT_OF_MEMORY as error:
+        let_go(error)
         return None

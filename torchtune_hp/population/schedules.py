@@ -147,7 +147,8 @@ class _Own:
         return found
 
     def commit(self) -> None:
-        """They stand there already."""
+        """They stand there already, and are not put back any more."""
+        self._states, self._groups = [], []
 
     def put_back(self) -> None:
         for scheduler, state in zip(self._schedulers, self._states):

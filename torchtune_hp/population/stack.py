@@ -41,7 +41,9 @@ class Unstackable(Exception):
 class Stack:
     """`members`: at least one, of one signature. Tensors lie where the first member's do. `compiled`: steps go through torch.compile."""
 
-    def __init__(self, members: Sequence[Member], idle: Sequence[str] = (), compiled: bool = False) -> None:
+    def __init__(
+        self, members: Sequence[Member], idle: Sequence[str] = (), compiled: bool = False, program: Program | None = None
+    ) -> None:
         model, optimizer = members[0]
         rule = rule_of(optimizer)
         if rule is None:
@@ -52,7 +54,7 @@ class Stack:
         if not self.layout.blocks:
             raise Unstackable("no parameter is trained: every one is frozen, or unused by the loss")
         self._idle = tuple(idle)
-        self.program = Program(model, self.layout.blocks)
+        self.program = program or Program(model, self.layout.blocks)
         self._compiled: CompiledGradients | None = None
         self._updated = partial(_update, self.rule, self.layout.blocks)     # no method: a cycle would keep the rows of a stack that is gone
         self._step: Callable[..., None] = self._updated
@@ -162,6 +164,14 @@ class Stack:
 
     def load(self, row: int) -> None:
         """Reads a row from the member's own module and optimizer; its hyperparameters are read before each step."""
+        if not self._fits(self.members[row][0]):
+            self._begin_anew(self.members, [other for other in range(len(self)) if other != row])
+            return
+        for name, values in self._attributes([self.members[row]]).items():
+            self.lifted[name][row] = values[0]
+        self._fill(row)
+
+    def _fill(self, row: int) -> None:
         model, optimizer = self.members[row]
         own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         for block, flat, state in zip(self.layout.blocks, self.flats, self.states):
@@ -174,10 +184,11 @@ class Stack:
 
     def add(self, members: Sequence[Member]) -> None:
         """More rows, at the end."""
-        other = Stack(members, self._idle)
-        if not self._alike_in_program(other):
+        if not all(self._fits(model) for model, _ in members):
             self._begin_anew([*self.members, *members], range(len(self)))
             return
+        other = Stack(members, self._idle, program=self.program)
+        other.lifted = self._attributes(members)
         with torch.no_grad():
             flats = [torch.cat(pair) for pair in zip(self.flats, other.flats)]
             groups = [{name: torch.cat([mine[name], its[name]]) for name in mine} for mine, its in zip(self._groups(), other._groups())]
@@ -187,35 +198,36 @@ class Stack:
     def replace(self, rows: Sequence[int], members: Sequence[Member]) -> None:
         """These rows are these members' from now on, in place, and nothing of who was there is written back."""
         place = dict(zip(rows, members))
-        fit = not self.lifted and all(self._fits(model) for model, _ in members)
         everyone = [place.get(row, member) for row, member in enumerate(self.members)]
-        if not fit:
+        if not all(self._fits(model) for model, _ in members):
             self._begin_anew(everyone, [row for row in range(len(self)) if row not in place])
             return
         self.members = everyone
+        for name, values in self._attributes(members).items():
+            self.lifted[name][list(rows)] = values
         for row, (_, optimizer) in place.items():
-            self.load(row)
+            self._fill(row)
             self._boxed = self._boxed or _in_place(optimizer)
             optimizer._opt_called = True  # type: ignore[attr-defined]
         self._seen = [[] for _ in self.layout.blocks]
-
-    def _alike_in_program(self, other: Stack) -> bool:
-        """Whether the rows of both can be one stack as they are: what is held once is the same."""
-        alike = self.shared.keys() == other.shared.keys()
-        alike = alike and all(torch.equal(self.shared[name], part) for name, part in other.shared.items())
-        return alike and not self.lifted and not other.lifted and self._single == other._single
 
     def _begin_anew(self, members: Sequence[Member], known: Sequence[int]) -> None:
         """A stack of these members, of whom the rows `known` hold some."""
         for row in known:
             self.dump(row)
-        anew = Stack(members, self._idle)
+        anew = Stack(members, self._idle, program=self.program)
         vars(self).update({name: getattr(anew, name) for name in _ROWS})
 
     def _fits(self, model: nn.Module) -> bool:
-        """Whether what is held once for all members is the same in this one."""
+        """Whether what is held once for all members, or stands in the program, is the same in this one."""
         own = dict(model.named_parameters()) if self.shared else {}
-        return lifted(model) == self._single and all(torch.equal(shared, own[name]) for name, shared in self.shared.items())
+        alike = all(torch.equal(shared, own[name]) for name, shared in self.shared.items())
+        return alike and all(value == self._single[place] for place, value in lifted(model).items() if place not in self.lifted)
+
+    def _attributes(self, members: Sequence[Member]) -> dict[tuple[str, str], Tensor]:
+        """These members' values of what each has its own of."""
+        each = [lifted(model) for model, _ in members] if self.lifted else []
+        return {place: tensor.new_tensor([own[place] for own in each]) for place, tensor in self.lifted.items()}
 
     def take_out(self, rows: Sequence[int]) -> list[Member]:
         """These members, written back into their own modules and optimizers; the others close ranks, in order."""
@@ -282,21 +294,21 @@ class Stack:
         parts = zip(self.layout.blocks, self.flats, self.numbers)
         self.states = [fresh(self.rule, block.flags, flat.detach(), numbers) for block, flat, numbers in parts]
         differs = [name for name in self.layout.fixed if not self._alike(name)]
-        self.shared = {name: first[name].detach() for name in self.layout.fixed if name not in differs}
+        self.shared = {name: first[name].detach().clone() for name in self.layout.fixed if name not in differs}
         self.stacked = {name: torch.empty(k, *first[name].shape, dtype=first[name].dtype, device=device) for name in differs}
         self.buffers = {
             name: torch.empty(k, *first[name].shape, dtype=first[name].dtype, device=device) for name in self.layout.buffers
         }
         every = [lifted(member) for member, _ in self.members]
-        self._single = every[0]
+        self._single = lifted(self.program.model)
         self.lifted = {
             place: torch.tensor([each[place] for each in every], dtype=torch.float64, device=device)
-            for place in every[0] if len({each[place] for each in every}) > 1
+            for place, value in self._single.items() if any(each[place] != value for each in every)
         }   # fmt: skip
         self._seen = [[] for _ in self.layout.blocks]
         self._boxed = any(_in_place(optimizer) for _, optimizer in self.members)
         for row in range(k):
-            self.load(row)
+            self._fill(row)
         for _, optimizer in self.members:
             optimizer._opt_called = True  # type: ignore[attr-defined]  # or its schedulers would warn that nobody calls its step
 

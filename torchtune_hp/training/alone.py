@@ -139,7 +139,7 @@ class ModelRunner:
 
     def stand(self, state: Mapping[str, Any]) -> None:
         """Puts it where `state` was saved, in the course of the iteration after `step`."""
-        load(self.member, state)
+        load(self.member, state, self._initial)
         self.updates, self.feed.epoch, self.feed.offset = state["updates"], state["epoch"], state["offset"]
         self._validated = None if state["validated"] is None else dict(state["validated"])
 

@@ -33,9 +33,9 @@ def hyper(member: ModelTrainable) -> Carried:
     return made
 
 
-def load(member: ModelTrainable, state: Mapping[str, Any]) -> None:
-    """Puts a member that was just set up where `state` was saved. The state is copied, never held."""
-    initial, mine = state["initial"], hyper(member)
+def load(member: ModelTrainable, state: Mapping[str, Any], mine: Carried) -> None:
+    """Puts a member where `state` was saved. The state is copied, never held. `mine`: the member's `hyper` when it had been set up."""
+    initial = state["initial"]
     member.model.load_state_dict(state["model"])
     current = {"param_groups": state["optimizer"]["param_groups"], **{name: state[name] for name in _rest(member)}}
     merged = merge(initial, current, mine)
