@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torchtune_hp as hp
 from tests.population.test_room import Budget, Moves
 from torchtune_hp.errors import ConfigurationError
 from torchtune_hp.executors import fused as fused_module
+from torchtune_hp.population.engine import Engine
 from torchtune_hp.population.sizes import Size
 from torchtune_hp.testing.executor_suite import Play
 from torchtune_hp.testing.toy_models import ToyDivergingModel, ToyModel
@@ -90,6 +93,25 @@ def test_an_interrupted_study_resumes_to_the_uninterrupted_one(tmp_path: Path) -
     parts = hp.Tuner.resume(tmp_path / "parts", ToyModel, trials=20, executor=hp.Fused(8, strategy="vmap"), verbose=0).fit()
     assert [result.config for result in parts] == [result.config for result in whole]
     assert parts.best.metrics["loss"] <= 1.5 * whole.best.metrics["loss"]
+
+
+def test_stopped_at_once_in_the_middle_of_a_turn_nothing_half_done_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two Ctrl-C: the stacks had moved on when the second came."""
+    advance, turns = Engine.advance, iter(range(10_000))
+
+    def interrupted(self: Engine, runners: Any) -> Any:
+        found = advance(self, runners)
+        if next(turns) == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "advance", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            study(hp.Fused(8, strategy="vmap"), storage=tmp_path, name="toy")
+    resumed = hp.Tuner.resume(tmp_path / "toy", ToyModel, executor=hp.Fused(8, strategy="vmap"), verbose=0).fit()
+    close(resumed, study(hp.Fused(8, strategy="vmap")))
 
 
 def test_trials_that_diverge_fail_by_themselves() -> None:

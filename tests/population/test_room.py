@@ -525,3 +525,21 @@ def test_a_gpu_s_memory_is_free_while_its_members_rest() -> None:
     assert all(tensor.device.type == "cpu" for member in members for tensor in tensors(member.member.model, member.member.optimizer))
     looks = engine.advance(members)
     assert all(isinstance(look, Look) for look in looks.values())
+
+
+def test_who_is_put_back_in_the_middle_stands_where_it_stood_with_its_rates() -> None:
+    """Its schedule is past its first moves; what it began with is not what it has now."""
+
+    class Decaying(Toy):
+        def setup(self, config: Any) -> None:
+            super().setup(config)
+            self.lr_scheduler = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, 0.5)
+
+    (runner,), (other,) = (runners(Decaying, CONFIGS[:1]) for _ in range(2))
+    for each in (runner, other):
+        each.advance(), each.advance()
+    state = runner.save()
+    runner._train(3)        # an iteration that comes to nothing
+    runner.stand(state)
+    ours, theirs = runner.advance().metrics, other.advance().metrics
+    assert ours == theirs
