@@ -425,6 +425,20 @@ def test_a_loss_that_is_not_finite_ends_its_member_and_leaves_the_others_bits(ba
     assert [curve for k, curve in enumerate(fused) if k != 2] == [curve for k, curve in enumerate(healthy) if k != 2] and not said
 
 
+def test_who_is_compared_after_the_first_row_was_ill_is_compared_from_where_it_stands() -> None:
+    """The first comparison came to nothing; the next one is with a member whose own module is behind its row."""
+    configs = [{"lr": 0.01 * (k + 1), "bad": float(k == 0)} for k in range(5)]
+    said: list[str] = []
+    engine, members = Engine(lambda kind, text: said.append(text), "vmap"), runners(Diverging, configs)
+    first = engine.advance(members)
+    assert isinstance(first[members[0]], DivergedError)
+    engine.leave(members[0])
+    looks = [first, *(engine.advance(members[1:]) for _ in range(2))]
+    assert engine.stacks() == [4] and all("begins with" in text for text in said), said
+    theirs = [[runner.advance() for _ in range(3)] for runner in runners(Diverging, configs)[1:]]
+    same([[look[member] for look in looks] for member in members[1:]], theirs)
+
+
 class Odd(Toy):
     """Fails in on_iteration_end of one member."""
 
