@@ -57,7 +57,6 @@ class Group(Seats):
         self._validated = False                     # and in validation
         self._calls = Calls(reads)
         self._warm = False                          # every hook has run once
-        self._checked: Stack | None = None          # that was compared with a member alone
         self._schedules: Schedules | None = None
         self._scheduled: list[ModelRunner] = []     # whose those are
 
@@ -80,7 +79,7 @@ class Group(Seats):
             self.begin_without(idle.names)
             stack = self._watched(runners, attributes)
             trained, validated = self._attempt(stack)
-        self.proven = self.proven or self._checked is stack
+        self.proven = self.proven or stack.checked
         answers: dict[ModelRunner, Look | BaseException] = {}
         for row, (runner, metrics) in enumerate(zip(self.runners, trained)):
             if isinstance(metrics, BaseException):
@@ -192,7 +191,7 @@ class Group(Seats):
         losses: list[Tensor] = []
         extras: list[dict[str, Tensor]] = []
         weights: list[int] = []
-        rows = [] if self._checked is stack else compared(own)
+        rows = [] if stack.checked else compared(own)
         for row in rows:        # it is stepped alone from where it stands
             self.settle(runners[row])
         first_steps = [FirstStep(stack, member.precision == "bf16", row) for row in rows]
@@ -228,8 +227,8 @@ class Group(Seats):
                 stack.update(gradients, clip, schedules.at(update) if update > 0 else None)
             for compare in compares:
                 compare()
-            if compares and all(each.conclusive for each in first_steps):
-                self._checked = stack
+            if compares:
+                stack.checked = all(each.conclusive for each in first_steps)
         self.stale = set(runners)
         for runner in runners:
             runner.updates += len(batches)

@@ -72,6 +72,7 @@ class Stack:
         self._single: dict[tuple[str, str], float] = {}     # what may be lifted, as the first member has it
         self._seen: list[list[Any]] = []
         self._boxed = False                             # hyperparameters that can change in place
+        self.checked = False                            # for whoever compares it with a member alone
         self._load()
 
     def __len__(self) -> int:
