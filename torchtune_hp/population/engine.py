@@ -24,8 +24,8 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal
 
 from ..training.alone import ModelRunner
-from ..training.feed import Stream
 from ..training.runner import Look
+from ..training.stream import Stream
 from .census import Census, advice, splits_most
 from .group import Apart, Group
 from .kinds import attributes_of, begins, described, structure_of

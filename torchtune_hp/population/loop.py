@@ -11,7 +11,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from .layout import trained
-from .program import Hook
+from .program import Hook, detached
 from .randomness import own_randomness
 from .stack import Member
 
@@ -43,7 +43,7 @@ class Loop:
                 clip_grad_norm_(trained(optimizer), largest)
             optimizer.step()
             losses.append(loss.detach())
-            extras.append(tree_map(_detached, extra))
+            extras.append(tree_map(detached, extra))
         return torch.stack(losses), stacked(extras)
 
     @torch.no_grad()
@@ -52,7 +52,7 @@ class Loop:
         for row, (model, _) in enumerate(self.members):
             model.eval()
             with own_randomness(keys[row], strict=False):
-                found.append(tree_map(_detached, _called(hook, model, of_row(batch, in_dims, row), more, row)))
+                found.append(tree_map(detached, _called(hook, model, of_row(batch, in_dims, row), more, row)))
         return stacked(found)
 
     def dump(self, row: int) -> Member:
@@ -102,10 +102,6 @@ def dims_of(tree: Any, in_dims: Any) -> list[int | None]:
         return [in_dims] * len(tree_flatten(tree)[0])
     parts = [(tree[key], in_dims[key]) for key in tree] if isinstance(tree, dict) else list(zip(tree, in_dims, strict=True))
     return [dim for part, dims in parts for dim in dims_of(part, dims)]
-
-
-def _detached(part: Any) -> Any:
-    return part.detach() if isinstance(part, Tensor) else part
 
 
 def _copied(state: Any) -> Any:

@@ -1,7 +1,7 @@
 """Memory that a step frees is kept for the next one.
 
 A stack's step on a CPU takes and frees some megabytes for each activation and gradient. The C library gives such blocks back to the
-kernel, which hands out zeroed pages again at the next step, one fault for every 4 KiB: a third of the time of a step of 128 small
+kernel, which hands out zeroed pages again at the next step, one fault for every 4 KiB: a quarter of the time of a step of 128 small
 models. GPUs have torch's caching allocator; here glibc's own thresholds are raised, once in a process, as the environment
 variables MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ would (and where one of them is set, it is left as it is).
 """

@@ -77,7 +77,7 @@ class Program:
             shape = tuple(losses.shape[1:]) if isinstance(losses, Tensor) else type(losses).__name__
             raise ValueError(f"The loss of a member must be a 0-dim tensor, but is {shape}. Take its mean().")
         parts = torch.autograd.grad(losses.sum(), list(rows.flats))
-        return Gradients(losses.detach(), tree_map(_detached, extras), parts, tree_map(_detached, buffers))
+        return Gradients(losses.detach(), tree_map(detached, extras), parts, tree_map(detached, buffers))
 
     def run(
         self, hook: Hook, rows: Rows, keys: Tensor, batch: Any, in_dims: Any, more: Any, training: bool
@@ -129,5 +129,6 @@ def _places(model: nn.Module) -> Iterator[tuple[dict[str, Any], str, str, bool]]
                     yield registry, key, name, registry is module._buffers
 
 
-def _detached(part: Any) -> Any:
+def detached(part: Any) -> Any:
+    """A leaf of a tree, without its history."""
     return part.detach() if isinstance(part, Tensor) else part

@@ -27,12 +27,13 @@ from .context import Session
 from .data import Loaded
 from .drain import Tree
 from .evaluation import Weighted, autocast, evaluate, is_scalar, means
-from .feed import Plan, Stream
+from .feed import Plan
 from .hooks import ModelTrainable, begin, check, driven, own_end, schedulers
 from .moving import HOST, move
 from .reported import Cleaner
 from .runner import Look, Place
 from .seeding import seeded
+from .stream import Stream
 
 
 class ModelRunner:

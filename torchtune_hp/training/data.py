@@ -23,9 +23,10 @@ from torch.utils.data import DataLoader
 from ..errors import ConfigurationError
 from ..seeds import derive
 from .drain import Tree, leaves, size_of
-from .feed import SHARED, Feed, Stream, Table
+from .feed import SHARED, Feed, Table
 from .images import read
 from .seeding import seeded
+from .stream import Stream
 
 Order = Literal["member", "shared"]
 Source = Table | Stream
