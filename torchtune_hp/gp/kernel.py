@@ -1,0 +1,255 @@
+"""How alike two points of the unit cube are: the covariance function, and its closed-form gradient by the hyperparameters.
+
+    k(a, b) = s * shape(r) * prod_c exp(-[a_c != b_c] / l_c) * fade(t_a, t_b)        r**2 = sum_i ((a_i - b_i) / l_i)**2
+
+- Numbers (float, int, ordinal) meet in one distance r with a lengthscale each (ARD). shape is exp(-r**2 / 2) (RBF; Rasmussen and
+  Williams 2006, eq. 4.9) or (1 + R + R**2 / 3) exp(-R) with R = sqrt(5) r (Matern-5/2; eq. 4.17).
+- Categories are equal or not: a factor exp(-1 / l_c) for each that differs (Hamming distance, as in SMAC; Hutter et al. 2011, LION 5).
+- Conditional columns. An inactive number rests at 1/2 and an inactive category is a level of its own, whatever x holds there. So
+  two points without the column do not differ in it. If one has it, the parents differ, and their factor keeps the two apart however
+  near the number is to 1/2: the wedge of Horn et al. 2019 ("Surrogates for hierarchical search spaces", GECCO), whose height is the
+  parent's lengthscale. No point of a Euclidean space is equally far from all of a line, so a constant would not be positive definite.
+- Fidelity t in (0, 1] is the share of the budget spent. fade(t, u) = (w + D(t, u)) / (w + D(1, 1)), D(t, u) = (b / (b + t + u))**p:
+  a part that stays and a part that fades as training goes on (the exponential decay kernel of Swersky et al. 2014, "Freeze-thaw",
+  with b for its beta, p for its alpha, and w added). fade(1, 1) = 1, so s is the variance of a fully trained point, and what is said at t = 1 is the extrapolation.
+
+Laws, each a test: every covariance matrix is positive semidefinite; an inactive coordinate changes nothing; the gradient is
+autograd's; a batch gives what its elements give alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+REST = 0.5
+"""Where a number that does not exist is taken to be."""
+
+TINY = 1e-30
+"""Under a square root: its derivative at 0 is not finite, that of Matern-5/2 is."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What each column of x is, and the shape of the covariance. Says nothing about hyperparameters: those are a `Hyper`.
+
+    `numbers`: columns of numbers. `categories`: (column, levels n); level k of n is [k/n, (k+1)/n). `conditions`: (column, parent's
+    column, level): the column exists only where its parent has this level, and exists itself; parents come before their children.
+    `fidelity`: the column of t. Columns that are named nowhere do not count.
+
+    Raises ValueError for a column with two meanings, for a condition on a column that is no category, and for one out of order.
+    """
+
+    numbers: tuple[int, ...]
+    categories: tuple[tuple[int, int], ...] = ()
+    conditions: tuple[tuple[int, int, int], ...] = ()
+    fidelity: int | None = None
+    shape: Literal["matern52", "rbf"] = "matern52"
+
+    def __post_init__(self) -> None:
+        columns = [*self.numbers, *(column for column, _ in self.categories), *([] if self.fidelity is None else [self.fidelity])]
+        if twice := sorted({column for column in columns if columns.count(column) > 1}):
+            raise ValueError(f"a column is a number, a category or the fidelity, but these are two at once: {twice}; name each once")
+        if self.shape not in ("matern52", "rbf"):
+            raise ValueError(f"shape must be 'matern52' or 'rbf', got {self.shape!r}")
+        levels, seen = dict(self.categories), set[int]()
+        for column, parent, level in self.conditions:
+            if not 0 <= level < levels.get(parent, 0):
+                raise ValueError(
+                    f"column {column} exists under level {level} of column {parent}, which has {levels.get(parent, 0)} levels; "
+                    "a parent is one of `categories`, and its levels count from 0"
+                )
+            if column in seen or parent in {child for child, _, _ in self.conditions} - seen:
+                raise ValueError(f"column {column} has one condition, after its parent's; got {self.conditions}; sort them, parents first")
+            seen.add(column)
+
+    @property
+    def lengthscales(self) -> int:
+        """How many lengthscales there are: those of `numbers`, then those of `categories`."""
+        return len(self.numbers) + len(self.categories)
+
+    @property
+    def decays(self) -> int:
+        return 0 if self.fidelity is None else 3
+
+
+class Hyper(NamedTuple):
+    """The hyperparameters of one Gaussian process for each element of the batch; all float64, all but `mean` positive."""
+
+    lengthscale: Tensor     # (..., k): numbers, then categories
+    outputscale: Tensor     # (...): s, the variance of the process at t = 1
+    noise: Tensor           # (...): the variance of an observation
+    mean: Tensor            # (...)
+    decay: Tensor           # (..., 3): w, b, p of the fidelity; (..., 0) without one
+
+
+def pack(hyper: Hyper) -> Tensor:
+    """(..., p) raw, what a fit moves freely: log lengthscale (k), log outputscale, log noise, mean, log decay (3 or 0)."""
+    scalars = torch.stack([hyper.outputscale.log(), hyper.noise.log(), hyper.mean], -1)
+    return torch.cat([hyper.lengthscale.log(), scalars, hyper.decay.log()], -1)
+
+
+def unpack(kernel: Kernel, raw: Tensor) -> Hyper:
+    """The inverse of `pack`. Raises ValueError where raw (..., p) is not of this kernel's p."""
+    k, size = kernel.lengthscales, kernel.lengthscales + 3 + kernel.decays
+    if raw.shape[-1] != size:
+        raise ValueError(f"raw must be (..., {size}) for this kernel, but got {tuple(raw.shape)}; see `pack` for the order")
+    return Hyper(raw[..., :k].exp(), raw[..., k].exp(), raw[..., k + 1].exp(), raw[..., k + 2], raw[..., k + 3 :].exp())
+
+
+def covariance(kernel: Kernel, hyper: Hyper, a: Tensor, b: Tensor | None = None) -> Tensor:
+    """(..., n, m) of the noise-free process at a (..., n, d) and b (..., m, d); without b, among the points of a: symmetric.
+
+    Differentiable in a and b (not across a category's border) and in the hyperparameters.
+    """
+    first = _describe(kernel, hyper, a)
+    return _compare(kernel, hyper, first, first if b is None else _describe(kernel, hyper, b)).value
+
+
+def variance(kernel: Kernel, hyper: Hyper, x: Tensor) -> Tensor:
+    """(..., n): the diagonal of `covariance(kernel, hyper, x)`, without the rest of it."""
+    one = x.new_ones(x.shape[:-1]) if kernel.fidelity is None else _fade(hyper.decay[..., None, :], 2 * x[..., kernel.fidelity])
+    return hyper.outputscale[..., None] * one
+
+
+def active(kernel: Kernel, x: Tensor) -> Tensor:
+    """(..., n, d) bool: whether each coordinate of x (..., n, d) exists, by the levels of its parents."""
+    exists = torch.ones_like(x, dtype=torch.bool)
+    levels = dict(kernel.categories)
+    for column, parent, level in kernel.conditions:
+        exists[..., column] = exists[..., parent] & (_level(x[..., parent], levels[parent]) == level)
+    return exists
+
+
+class Compared(NamedTuple):
+    """A covariance (..., n, m) and what its gradient is made of: slope = -2 dk / d(r**2)."""
+
+    value: Tensor
+    slope: Tensor
+
+
+def compared(kernel: Kernel, hyper: Hyper, x: Tensor) -> Compared:
+    """`covariance(kernel, hyper, x)` with its slope, for `pullback`."""
+    points = _describe(kernel, hyper, x)
+    return _compare(kernel, hyper, points, points)
+
+
+def pullback(kernel: Kernel, hyper: Hyper, x: Tensor, found: Compared, weight: Tensor) -> Tensor:
+    """sum_ab weight_ab dK_ab / d(raw): (..., k + 1 + 3 or 0), by log lengthscale, log outputscale and log decay.
+
+    `weight` (..., n, n) is symmetric. Costs one product of (n, n) with (n, k): no (n, n, k) is made.
+    """
+    points = _describe(kernel, hyper, x)
+    bent, whole = weight * found.slope, weight * found.value
+    z, one_hot = points.scaled, points.one_hot
+    # sum_ab M_ab (z_a - z_b)**2 = 2 sum_a (M 1)_a z_a**2 - 2 z' M z, column by column.
+    numbers = 2 * ((bent.sum(-1, keepdim=True) * z - bent @ z) * z).sum(-2)
+    total = whole.sum((-2, -1))
+    pieces = [numbers]
+    if kernel.categories:
+        equal = ((whole @ one_hot) * one_hot).sum(-2).split([levels + 1 for _, levels in kernel.categories], -1)
+        unequal = total[..., None] - torch.stack([part.sum(-1) for part in equal], -1)
+        pieces.append(unequal / hyper.lengthscale[..., len(kernel.numbers) :])
+    pieces.append(total[..., None])
+    if kernel.fidelity is not None:
+        pieces.append(_fade_pullback(hyper.decay, points.time, whole))
+    return torch.cat(pieces, -1)
+
+
+# How points are compared --------------------------------------------------------------------------------------------------
+
+
+class _Points(NamedTuple):
+    """Points as the kernel sees them: numbers over their lengthscales, categories as one-hot rows, the fidelity."""
+
+    scaled: Tensor      # (..., n, numbers)
+    one_hot: Tensor     # (..., n, sum of (levels + 1)); the last of each is "does not exist"
+    time: Tensor        # (..., n), or (..., 0) without a fidelity
+
+
+def _describe(kernel: Kernel, hyper: Hyper, x: Tensor) -> _Points:
+    exists = active(kernel, x) if kernel.conditions else None
+    numbers = x[..., list(kernel.numbers)] - REST      # about the middle: less is lost in the products
+    if exists is not None:
+        numbers = torch.where(exists[..., list(kernel.numbers)], numbers, 0.0)
+    codes = []
+    for column, levels in kernel.categories:
+        code = _level(x[..., column], levels)
+        if exists is not None:
+            code = torch.where(exists[..., column], code, levels)
+        codes.append(torch.nn.functional.one_hot(code, levels + 1).to(x.dtype))
+    return _Points(
+        numbers / hyper.lengthscale[..., None, : len(kernel.numbers)],
+        torch.cat(codes, -1) if codes else x[..., :0],
+        x[..., 0:0].sum(-1) if kernel.fidelity is None else x[..., kernel.fidelity],
+    )
+
+
+def _level(coordinate: Tensor, levels: int) -> Tensor:
+    """(...) int64: which of n equal cells of [0, 1] each coordinate lies in."""
+    return (coordinate.detach() * levels).floor().clamp(0, levels - 1).to(torch.int64)
+
+
+def _compare(kernel: Kernel, hyper: Hyper, a: _Points, b: _Points) -> Compared:
+    square = _square(a.scaled, b.scaled, same=a is b)
+    value, slope = _shape(kernel.shape, square)
+    factor = hyper.outputscale[..., None, None]
+    if kernel.categories:
+        factor = factor * _unlike(kernel, hyper, a.one_hot, b.one_hot)
+    if kernel.fidelity is not None:
+        factor = factor * _fade(hyper.decay[..., None, None, :], a.time[..., :, None] + b.time[..., None, :])
+    return Compared(factor * value, factor * slope)
+
+
+def _square(a: Tensor, b: Tensor, same: bool) -> Tensor:
+    """Squared distances (..., n, m), exactly 0 from a point to itself."""
+    square = (a.square().sum(-1)[..., :, None] + b.square().sum(-1)[..., None, :] - 2 * a @ b.mT).clamp_min(0)
+    if not same:
+        return square
+    return square.masked_fill(torch.eye(square.shape[-1], dtype=torch.bool, device=square.device), 0.0)
+
+
+def _shape(shape: str, square: Tensor) -> tuple[Tensor, Tensor]:
+    """shape(r) and -2 d shape / d(r**2), of r**2."""
+    if shape == "rbf":
+        value = torch.exp(-0.5 * square)
+        return value, value
+    root = math.sqrt(5) * square.clamp_min(TINY).sqrt()
+    fall = torch.exp(-root)
+    slope = (5 / 3) * (1 + root) * fall
+    return 0.6 * slope + (5 / 3) * square * fall, slope
+
+
+def _unlike(kernel: Kernel, hyper: Hyper, a: Tensor, b: Tensor) -> Tensor:
+    """exp(-sum_c [a_c != b_c] / l_c), (..., n, m)."""
+    rates = hyper.lengthscale[..., len(kernel.numbers) :].reciprocal()
+    sizes = torch.tensor([levels + 1 for _, levels in kernel.categories], device=rates.device)
+    equal = (a * rates.repeat_interleave(sizes, -1)[..., None, :]) @ b.mT
+    return torch.exp(equal - rates.sum(-1)[..., None, None])
+
+
+def _fade(decay: Tensor, both: Tensor) -> Tensor:
+    """fade of t + u = both (...), with w, b, p in decay (..., 3)."""
+    stays, scale, power = decay.unbind(-1)
+    return (stays + (scale / (scale + both)) ** power) / (stays + (scale / (scale + 2)) ** power)
+
+
+def _fade_pullback(decay: Tensor, time: Tensor, whole: Tensor) -> Tensor:
+    """sum_ab whole_ab d(log fade_ab) / d(log decay): (..., 3)."""
+    stays, scale, power = decay[..., None, None, :].unbind(-1)
+    both = time[..., :, None] + time[..., None, :]
+
+    def fading(both: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """D, and its derivatives by log b and log p."""
+        ratio = scale / (scale + both)
+        value = ratio**power
+        return value, value * power * (1 - ratio), value * power * ratio.log()
+
+    (here, *slopes), (end, *end_slopes) = fading(both), fading(torch.full_like(scale, 2.0))
+    parts = [stays / (stays + here) - stays / (stays + end)]
+    parts += [slope / (stays + here) - end_slope / (stays + end) for slope, end_slope in zip(slopes, end_slopes)]
+    return torch.stack([(whole * part).sum((-2, -1)) for part in parts], -1)
