@@ -11,7 +11,8 @@
   parent's lengthscale. No point of a Euclidean space is equally far from all of a line, so a constant would not be positive definite.
 - Fidelity t in (0, 1] is the share of the budget spent. fade(t, u) = (w + D(t, u)) / (w + D(1, 1)), D(t, u) = (b / (b + t + u))**p:
   a part that stays and a part that fades as training goes on (the exponential decay kernel of Swersky et al. 2014, "Freeze-thaw",
-  with b for its beta, p for its alpha, and w added). fade(1, 1) = 1, so s is the variance of a fully trained point, and what is said at t = 1 is the extrapolation.
+  with b for its beta, p for its alpha, and w added). fade(1, 1) = 1, so s is the variance of a fully trained point, and what is
+  said at t = 1 of a point seen at less is the extrapolation.
 
 Laws, each a test: every covariance matrix is positive semidefinite; an inactive coordinate changes nothing; the gradient is
 autograd's; a batch gives what its elements give alone.
@@ -151,7 +152,8 @@ def pullback(kernel: Kernel, hyper: Hyper, x: Tensor, found: Compared, weight: T
     total = whole.sum((-2, -1))
     pieces = [numbers]
     if kernel.categories:
-        equal = ((whole @ one_hot) * one_hot).sum(-2).split([levels + 1 for _, levels in kernel.categories], -1)
+        counts = [levels + 1 for _, levels in kernel.categories]
+        equal = torch.split_with_sizes(((whole @ one_hot) * one_hot).sum(-2), counts, -1)
         unequal = total[..., None] - torch.stack([part.sum(-1) for part in equal], -1)
         pieces.append(unequal / hyper.lengthscale[..., len(kernel.numbers) :])
     pieces.append(total[..., None])

@@ -53,7 +53,7 @@ def condition(kernel: Kernel, x: Tensor, y: Tensor, hyper: Hyper, noise: Tensor 
     `noise` (..., n): variance of each observation beyond hyper.noise, as of a mean over few seeds or folds.
     Raises ValueError for shapes or dtypes that do not fit, for what is not finite, and where even the largest jitter gives no factor.
     """
-    _refuse(x, y)
+    refuse(x, y)
     batch = _batch(x.shape[:-2], y.shape[:-1], hyper.mean.shape)
     n = y.shape[-1]
     total = hyper.noise[..., None] if noise is None else hyper.noise[..., None] + noise
@@ -78,7 +78,7 @@ def extend(fitted: Fitted, x: Tensor, y: Tensor, noise: Tensor | None = None) ->
 
     With L of the old points, [L 0; B' C] is the factor of all, where L B = K(old, new) and C C' = K(new, new) + N - B' B.
     """
-    _refuse(x, y)
+    refuse(x, y)
     kernel, hyper = fitted.kernel, fitted.hyper
     batch = _batch(fitted.factor.shape[:-2], x.shape[:-2], y.shape[:-1])
     n, q = fitted.y.shape[-1], y.shape[-1]
@@ -206,7 +206,7 @@ def _batch(*shapes: torch.Size) -> torch.Size:
     return torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call, no-any-return]
 
 
-def _refuse(x: Tensor, y: Tensor) -> None:
+def refuse(x: Tensor, y: Tensor) -> None:
     if x.dtype != torch.float64 or y.dtype != torch.float64:
         raise ValueError(f"x and y must be float64, but are {x.dtype} and {y.dtype}; a covariance in less has no reliable factor")
     if x.ndim < 2 or y.ndim < 1 or x.shape[-2] != y.shape[-1]:
