@@ -62,19 +62,22 @@ def fit(
     starts = _starts(prior, y, start, restarts, seed)
     rows = starts.shape[-2]
     starts = starts.reshape(-1, starts.shape[-1])
-    data = y.reshape(-1, n)
-    points = x.expand(*batch, *x.shape[-2:]).reshape(-1, *x.shape[-2:]) if x.ndim > 2 else x
-    extra = None if noise is None else noise.expand(*batch, n).reshape(-1, n)
+    elements = math.prod(batch)
+    data = y.reshape(elements, n)
+    points = x.expand(*batch, *x.shape[-2:]).reshape(elements, *x.shape[-2:]) if x.ndim > 2 else x
+    extra = None if noise is None else noise.expand(*batch, n).reshape(elements, n)
     free = prior.lower < prior.upper
 
     def objective(point: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
         """minus the log posterior over n, so that tolerances mean the same for any n."""
         values, gradients = [], []
-        for block, which in zip(point.split(size), row.split(size)):
+        for begin in range(0, len(row), size):
+            which = row[begin : begin + size]
             raw = starts[which]
-            raw[:, free] = block
+            raw[:, free] = point[begin : begin + size]
             owner = which // rows
-            told = log_marginal(kernel, points[owner] if points.ndim > 2 else points, data[owner], raw, None if extra is None else extra[owner])
+            here, known = points[owner] if points.ndim > 2 else points, None if extra is None else extra[owner]
+            told = log_marginal(kernel, here, data[owner], raw, known)
             believed = log_prior(prior, raw)
             values.append(told[0] + believed[0])
             gradients.append((told[1] + believed[1])[:, free])
@@ -85,8 +88,8 @@ def fit(
     raw = starts.clone()
     raw[:, free] = found.point
     value = -found.value * max(n, 1)
-    ranked = torch.where(value.isnan(), -math.inf, value).reshape(-1, rows)
-    best = ranked.argmax(-1) + rows * torch.arange(len(ranked), device=ranked.device)
+    ranked = torch.where(value.isnan(), -math.inf, value).reshape(elements, rows)
+    best = ranked.argmax(-1) + rows * torch.arange(elements, device=ranked.device)
     raw = raw[best].reshape(*batch, -1)
     return Fit(raw, unpack(kernel, raw), value[best].reshape(batch), found.converged[best].reshape(batch))
 
