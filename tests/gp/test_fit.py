@@ -12,7 +12,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from torchtune_hp.gp.fit import fit
+from torchtune_hp.gp.fit import ENTRIES, fit
 from torchtune_hp.gp.kernel import Kernel, unpack
 from torchtune_hp.gp.priors import Prior, default, draw, log_prior, mode
 from torchtune_hp.gp.regression import condition, log_marginal, predict
@@ -152,7 +152,7 @@ def test_an_element_of_a_batch_is_fitted_as_it_would_be_alone(kernel: Kernel) ->
 def test_rows_are_evaluated_in_blocks_without_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = task(PLAIN)
     whole = fit(PLAIN, x, y, restarts=5)
-    monkeypatch.setattr("torchtune_hp.gp.fit.ENTRIES", 2 * 25 * 25)
+    monkeypatch.setitem(ENTRIES, "cpu", 2 * 25 * 25)
     torch.testing.assert_close(fit(PLAIN, x, y, restarts=5).value, whole.value, rtol=0, atol=1e-8)
 
 

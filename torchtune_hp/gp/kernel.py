@@ -31,7 +31,7 @@ REST = 0.5
 """Where a number that does not exist is taken to be."""
 
 TINY = 1e-30
-"""Under a square root: its derivative at 0 is not finite, that of Matern-5/2 is."""
+"""The least squared distance: the square root's derivative at 0 is not finite, that of Matern-5/2 is."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,12 @@ def covariance(kernel: Kernel, hyper: Hyper, a: Tensor, b: Tensor | None = None)
     Differentiable in a and b (not across a category's border) and in the hyperparameters.
     """
     first = _describe(kernel, hyper, a)
-    return _compare(kernel, hyper, first, first if b is None else _describe(kernel, hyper, b)).value
+    second = first if b is None else _describe(kernel, hyper, b)
+    square, factor = _square(first, second), _factor(kernel, hyper, first, second)
+    if kernel.shape == "rbf":
+        return torch.exp(-square) * factor
+    root = square.sqrt()
+    return (1 + root + square / 3) * (torch.exp(-root) * factor)
 
 
 def variance(kernel: Kernel, hyper: Hyper, x: Tensor) -> Tensor:
@@ -134,9 +139,17 @@ class Compared(NamedTuple):
 
 
 def compared(kernel: Kernel, hyper: Hyper, x: Tensor) -> Compared:
-    """`covariance(kernel, hyper, x)` with its slope, for `pullback`."""
-    points = _describe(kernel, hyper, x)
-    return _compare(kernel, hyper, points, points)
+    """`covariance(kernel, hyper, x)` with its slope, for `pullback`. In place where it can be: fresh memory is what costs."""
+    with torch.no_grad():
+        points = _describe(kernel, hyper, x)
+        square, factor = _square(points, points), _factor(kernel, hyper, points, points)
+        if kernel.shape == "rbf":
+            value = square.neg_().exp_() * factor
+            return Compared(value, value)
+        root = square.sqrt()
+        fall = root.neg().exp_() * factor
+        slope = root.add_(1) * fall
+        return Compared(square.div_(3) * fall + slope, slope.mul_(5 / 3))
 
 
 def pullback(kernel: Kernel, hyper: Hyper, x: Tensor, found: Compared, weight: Tensor) -> Tensor:
@@ -147,8 +160,8 @@ def pullback(kernel: Kernel, hyper: Hyper, x: Tensor, found: Compared, weight: T
     points = _describe(kernel, hyper, x)
     bent, whole = weight * found.slope, weight * found.value
     z, one_hot = points.scaled, points.one_hot
-    # sum_ab M_ab (z_a - z_b)**2 = 2 sum_a (M 1)_a z_a**2 - 2 z' M z, column by column.
-    numbers = 2 * ((bent.sum(-1, keepdim=True) * z - bent @ z) * z).sum(-2)
+    # sum_ab M_ab (z_a - z_b)**2 = 2 sum_a (M 1)_a z_a**2 - 2 z' M z, column by column; and z is scaled as the distances are.
+    numbers = 2 / _UNIT[kernel.shape] * ((bent.sum(-1, keepdim=True) * z - bent @ z) * z).sum(-2)
     total = whole.sum((-2, -1))
     pieces = [numbers]
     if kernel.categories:
@@ -164,11 +177,14 @@ def pullback(kernel: Kernel, hyper: Hyper, x: Tensor, found: Compared, weight: T
 
 # How points are compared --------------------------------------------------------------------------------------------------
 
+_UNIT = {"rbf": 0.5, "matern52": 5.0}
+"""Squared distances are counted in such a unit that the shapes are exp(-r**2) and (1 + r + r**2 / 3) exp(-r)."""
+
 
 class _Points(NamedTuple):
     """Points as the kernel sees them: numbers over their lengthscales, categories as one-hot rows, the fidelity."""
 
-    scaled: Tensor      # (..., n, numbers)
+    scaled: Tensor      # (..., n, numbers), times the square root of _UNIT
     one_hot: Tensor     # (..., n, sum of (levels + 1)); the last of each is "does not exist"
     time: Tensor        # (..., n), or (..., 0) without a fidelity
 
@@ -185,7 +201,7 @@ def _describe(kernel: Kernel, hyper: Hyper, x: Tensor) -> _Points:
             code = torch.where(exists[..., column], code, levels)
         codes.append(torch.nn.functional.one_hot(code, levels + 1).to(x.dtype))
     return _Points(
-        numbers / hyper.lengthscale[..., None, : len(kernel.numbers)],
+        numbers * (math.sqrt(_UNIT[kernel.shape]) / hyper.lengthscale[..., None, : len(kernel.numbers)]),
         torch.cat(codes, -1) if codes else x[..., :0],
         x[..., 0:0].sum(-1) if kernel.fidelity is None else x[..., kernel.fidelity],
     )
@@ -196,34 +212,24 @@ def _level(coordinate: Tensor, levels: int) -> Tensor:
     return (coordinate.detach() * levels).floor().clamp(0, levels - 1).to(torch.int64)
 
 
-def _compare(kernel: Kernel, hyper: Hyper, a: _Points, b: _Points) -> Compared:
-    square = _square(a.scaled, b.scaled, same=a is b)
-    value, slope = _shape(kernel.shape, square)
+def _square(a: _Points, b: _Points) -> Tensor:
+    """Squared distances in _UNIT, (..., n, m), at least TINY, and that from each point to itself: fresh memory."""
+    # Sums first: so the matrix of a set with itself is symmetric to the bit.
+    norms = a.scaled.square().sum(-1)[..., :, None] + b.scaled.square().sum(-1)[..., None, :]
+    square = norms.sub_(a.scaled @ b.scaled.mT, alpha=2).clamp_min_(TINY)
+    if a is b:
+        square.diagonal(dim1=-2, dim2=-1).fill_(TINY)
+    return square
+
+
+def _factor(kernel: Kernel, hyper: Hyper, a: _Points, b: _Points) -> Tensor:
+    """All but the shape: (..., 1, 1) or (..., n, m)."""
     factor = hyper.outputscale[..., None, None]
     if kernel.categories:
         factor = factor * _unlike(kernel, hyper, a.one_hot, b.one_hot)
     if kernel.fidelity is not None:
         factor = factor * _fade(hyper.decay[..., None, None, :], a.time[..., :, None] + b.time[..., None, :])
-    return Compared(factor * value, factor * slope)
-
-
-def _square(a: Tensor, b: Tensor, same: bool) -> Tensor:
-    """Squared distances (..., n, m), exactly 0 from a point to itself."""
-    square = (a.square().sum(-1)[..., :, None] + b.square().sum(-1)[..., None, :] - 2 * a @ b.mT).clamp_min(0)
-    if not same:
-        return square
-    return square.masked_fill(torch.eye(square.shape[-1], dtype=torch.bool, device=square.device), 0.0)
-
-
-def _shape(shape: str, square: Tensor) -> tuple[Tensor, Tensor]:
-    """shape(r) and -2 d shape / d(r**2), of r**2."""
-    if shape == "rbf":
-        value = torch.exp(-0.5 * square)
-        return value, value
-    root = math.sqrt(5) * square.clamp_min(TINY).sqrt()
-    fall = torch.exp(-root)
-    slope = (5 / 3) * (1 + root) * fall
-    return 0.6 * slope + (5 / 3) * square * fall, slope
+    return factor
 
 
 def _unlike(kernel: Kernel, hyper: Hyper, a: Tensor, b: Tensor) -> Tensor:
