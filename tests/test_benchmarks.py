@@ -34,7 +34,8 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     yield load
     for name in (
-        "cifar10", "cifar10_tasks", "common", "early_stopping", "fused_costs", "networks", "overhead", "scale", "study_vs_peers"
+        "cifar10", "cifar10_tasks", "common", "early_stopping", "fused_costs", "networks", "overhead", "scale", "study_vs_peers",
+        "suggest_fit",
     ):  # fmt: skip
         sys.modules.pop(name, None)
 
@@ -103,6 +104,27 @@ def test_scale_counts_the_same_reports_with_and_without_a_journal(benchmark: Any
     resumed = scale.resume(600, 4, str(tmp_path))
     assert resumed["trials"] == 600 + scale.WORKERS
     assert resumed["new_reports"] > 0
+
+
+def test_our_fits_are_compared_with_botorchs_of_the_same_problems(benchmark: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    loaded = benchmark("suggest_fit")
+    every = loaded.problems
+    small = [problem for problem in every(60) if len(problem.y) <= 20][:6]
+    monkeypatch.setattr(loaded, "problems", lambda: iter(small))
+    found = loaded.main(["--quick", "--results", str(tmp_path)])
+    assert [row["problem"] for row in found["problems"]] == [problem.number for problem in small]
+    assert all(row["gain"] >= -1e-2 and row["disagree"] < 1e-5 for row in found["problems"])
+    assert json.loads(next(tmp_path.glob("suggest_fit-*.json")).read_text())["goals"][0]["value"] == 100
+    kept = json.loads((FOLDER / "peers" / "suggest_fit.json").read_text())
+    assert len(kept["problems"]) == loaded.PROBLEMS and kept["botorch"] and kept["gpytorch"]
+
+
+def test_the_problems_of_fits_are_of_all_sizes_and_standardised(benchmark: Any) -> None:
+    found = list(benchmark("suggest_fit").problems())
+    sizes = sorted(len(problem.y) for problem in found)
+    assert sizes[0] >= 5 and sizes[-1] <= 500 and sizes[0] < 8 and sizes[-1] > 400
+    assert {problem.x.shape[1] for problem in found} == set(range(1, 21))
+    assert all(abs(float(problem.y.mean())) < 1e-9 and abs(float(problem.y.std()) - 1) < 1e-9 for problem in found)
 
 
 def test_early_stopping_runs_on_small_tables(benchmark: Any, curves: str, tmp_path: Path) -> None:

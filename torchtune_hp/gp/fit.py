@@ -32,7 +32,7 @@ class Fit(NamedTuple):
 
     raw: Tensor         # (..., p)
     hyper: Hyper        # unpack(kernel, raw)
-    value: Tensor       # (...): log posterior
+    value: Tensor       # (...): log posterior; -inf where no start has a finite one, and raw is a start
     converged: Tensor   # (...) bool: whether the gradient vanished there, up to bounds
 
 
