@@ -109,7 +109,7 @@ def covariance(kernel: Kernel, hyper: Hyper, a: Tensor, b: Tensor | None = None)
     """
     first = _describe(kernel, hyper, a)
     second = first if b is None else _describe(kernel, hyper, b)
-    square, factor = _square(first, second), _factor(kernel, hyper, first, second)
+    square, factor = _square(kernel, first, second), _factor(kernel, hyper, first, second)
     if kernel.shape == "rbf":
         return torch.exp(-square) * factor
     root = square.sqrt()
@@ -142,7 +142,7 @@ def compared(kernel: Kernel, hyper: Hyper, x: Tensor) -> Compared:
     """`covariance(kernel, hyper, x)` with its slope, for `pullback`. In place where it can be: fresh memory is what costs."""
     with torch.no_grad():
         points = _describe(kernel, hyper, x)
-        square, factor = _square(points, points), _factor(kernel, hyper, points, points)
+        square, factor = _square(kernel, points, points), _factor(kernel, hyper, points, points)
         if kernel.shape == "rbf":
             value = square.neg_().exp_() * factor
             return Compared(value, value)
@@ -160,8 +160,8 @@ def pullback(kernel: Kernel, hyper: Hyper, x: Tensor, found: Compared, weight: T
     points = _describe(kernel, hyper, x)
     bent, whole = weight * found.slope, weight * found.value
     z, one_hot = points.scaled, points.one_hot
-    # sum_ab M_ab (z_a - z_b)**2 = 2 sum_a (M 1)_a z_a**2 - 2 z' M z, column by column; and z is scaled as the distances are.
-    numbers = 2 / _UNIT[kernel.shape] * ((bent.sum(-1, keepdim=True) * z - bent @ z) * z).sum(-2)
+    # sum_ab M_ab (z_a - z_b)**2 = 2 sum_a (M 1)_a z_a**2 - 2 z' M z, column by column.
+    numbers = 2 * ((bent.sum(-1, keepdim=True) * z - bent @ z) * z).sum(-2)
     total = whole.sum((-2, -1))
     pieces = [numbers]
     if kernel.categories:
@@ -184,7 +184,7 @@ _UNIT = {"rbf": 0.5, "matern52": 5.0}
 class _Points(NamedTuple):
     """Points as the kernel sees them: numbers over their lengthscales, categories as one-hot rows, the fidelity."""
 
-    scaled: Tensor      # (..., n, numbers), times the square root of _UNIT
+    scaled: Tensor      # (..., n, numbers)
     one_hot: Tensor     # (..., n, sum of (levels + 1)); the last of each is "does not exist"
     time: Tensor        # (..., n), or (..., 0) without a fidelity
 
@@ -201,7 +201,7 @@ def _describe(kernel: Kernel, hyper: Hyper, x: Tensor) -> _Points:
             code = torch.where(exists[..., column], code, levels)
         codes.append(torch.nn.functional.one_hot(code, levels + 1).to(x.dtype))
     return _Points(
-        numbers * (math.sqrt(_UNIT[kernel.shape]) / hyper.lengthscale[..., None, : len(kernel.numbers)]),
+        numbers / hyper.lengthscale[..., None, : len(kernel.numbers)],
         torch.cat(codes, -1) if codes else x[..., :0],
         x[..., 0:0].sum(-1) if kernel.fidelity is None else x[..., kernel.fidelity],
     )
@@ -212,11 +212,13 @@ def _level(coordinate: Tensor, levels: int) -> Tensor:
     return (coordinate.detach() * levels).floor().clamp(0, levels - 1).to(torch.int64)
 
 
-def _square(a: _Points, b: _Points) -> Tensor:
+def _square(kernel: Kernel, a: _Points, b: _Points) -> Tensor:
     """Squared distances in _UNIT, (..., n, m), at least TINY, and that from each point to itself: fresh memory."""
+    unit = math.sqrt(_UNIT[kernel.shape])
+    u, v = unit * a.scaled, unit * b.scaled
     # Sums first: so the matrix of a set with itself is symmetric to the bit.
-    norms = a.scaled.square().sum(-1)[..., :, None] + b.scaled.square().sum(-1)[..., None, :]
-    square = norms.sub_(a.scaled @ b.scaled.mT, alpha=2).clamp_min_(TINY)
+    norms = u.square().sum(-1)[..., :, None] + v.square().sum(-1)[..., None, :]
+    square = norms.sub_(u @ v.mT, alpha=2).clamp_min_(TINY)
     if a is b:
         square.diagonal(dim1=-2, dim2=-1).fill_(TINY)
     return square
