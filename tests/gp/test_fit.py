@@ -149,6 +149,25 @@ def test_an_element_of_a_batch_is_fitted_as_it_would_be_alone(kernel: Kernel) ->
                 torch.testing.assert_close(shared.value[j], alone.value, rtol=0, atol=1e-6)
 
 
+def test_starts_and_known_noise_belong_to_their_element_of_the_batch() -> None:
+    x, y = task(PLAIN, n=12)
+    both = torch.stack([y, y.flip(0)])
+    start = draw(default(PLAIN), 4, torch.Generator().manual_seed(2)).reshape(2, 2, -1)
+    noise = torch.stack([torch.full((12,), 0.01, dtype=torch.float64), torch.linspace(0, 1, 12, dtype=torch.float64)])
+    whole = fit(PLAIN, x, both, start=start, restarts=0, noise=noise, steps=3)
+    for i in range(2):
+        alone = fit(PLAIN, x, both[i], start=start[i], restarts=0, noise=noise[i], steps=3)
+        torch.testing.assert_close(whole.raw[i], alone.raw, rtol=0, atol=1e-8)
+        torch.testing.assert_close(whole.value[i], alone.value, rtol=0, atol=1e-8)
+
+
+def test_where_no_value_is_finite_the_start_is_given_back_and_said_not_to_have_converged() -> None:
+    x, y = task(PLAIN, n=6)
+    found = fit(PLAIN, x, torch.stack([y, y * 1e200]), restarts=2)
+    assert found.value[1] == -math.inf and not found.converged[1] and found.raw.isfinite().all()
+    assert found.converged[0]
+
+
 def test_rows_are_evaluated_in_blocks_without_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = task(PLAIN)
     whole = fit(PLAIN, x, y, restarts=5)

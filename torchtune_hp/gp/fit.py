@@ -92,7 +92,7 @@ def fit(
     ranked = torch.where(value.isnan(), -math.inf, value).reshape(elements, rows)
     best = ranked.argmax(-1) + rows * torch.arange(elements, device=ranked.device)
     raw = raw[best].reshape(*batch, -1)
-    return Fit(raw, unpack(kernel, raw), value[best].reshape(batch), found.converged[best].reshape(batch))
+    return Fit(raw, unpack(kernel, raw), value[best].reshape(batch), (found.converged & value.isfinite())[best].reshape(batch))
 
 
 def _starts(prior: Prior, y: Tensor, given: Tensor | None, restarts: int, seed: int) -> Tensor:
