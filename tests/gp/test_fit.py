@@ -78,6 +78,11 @@ def test_draws_have_the_priors_median_and_keep_its_bounds() -> None:
     assert (drawn[:, [3, 5]] == 0).all()        # the outputscale is fixed, and the mean has no prior
 
 
+def test_more_draws_begin_with_the_fewer() -> None:
+    fewer, more = (draw(default(TREE), count, torch.Generator().manual_seed(0)) for count in (3, 8))
+    assert torch.equal(fewer, more[:3]) and draw(default(TREE), 0, torch.Generator()).shape == (0, more.shape[1])
+
+
 # Fits -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -126,7 +131,7 @@ def test_more_starts_never_make_it_worse() -> None:
 
 def test_same_arguments_same_bits_and_another_seed_other_starts() -> None:
     x, y = task(PLAIN)
-    one, two, other = (fit(PLAIN, x, y, restarts=20, seed=seed, steps=0) for seed in (0, 0, 1))
+    one, two, other = (fit(PLAIN, x, y, restarts=200, seed=seed, steps=0) for seed in (0, 0, 1))
     assert torch.equal(one.raw, two.raw) and torch.equal(one.value, two.value)
     assert not torch.equal(one.raw, other.raw)
 

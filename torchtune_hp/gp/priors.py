@@ -63,7 +63,13 @@ def mode(prior: Prior) -> Tensor:
 
 
 def draw(prior: Prior, count: int, generator: torch.Generator) -> Tensor:
-    """(count, p) raw drawn from the prior and moved into its bounds; loc where it is flat. `generator`: a CPU one, whatever the device."""
+    """(count, p) raw drawn from the prior and moved into its bounds; loc where it is flat. `generator`: a CPU one, whatever the device.
+
+    More draws begin with the fewer. (One call of torch.randn for all would not give that: its numbers depend on how many they are.)
+    """
     proper = prior.scale.isfinite()
-    normals = torch.randn(count, len(prior.loc), dtype=torch.float64, generator=generator).to(prior.loc.device)
+    normals = torch.zeros(count, len(prior.loc), dtype=torch.float64)
+    for row in normals:
+        row.normal_(generator=generator)
+    normals = normals.to(prior.loc.device)
     return (prior.loc + torch.where(proper, prior.scale, 0.0) * normals).clamp(prior.lower, prior.upper)
