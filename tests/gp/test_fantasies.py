@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchtune_hp.gp import acquisition
-from torchtune_hp.gp.fantasies import Fantasies, choose, fantasize, incumbents, log_noisy_expected_improvement, moments
+from torchtune_hp.gp.fantasies import Fantasies, choose, fantasize, in_order, incumbents, log_noisy_expected_improvement, moments
 from torchtune_hp.gp.kernel import Kernel
 from torchtune_hp.gp.regression import Fitted, condition, extend, joint, predict, sample
 
@@ -158,6 +158,18 @@ def test_a_batch_spreads_where_the_best_points_one_by_one_would_cluster() -> Non
     # What a batch is for: the least of it. 100,000 joint samples, the errors under 0.01.
     least = [sample(fitted, batch, normal(100_000, 8, seed=1)).amin(1).mean() for batch in (greedy, top)]
     assert least[0] < least[1]
+
+
+def test_a_point_of_a_batch_is_worth_what_it_is_given_those_before_it_and_no_other() -> None:
+    fitted, where = process(noise=0.05), uniform(6, 3, seed=4)
+    normals, batch = normal(4, 20 + 6), uniform(6, 3, seed=5)
+    drawn = fantasize(fitted, fitted.x, normals[:, :20])
+    found = in_order(drawn, batch, normals[:, 20:])(where, torch.arange(6))
+    for j in range(6):
+        before = fantasize(fitted, torch.cat([fitted.x, batch[:j]]), normals[:, : 20 + j])
+        torch.testing.assert_close(found[j], log_noisy_expected_improvement(before, where)[j], rtol=1e-5, atol=1e-5)
+    moved = where.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: in_order(drawn, batch, normals[:, 20:])(x, torch.arange(6)), moved, atol=1e-4, rtol=1e-3)
 
 
 def test_a_bonus_moves_the_choice_and_minus_infinity_forbids_it() -> None:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from torchtune_hp.gp.climb import Column, Cube, climb
-from torchtune_hp.gp.fantasies import fantasize, log_noisy_expected_improvement
-from torchtune_hp.gp.maximize import best_rows, crossings, path_maxima, pool, starts
+from torchtune_hp.gp.fantasies import choose, fantasize, log_noisy_expected_improvement
+from torchtune_hp.gp.maximize import Pool, batch, best_rows, crossings, path_maxima, pool, starts
 from torchtune_hp.gp.paths import draw, evaluate, evaluate_all
+from torchtune_hp.gp.regression import Fitted, sample
 from torchtune_hp.space import Space
 from torchtune_hp.space.domains import Domain
 
@@ -188,6 +189,47 @@ def test_log_nei_is_climbed_as_high_as_a_dense_search_finds() -> None:
     grid = torch.cartesian_prod(*[torch.linspace(0, 1, 201, dtype=torch.float64)] * 2)
     found = pool(lambda x: log_noisy_expected_improvement(drawn, x), box, starts(box, 256, fitted.x[:3], seed=0), fitted.x)
     assert found.score[0] >= log_noisy_expected_improvement(drawn, grid).max() - 1e-9
+
+
+# Batches ----------------------------------------------------------------------------------------------------------------
+
+
+def joint_improvement(fitted: Fitted, x: Tensor) -> float:
+    """By 50,000 joint samples of all observed points and x."""
+    draws = sample(fitted, torch.cat([fitted.x, x]), normal(50_000, len(fitted.x) + len(x), seed=99))
+    n = len(fitted.x)
+    return (draws[:, :n].amin(1) - draws[:, n:].amin(1)).clamp_min(0).mean().item()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_batch_is_nearly_as_good_as_climbing_anew_after_every_choice(seed: int) -> None:
+    fitted, box = process(n=20, d=2, noise=0.01, seed=seed), cube(FLOAT, FLOAT)
+    normals, begun = normal(16, 26, seed=3), starts(box, 256, fitted.x[:2], seed=seed)
+
+    def climbed(pending: Tensor) -> Pool:
+        drawn = fantasize(fitted, torch.cat([fitted.x, pending]), normals[:, : 20 + len(pending)])
+        return pool(lambda x: log_noisy_expected_improvement(drawn, x), box, begun, fitted.x)
+
+    drawn, first = fantasize(fitted, fitted.x, normals[:, :20]), climbed(fitted.x[:0])
+    together = batch(drawn, box, first, fitted.x, normals[:, 20:])
+    anew = first.x[:1]
+    while len(anew) < 6:
+        anew = torch.cat([anew, climbed(anew).x[:1]])
+    plain = first.x[choose(drawn, first.x, normals[:, 20:])]
+    assert joint_improvement(fitted, together) >= 0.9 * joint_improvement(fitted, anew)
+    assert joint_improvement(fitted, together) >= 0.98 * joint_improvement(fitted, plain)
+
+
+def test_a_batch_stands_on_levels_within_what_is_feasible_and_apart_from_what_was_taken() -> None:
+    walled = cube(FLOAT, INT, CATEGORY, feasible=lambda x: x[:, 0] + x[:, 1] <= 1)
+    fitted = process(n=20)
+    drawn, begun = fantasize(fitted, fitted.x, normal(4, 20)), starts(walled, 128, NONE, seed=0)
+    offered = pool(lambda x: log_noisy_expected_improvement(drawn, x), walled, begun, begun[:9])
+    x = batch(drawn, walled, offered, begun[:9], normal(4, 32, seed=1), bonus=lambda x: -100 * (x[:, 0] - 0.2) ** 2)
+    assert x.shape == (32, 3) and on_levels(walled, x) and (x[:, :2].sum(-1) <= 1).all()
+    assert len(torch.unique(torch.cat([x, begun[:9]]), dim=0)) == 41
+    assert (x[:8, 0] - 0.2).abs().max() < 0.3
+    assert torch.equal(x, batch(drawn, walled, offered, begun[:9], normal(4, 32, seed=1), bonus=lambda x: -100 * (x[:, 0] - 0.2) ** 2))
 
 
 # Thompson ---------------------------------------------------------------------------------------------------------------

@@ -74,6 +74,8 @@ def log_ndtr(z: Tensor) -> Tensor:
     far = z.detach().clamp_max(-1.0)
     tail = torch.special.erfcx(-far / math.sqrt(2))
     value = torch.where(z < -1, -0.5 * far * far + torch.log(0.5 * tail), torch.special.ndtr(near).log())
+    if not z.requires_grad:
+        return value
     slope = torch.where(z < -1, 1 / (_SQRT_HALF_PI * tail), _density(near) / torch.special.ndtr(near))
     return _with_slope(z, value, slope)
 
@@ -82,12 +84,14 @@ def _log_h(z: Tensor) -> Tensor:
     """log h(z); its derivative is Phi / h, for h' = Phi."""
     near, far = z.detach().clamp_min(-1.0), z.detach().clamp_max(-1.0)
     h = _density(near) + near * torch.special.ndtr(near)
-    # h(z) = phi(z) t(z), and t(z) = 1 - |z| M(|z|) of Mills' ratio M. Far out the two cancel: 1 / z**2 - 3 / z**4 + ...
+    # Else h(z) = phi(z) t(z), and t(z) = 1 - |z| M(|z|) of Mills' ratio M. Far out the two cancel: 1 / z**2 - 3 / z**4 + ...
     mills = _SQRT_HALF_PI * torch.special.erfcx(-far / math.sqrt(2))
     square = far.clamp_max(_FAR) ** -2
     series = square * (1 - square * (3 - square * (15 - square * (105 - 945 * square))))
     t = torch.where(far < _FAR, series, 1 + far * mills)
     value = torch.where(z < -1, -0.5 * far * far - _LOG_SQRT_2PI + t.log(), h.log())
+    if not z.requires_grad:
+        return value
     return _with_slope(z, value, torch.where(z < -1, mills / t, torch.special.ndtr(near) / h))
 
 

@@ -57,7 +57,7 @@ def climb(score: Score, cube: Cube, start: Tensor) -> tuple[Tensor, Tensor]:
         if not len(work):
             break
         if smooth:
-            x, best = _improved(x, best, work, *_ascended(score, cube, x[work], work))
+            x, best = _improved(x, best, work, *ascended(score, cube, x[work], work))
         if not stepped:
             break
         before = best[work]
@@ -66,15 +66,11 @@ def climb(score: Score, cube: Cube, start: Tensor) -> tuple[Tensor, Tensor]:
     return x, best
 
 
-def scored(score: Score, x: Tensor, number: Tensor) -> Tensor:
-    """(r,), without gradients, in blocks; NaN counts as -inf."""
-    with torch.no_grad():
-        parts = [score(some, which) for some, which in zip(torch.split(x, _AT_ONCE), torch.split(number, _AT_ONCE))]
-    return torch.cat(parts).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf) if parts else x.new_zeros(0)
+def ascended(score: Score, cube: Cube, x: Tensor, number: Tensor, steps: int = _STEPS) -> tuple[Tensor, Tensor]:
+    """Where L-BFGS leads from x (r, d) in the continuous columns, made canonical: (r, d) and the scores (r,), -inf where infeasible.
 
-
-def _ascended(score: Score, cube: Cube, x: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
-    """Where L-BFGS leads from x (r, d) in the continuous columns, made canonical: (r, d) and the scores (r,), -inf where infeasible."""
+    `number` (r,): of the starts, for `score`.
+    """
     smooth = torch.tensor([column.levels is None for column in cube.columns], device=x.device)
 
     def function(point: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,10 +83,17 @@ def _ascended(score: Score, cube: Cube, x: Tensor, number: Tensor) -> tuple[Tens
             value = value.masked_fill(~cube.feasible(point.detach()), torch.nan)
         return value, -gradient * smooth
 
-    found = minimize(function, x, lower=torch.where(smooth, 0.0, x), upper=torch.where(smooth, 1.0, x), steps=_STEPS)
+    found = minimize(function, x, lower=torch.where(smooth, 0.0, x), upper=torch.where(smooth, 1.0, x), steps=steps)
     point = cube.canonical(found.point)
     value = scored(score, point, number)
     return point, value if cube.feasible is None else value.masked_fill(~cube.feasible(point), -torch.inf)
+
+
+def scored(score: Score, x: Tensor, number: Tensor) -> Tensor:
+    """(r,), without gradients, in blocks; NaN counts as -inf."""
+    with torch.no_grad():
+        parts = [score(some, which) for some, which in zip(torch.split(x, _AT_ONCE), torch.split(number, _AT_ONCE))]
+    return torch.cat(parts).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf) if parts else x.new_zeros(0)
 
 
 def _exchanged(score: Score, cube: Cube, x: Tensor, best: Tensor, work: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ choice is then a step of a pivoted Cholesky factorization, O(p (q + s)) for a po
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -107,6 +108,28 @@ def choose(fantasies: Fantasies, pool: Tensor, normals: Tensor, *, bonus: Tensor
         best = torch.minimum(best, mean.index_select(1, k).squeeze(1))
         open_to = open_to.index_fill(0, k, -torch.inf)
     return torch.cat(chosen) if chosen else torch.zeros(0, dtype=torch.int64, device=pool.device)
+
+
+def in_order(fantasies: Fantasies, x: Tensor, normals: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """log NEI of a batch's point given those before it: (at (r, d), number (r,) int64) -> (r,), for x (q, d) chosen with `normals` (s, q).
+
+    All q at once, for the factor is triangular: its first n + m + j rows are the factor of what number j is given.
+    """
+    known = len(fantasies.whitened)
+    whole = fantasize(fantasies.fitted, x, normals[:0])._replace(whitened=torch.cat([fantasies.whitened, normals.mT]))
+    fitted = whole.fitted
+    told = fitted.hyper.mean + whole.whitened.mT @ fitted.factor[known:].mT
+    best = torch.cat([fantasies.best[:, None], told], 1).cummin(1).values
+    place = torch.arange(known + len(x), device=x.device)
+
+    def score(at: Tensor, number: Tensor) -> Tensor:
+        half = torch.linalg.solve_triangular(fitted.factor, covariance(fitted.kernel, fitted.hyper, fitted.x, at), upper=False)
+        half = half * (place[:, None] < known + number)
+        square = (variance(fitted.kernel, fitted.hyper, at) - half.square().sum(0)).clamp_min(0)
+        each = log_expected_improvement(fitted.hyper.mean + whole.whitened.mT @ half, deviation(square), best[:, number])
+        return torch.logsumexp(each, 0) - math.log(len(best))
+
+    return score
 
 
 def _averaged(mean: Tensor, square: Tensor, best: Tensor) -> Tensor:

@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
-from .climb import Column, Cube, climb, scored
+from .climb import Column, Cube, ascended, climb, scored
+from .fantasies import Fantasies, choose, in_order
 from .paths import Paths, evaluate, evaluate_all
 
 EXHAUSTIVE = 2**11
 _LOCAL = (0.2, 0.05, 0.01)      # deviations around the best points
 _PER_PATH = 4                   # starts climbed for each path
+_REFINED = 6                    # steps of L-BFGS for each point of a batch
 
 
 class Pool(NamedTuple):
@@ -74,6 +76,30 @@ def pool(score: Callable[[Tensor], Tensor], cube: Cube, start: Tensor, taken: Te
     if crossings(cube.columns, EXHAUSTIVE) is not None and not fresh.any():
         fresh = _fresh(x, taken[:0])
     return Pool(x[fresh], value[fresh])
+
+
+def batch(
+    fantasies: Fantasies, cube: Cube, pool: Pool, taken: Tensor, normals: Tensor, *, bonus: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """q points to run at once (q, d) by log NEI, `normals` (s, q), where the pool has so many; in order, each the best given those before.
+
+    Chosen from the pool; then each is climbed a little given those before it, in its continuous columns, all at once; then chosen
+    again from both. `bonus(x (r, d)) -> (r,)`, differentiable, is added to log NEI: log feasibility, say.
+    """
+
+    def chosen(x: Tensor) -> Tensor:
+        return x[choose(fantasies, x, normals, bonus=None if bonus is None else scored(lambda x, _: bonus(x), x, x[:, 0]))]
+
+    def score(at: Tensor, number: Tensor) -> Tensor:
+        return given(at, number) if bonus is None else given(at, number) + bonus(at)
+
+    x = chosen(pool.x)
+    if not len(x) or all(column.levels is not None for column in cube.columns):
+        return x
+    given = in_order(fantasies, x, normals)
+    better, _ = ascended(score, cube, x, torch.arange(len(x), device=x.device), steps=_REFINED)
+    better = better if cube.feasible is None else better[cube.feasible(better)]
+    return chosen(_distinct(torch.cat([better, x]), taken))
 
 
 def path_maxima(paths: Paths, cube: Cube, start: Tensor, taken: Tensor) -> Tensor:
