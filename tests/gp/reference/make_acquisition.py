@@ -19,8 +19,6 @@ from botorch.acquisition.logei import qLogNoisyExpectedImprovement
 from botorch.models import SingleTaskGP
 from botorch.sampling import SobolQMCNormalSampler
 
-torch.set_default_dtype(torch.float64)
-
 
 def model(x: torch.Tensor, y: torch.Tensor, hyper: dict[str, Any]) -> SingleTaskGP:
     """A GP of -y with hyperparameters as ours: Matern-5/2, ARD."""
@@ -35,6 +33,16 @@ def model(x: torch.Tensor, y: torch.Tensor, hyper: dict[str, Any]) -> SingleTask
 
 
 def answers() -> dict[str, Any]:
+    """In float64 throughout; the default dtype is put back."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        return _answers()
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _answers() -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(12, 2, generator=generator)
     y = torch.sin(6 * x[:, 0]) + x[:, 1] ** 2 + 0.2 * torch.randn(12, generator=generator)
