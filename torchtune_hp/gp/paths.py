@@ -15,13 +15,12 @@ The update is exact, so near the observations the paths are the posterior's; bet
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .kernel import _UNIT, _describe, covariance
+from .kernel import _describe, covariance
 from .regression import Fitted
 
 
@@ -52,7 +51,6 @@ def draw(fitted: Fitted, count: int, *, generator: torch.Generator, features: in
     frequency = normal(features, len(kernel.numbers))
     if kernel.shape == "matern52":
         frequency = frequency * (5 / normal(features, 5).square().sum(-1, keepdim=True)).sqrt()
-    frequency = frequency / math.sqrt(_UNIT[kernel.shape])      # of `scaled` points, whose distances are in that unit
     signs = []
     for scale, (_, levels) in zip(hyper.lengthscale[len(kernel.numbers) :], kernel.categories):
         random = (uniform(features, levels + 1) - 0.5).sign()
