@@ -1,0 +1,104 @@
+"""What a point is worth, from the normal distribution of its value alone. Values are minimized, acquisitions are maximized.
+
+    symbol   here        shape   what it is
+    mu       mean        (...)   of the process at the point
+    sigma    deviation   (...)   its standard deviation, > 0
+    f*       best        (...)   what is to be improved upon: the least value known
+    z                    (...)   (f* - mu) / sigma
+
+    EI = sigma h(z), h(z) = phi(z) + z Phi(z);    PI = Phi(z);    UCB = sqrt(beta) sigma - mu
+
+Everything is float64, broadcasts, and is differentiable. The logarithms have finite values and gradients however hopeless the
+point: EI underflows 38 standard deviations above the best, and no optimizer climbs from there.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+_SQRT_HALF_PI = math.sqrt(0.5 * math.pi)
+_FAR = -50.0            # below, h(z) is the first terms of its asymptotic series: the rest is under 2e-13 of it
+_SMALLEST = 1e-20
+
+
+def deviation(variance: Tensor) -> Tensor:
+    """The standard deviation (...), at least 1e-10: where the process was observed without noise, rounding leaves 0 or less."""
+    return variance.clamp_min(_SMALLEST).sqrt()
+
+
+def expected_improvement(mean: Tensor, deviation: Tensor, best: Tensor) -> Tensor:
+    """EI (...) (J. Mockus 1975; Jones, Schonlau and Welch, J. Global Optim. 13 (1998), eq. 15)."""
+    z = (best - mean) / deviation
+    value: Tensor = deviation * (_density(z) + z * torch.special.ndtr(z))
+    return value
+
+
+def log_expected_improvement(mean: Tensor, deviation: Tensor, best: Tensor) -> Tensor:
+    """log EI (...) (Ament et al., "Unexpected improvements to expected improvement", NeurIPS 2023, section 4.1 and eq. 9)."""
+    return _log_h((best - mean) / deviation) + deviation.log()
+
+
+def probability_of_improvement(mean: Tensor, deviation: Tensor, best: Tensor) -> Tensor:
+    """PI (...) (H. Kushner, J. Basic Eng. 86 (1964))."""
+    value: Tensor = torch.special.ndtr((best - mean) / deviation)
+    return value
+
+
+def log_probability_of_improvement(mean: Tensor, deviation: Tensor, best: Tensor) -> Tensor:
+    """log PI (...)."""
+    return log_ndtr((best - mean) / deviation)
+
+
+def upper_confidence_bound(mean: Tensor, deviation: Tensor, beta: float = 4.0) -> Tensor:
+    """UCB (...) of -f (Srinivas et al., ICML 2010, alg. 1): what the point may be at best. Raises ValueError unless beta >= 0."""
+    if not beta >= 0:
+        raise ValueError(f"beta >= 0 must hold, but got {beta}: it weighs the deviation, and its root is taken.")
+    return math.sqrt(beta) * deviation - mean
+
+
+def log_feasibility(mean: Tensor, deviation: Tensor, bound: Tensor) -> Tensor:
+    """log of the probability that every one of c independent outcomes is at most its bound: (..., c) each -> (...).
+
+    Added to log EI it makes constrained EI (Gardner et al., "Bayesian optimization with inequality constraints", ICML 2014, eq. 5).
+    """
+    return log_ndtr((bound - mean) / deviation).sum(-1)
+
+
+def log_ndtr(z: Tensor) -> Tensor:
+    """log Phi(z), with a derivative phi / Phi that neither underflows nor cancels."""
+    near = z.detach().clamp_min(-1.0)
+    far = z.detach().clamp_max(-1.0)
+    tail = torch.special.erfcx(-far / math.sqrt(2))
+    value = torch.where(z < -1, -0.5 * far * far + torch.log(0.5 * tail), torch.special.ndtr(near).log())
+    if not z.requires_grad:
+        return value
+    slope = torch.where(z < -1, 1 / (_SQRT_HALF_PI * tail), _density(near) / torch.special.ndtr(near))
+    return _with_slope(z, value, slope)
+
+
+def _log_h(z: Tensor) -> Tensor:
+    """log h(z); its derivative is Phi / h, for h' = Phi."""
+    near, far = z.detach().clamp_min(-1.0), z.detach().clamp_max(-1.0)
+    h = _density(near) + near * torch.special.ndtr(near)
+    # Else h(z) = phi(z) t(z), and t(z) = 1 - |z| M(|z|) of Mills' ratio M. Far out the two cancel: 1 / z**2 - 3 / z**4 + ...
+    mills = _SQRT_HALF_PI * torch.special.erfcx(-far / math.sqrt(2))
+    square = far.clamp_max(_FAR) ** -2
+    series = square * (1 - square * (3 - square * (15 - square * (105 - 945 * square))))
+    t = torch.where(far < _FAR, series, 1 + far * mills)
+    value = torch.where(z < -1, -0.5 * far * far - _LOG_SQRT_2PI + t.log(), h.log())
+    if not z.requires_grad:
+        return value
+    return _with_slope(z, value, torch.where(z < -1, mills / t, torch.special.ndtr(near) / h))
+
+
+def _density(z: Tensor) -> Tensor:
+    return torch.exp(-0.5 * z * z - _LOG_SQRT_2PI)
+
+
+def _with_slope(z: Tensor, value: Tensor, slope: Tensor) -> Tensor:
+    """`value` (...), with the derivative `slope` by z: autograd's own would cancel or underflow."""
+    return value + slope * (z - z.detach())

@@ -1,0 +1,145 @@
+"""What is not known yet, imagined: joint samples of the process at noisy or pending points, and choosing many points at once.
+
+Observations are noisy, so the best value known is not; trials are running, so what they will say is not known either. Both are
+drawn: s joint samples f~ at m points (the best ones observed, and all that are pending), with normals fixed by the caller, and
+improvement is averaged over them (Letham et al., "Constrained Bayesian optimization with noisy experiments", Bayesian Anal. 14
+(2019), eqs. 8-9; its logarithm as in Ament et al. 2023, section 4.2). With L the factor of the observations and the m points,
+these without noise, a sample is L^-1 (f~ - mean) = [z, e]: z as fitted, e its normals. So nothing is solved per sample.
+
+    log NEI(x) = log 1/s sum_i EI(x | f~_i, least of f~_i)
+
+A batch is chosen greedily from a pool, each choice joining the m points (Wilson, Hutter and Deisenroth, "Maximizing acquisition
+functions for Bayesian optimization", NeurIPS 2018, section 3.3). All it needs is the pool's joint covariance, computed once: a
+choice is then a step of a pivoted Cholesky factorization, O(p (q + s)) for a pool of p, and does not touch the n observations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .acquisition import deviation, log_expected_improvement
+from .kernel import covariance, variance
+from .regression import Fitted, extend, predict
+
+
+class Fantasies(NamedTuple):
+    """A process given s joint samples of its values at m points beyond the n it was fitted to.
+
+    `fitted`: n + m points; its own y at the m are the means. `whitened` (n + m, s); `values` (s, m); `best` (s,): the least of them.
+    """
+
+    fitted: Fitted
+    whitened: Tensor
+    values: Tensor
+    best: Tensor
+
+
+def fantasize(fitted: Fitted, x: Tensor, normals: Tensor) -> Fantasies:
+    """Joint samples at x (m, d), m >= 1, of one process (no batch), made of standard normals (s, m).
+
+    Normals of zeros, s = 1, are the means: a plug-in incumbent for the best ones, the kriging believer for pending ones.
+    Raises ValueError for other shapes.
+    """
+    n, m = fitted.y.shape[-1], len(x)
+    if fitted.y.ndim != 1 or m == 0 or normals.ndim != 2 or normals.shape[1] != m:
+        raise ValueError(
+            f"one process, x (m, d) with m >= 1 and normals (s, m) are needed, but got y {tuple(fitted.y.shape)}, x {tuple(x.shape)} "
+            f"and normals {tuple(normals.shape)}. Where nothing was observed there is nothing to improve upon: draw at random."
+        )
+    mean, _ = predict(fitted, x)
+    extended = extend(fitted, x, mean, noise=-fitted.hyper.noise.expand(m))
+    values = mean + normals @ extended.factor[n:, n:].mT
+    whitened = torch.cat([fitted.whitened[:, None].expand(n, len(normals)), normals.mT])
+    return Fantasies(extended, whitened, values, values.amin(-1))
+
+
+def incumbents(fitted: Fitted, x: Tensor, most: int) -> Tensor:
+    """Those of x (n, d) that may be the best: the `most` of least mean, (m, d). With all n, nothing is left out of NEI."""
+    mean, _ = predict(fitted, x)
+    return x[mean.argsort(stable=True)[:most]]
+
+
+def moments(fantasies: Fantasies, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The means (s, q) under each sample, and the variance (q,), the same under all, at x (q, d). Differentiable in x."""
+    mean, half = _project(fantasies, x)
+    fitted = fantasies.fitted
+    return mean, (variance(fitted.kernel, fitted.hyper, x) - half.square().sum(0)).clamp_min(0)
+
+
+def log_noisy_expected_improvement(fantasies: Fantasies, x: Tensor) -> Tensor:
+    """log NEI (q,) at x (q, d). Differentiable in x."""
+    mean, square = moments(fantasies, x)
+    return _averaged(mean, square, fantasies.best)
+
+
+def choose(fantasies: Fantasies, pool: Tensor, normals: Tensor, *, bonus: Tensor | None = None) -> Tensor:
+    """Which q of the pool (p, d) to run at once: (q,) int64, in order, each the best by log NEI given those before it.
+
+    `normals` (s, q): of the values imagined at the choices. `bonus` (p,): added to log NEI, as log feasibility; -inf: never, unless
+    nothing else is left. Memory: p * p + p * (n + m) float64. Raises ValueError where the pool has fewer than q points.
+    """
+    s, q = normals.shape
+    if s != len(fantasies.best) or q > len(pool):
+        raise ValueError(
+            f"normals must be (s, q) with s = {len(fantasies.best)} and q <= {len(pool)}, the size of the pool, but are {(s, q)}. "
+            "Enlarge the pool."
+        )
+    fitted = fantasies.fitted
+    mean, half = _project(fantasies, pool)
+    matrix = covariance(fitted.kernel, fitted.hyper, pool) - half.mT @ half
+    square, best = matrix.diagonal().clone(), fantasies.best
+    roots = pool.new_zeros(len(pool), q)
+    open_to = torch.zeros_like(square) if bonus is None else bonus.clamp_min(torch.finfo(torch.float64).min)
+    chosen = []
+    for j in range(q):
+        k = (_averaged(mean, square, best) + open_to).argmax().view(1)
+        chosen.append(k)
+        # Column k of the covariance given all choices so far, over its deviation: one column of the Cholesky factor.
+        column = matrix.index_select(1, k).squeeze(1) - roots[:, :j] @ roots.index_select(0, k)[0, :j]
+        column = column / deviation(square.index_select(0, k))
+        roots[:, j] = column
+        square = (square - column * column).clamp_min(0)
+        mean = mean + normals[:, j, None] * column
+        best = torch.minimum(best, mean.index_select(1, k).squeeze(1))
+        open_to = open_to.index_fill(0, k, -torch.inf)
+    return torch.cat(chosen) if chosen else torch.zeros(0, dtype=torch.int64, device=pool.device)
+
+
+def in_order(fantasies: Fantasies, x: Tensor, normals: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """log NEI of a batch's point given those before it: (at (r, d), number (r,) int64) -> (r,), for x (q, d) chosen with `normals` (s, q).
+
+    All q at once, for the factor is triangular: its first n + m + j rows are the factor of what number j is given.
+    """
+    known = len(fantasies.whitened)
+    whole = fantasize(fantasies.fitted, x, normals[:0])._replace(whitened=torch.cat([fantasies.whitened, normals.mT]))
+    fitted = whole.fitted
+    told = fitted.hyper.mean + whole.whitened.mT @ fitted.factor[known:].mT
+    best = torch.cat([fantasies.best[:, None], told], 1).cummin(1).values
+    place = torch.arange(known + len(x), device=x.device)
+
+    def score(at: Tensor, number: Tensor) -> Tensor:
+        half = torch.linalg.solve_triangular(fitted.factor, covariance(fitted.kernel, fitted.hyper, fitted.x, at), upper=False)
+        half = half * (place[:, None] < known + number)
+        square = (variance(fitted.kernel, fitted.hyper, at) - half.square().sum(0)).clamp_min(0)
+        each = log_expected_improvement(fitted.hyper.mean + whole.whitened.mT @ half, deviation(square), best[:, number])
+        return torch.logsumexp(each, 0) - math.log(len(best))
+
+    return score
+
+
+def _averaged(mean: Tensor, square: Tensor, best: Tensor) -> Tensor:
+    """log of the mean EI (q,) over the samples, of mean (s, q), variance (q,) and best (s,)."""
+    each = log_expected_improvement(mean, deviation(square), best[:, None])
+    return torch.logsumexp(each, 0) - math.log(len(best))
+
+
+def _project(fantasies: Fantasies, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The means (s, q) at x (q, d), and L^-1 K(all, x), (n + m, q)."""
+    fitted = fantasies.fitted
+    half = torch.linalg.solve_triangular(fitted.factor, covariance(fitted.kernel, fitted.hyper, fitted.x, x), upper=False)
+    return fitted.hyper.mean + fantasies.whitened.mT @ half, half
