@@ -118,7 +118,7 @@ class Space:
     def decode(self, x: Tensor, seeds: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """Points (n, d), anywhere in the cube -> n configs. `seeds`: one a point, under which sample_from runs; None: left out."""
         points, everyone = self._points(x)
-        configs: list[dict[str, Any]] = self._node.values(points, everyone)
+        configs: list[dict[str, Any]] = list(self._node.values(points, everyone))
         if seeds is not None:
             if len(seeds) != len(configs):
                 raise SpaceError(f"seeds: one for each of the {len(configs)} points is needed, but got {len(seeds)}.")
