@@ -22,6 +22,7 @@ from torchtune_hp.cli import main
 from torchtune_hp.cli_output import UsageError, strict
 from torchtune_hp.interrupts import StudyInterrupted
 from torchtune_hp.journal import Journal
+from torchtune_hp.lock import DriverLock
 from torchtune_hp.results import Results
 from torchtune_hp.trial import Drop, Failed, Launch, Limits, Note, Reached, Train, Trial
 
@@ -226,6 +227,23 @@ def test_ls_shows_no_best_where_there_is_none(run: Out, tmp_path: Path) -> None:
     made(tmp_path / "s", ([], [launch(0)]), ([look(0, 1, math.nan)], []))
     assert json.loads(run("ls", tmp_path, "--json")[1])[0]["best"] is None
     assert run("ls", tmp_path)[1].splitlines()[1].startswith("s          1  1 resting        20")
+
+
+def test_trials_under_way_are_running_while_a_driver_lives_and_interrupted_without_one(run: Out, tmp_path: Path) -> None:
+    study = made(tmp_path / "s", ([], [launch(0), launch(1)]), ([look(0, 1, 0.5)], [Train(0, 2)]))
+
+    def states() -> list[str]:
+        (listed,), shown = json.loads(run("ls", tmp_path, "--json")[1]), json.loads(run("show", study, "--json")[1])
+        best = json.loads(run("best", study, "--json")[1])
+        assert listed["states"] == shown["states"] and shown["top"][0]["state"] == best["state"] == shown["best"]["state"]
+        assert f"2 {best['state']}" in run("ls", tmp_path)[1] and f"2: 2 {best['state']}" in run("show", study)[1]
+        assert f"step 1, {best['state']}" in run("best", study)[1]
+        return [*listed["states"], best["state"]]
+
+    assert states() == ["interrupted"] * 2
+    with DriverLock(study):
+        assert states() == ["running"] * 2
+    assert states() == ["interrupted"] * 2
 
 
 def test_ls_looks_in_runs(run: Out, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from torchtune_hp import journal_file, journal_rows
+from torchtune_hp import journal_file, journal_rows, journal_text
 from torchtune_hp.errors import ConfigurationError, JournalError, StudyExistsError, StudyNotFoundError
 from torchtune_hp.journal import Journal
 from torchtune_hp.testing.journal_suite import HEADER, JournalSuite, Turn, a_study, seen, trial, write
@@ -80,7 +80,7 @@ def test_any_turns_come_back_as_they_were(turns: list[Turn], every: int) -> None
 @given(st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3), max_leaves=6))
 @settings(max_examples=60, deadline=None)
 def test_a_config_of_plain_values_survives_json(value: Any) -> None:
-    assert repr(journal_rows.from_json(journal_rows.to_json(value))) == repr(value)
+    assert repr(journal_text.from_json(journal_text.to_json(value))) == repr(value)
 
 
 def test_what_json_has_no_word_for_is_kept_by_its_repr_and_numbers_of_numpy_are_numbers() -> None:
@@ -89,7 +89,7 @@ def test_what_json_has_no_word_for_is_kept_by_its_repr_and_numbers_of_numpy_are_
     cyclic: list[Any] = [1]
     cyclic.append(cyclic)
     given_ = {"a": int, "b": np.int64(3), "c": np.float32(0.5), "d": (1, 2), ("e", 1): {2: {3}}, "f": cyclic}
-    assert json.loads(journal_rows.to_json(given_)) == {
+    assert json.loads(journal_text.to_json(given_)) == {
         "a": {"__repr__": "<class 'int'>"}, "b": 3, "c": 0.5, "d": [1, 2], "('e', 1)": {"2": {"__repr__": "{3}"}},
         "f": [1, {"__repr__": "..."}],
     }   # fmt: skip
@@ -98,14 +98,14 @@ def test_what_json_has_no_word_for_is_kept_by_its_repr_and_numbers_of_numpy_are_
 def test_a_config_that_is_not_a_dict_by_class_is_stored_as_one() -> None:
     from types import MappingProxyType
 
-    assert journal_rows.to_json({"a": MappingProxyType({"b": 1})}) == '{"a":{"b":1}}'
+    assert journal_text.to_json({"a": MappingProxyType({"b": 1})}) == '{"a":{"b":1}}'
 
 
 def test_json_is_the_same_without_the_fast_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     value = {"a": [1, 2.5, float("nan"), None, "é"], "b": int}
-    fast = journal_rows.to_json(value)
+    fast = journal_text.to_json(value)
     monkeypatch.setattr(json.encoder, "c_make_encoder", None)
-    assert journal_rows._encoder()(value) == fast == '{"a":[1,2.5,NaN,null,"\\u00e9"],"b":{"__repr__":"<class \'int\'>"}}'
+    assert journal_text._encoder()(value) == fast == '{"a":[1,2.5,NaN,null,"\\u00e9"],"b":{"__repr__":"<class \'int\'>"}}'
 
 
 # Where trials stand -------------------------------------------------------------------------------------------------------

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -47,6 +49,23 @@ def test_the_lock_of_a_killed_driver_is_free_at_once(tmp_path: Path) -> None:
     process.wait()
     with DriverLock(tmp_path):
         pass
+
+
+def test_whether_a_lock_is_held_is_told_without_touching_it(tmp_path: Path) -> None:
+    lock = DriverLock(tmp_path)
+    assert not lock.held() and not lock.path.exists()
+    with DriverLock(tmp_path):
+        assert lock.held()
+    assert not lock.held()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    host = socket.gethostname()
+    for pid, where, held in ((gone.pid, host, False), (gone.pid, f"{host}-2", True), (1, host, True)):
+        lock.path.write_text(json.dumps({"pid": pid, "host": where}))
+        assert lock.held() is held
+    for spoiled in ("", "[]", "{}", json.dumps({"pid": "x", "host": host})):
+        lock.path.write_text(spoiled)
+        assert not lock.held()
 
 
 def test_a_forked_child_does_not_hold_its_drivers_lock(tmp_path: Path) -> None:

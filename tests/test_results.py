@@ -15,7 +15,7 @@ from hypothesis import given, settings, strategies as st
 from torchtune_hp.configs import whole_config
 from torchtune_hp.errors import CheckpointError, ConfigurationError, SeveralObjectivesError, StudyNotFoundError, TorchtuneError
 from torchtune_hp.journal import Journal
-from torchtune_hp.journal_rows import from_json, to_json
+from torchtune_hp.journal_text import from_json, to_json
 from torchtune_hp.result import flat, front, line_of
 from torchtune_hp.results import Results
 from torchtune_hp.space import Space, choice, uniform

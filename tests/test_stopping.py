@@ -69,6 +69,26 @@ def test_thresholds_follow_the_metrics_direction_and_are_maximized_otherwise() -
     )
 
 
+def test_a_threshold_on_a_metric_that_the_first_report_does_not_hold_is_refused() -> None:
+    rule = stop_rule([{"acuracy": 0.95, "loss": 0.1}])
+    assert rule is not None
+    rule.begin(Objective("accuracy", "max"))
+    assert not rule.ends(0, 1, {})              # a trial that ended without a report says nothing of names
+    message = r"first report holds \['accuracy', 'loss'\] and not \['acuracy'\]\. Correct the name, or report it from the first step on"
+    with pytest.raises(ConfigurationError, match=message):
+        rule.ends(1, 1, {"loss": 1.0, "accuracy": 0.5})
+
+
+def test_a_threshold_may_miss_a_metric_after_the_first_report_and_each_study_has_a_first() -> None:
+    rule = Threshold({"accuracy": 0.9})
+    for _ in range(2):
+        rule.begin(Objective("accuracy", "max"))
+        assert not rule.ends(0, 1, {"accuracy": math.nan}) and not rule.ends(0, 2, {"loss": 1.0})
+    rule.begin(Objective("accuracy", "max"))
+    with pytest.raises(ConfigurationError, match="accuracy"):
+        rule.ends(0, 2, {"loss": 1.0})
+
+
 def test_a_predicate_sees_trial_metrics_and_step() -> None:
     rule = Predicate(lambda trial, metrics: trial == 3 and metrics["training_iteration"] == 2 and metrics["loss"] < 1)
     rule.begin(Objective("loss", "min"))

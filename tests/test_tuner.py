@@ -65,6 +65,19 @@ def test_a_decorated_function_is_tuned_with_its_own_defaults_and_whatever_is_pas
     assert len(hp.tune(train, {"x": hp.grid_search([0.1, 0.2, 0.3]), "width": 1}, trials=None)) == 3
 
 
+def test_a_list_in_a_space_is_a_constant_and_the_log_says_how_to_search_among_its_items() -> None:
+    results = hp.tune(train, {"x": hp.uniform(0.0, 1.0), "width": [1, 2]}, trials=1)
+    assert results[0].config["width"] == [1, 2]
+    assert [note.text for note in results.log if note.kind == "space"] == [
+        "width is a constant: every trial gets the whole list [1, 2]. To search among its items: hp.choice([...])"
+    ]
+
+
+def test_a_misspelt_metric_of_a_stop_rule_ends_the_study_at_its_first_report() -> None:
+    with pytest.raises(hp.ConfigurationError, match=r"stop: .* first report holds .*'loss'.* and not \['los'\]"):
+        train.tune(stop={"los": 10.0})
+
+
 def test_a_study_has_a_name_and_a_folder_of_its_own(tmp_path: Path) -> None:
     for expected in ("Counter-1", "Counter-2"):
         results = hp.Tuner(**counting(tmp_path, name=None)).fit()

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from .journal_rows import to_json
+from .journal_text import to_json
 from .results import FIXED, Record, Results, record
 
 _REPORTS = "SELECT r.trial, t.state, r.step, r.time, r.metrics, t.config FROM report r JOIN trials t ON t.id = r.trial ORDER BY r.id"

@@ -13,6 +13,7 @@ from typing import Any
 from .cli_output import NoResult, UsageError, write, write_json
 from .errors import TorchtuneError
 from .journal_file import NAME
+from .lock import DriverLock
 from .observers.picture import table
 from .observers.tally import Row
 from .observers.wording import clock, columns, counted, flat, inert, named, number
@@ -21,7 +22,8 @@ from .result import Result
 from .results import Results
 from .spec import brief
 
-STATES = ("running", "resting", "completed", "stopped", "failed")
+STATES = ("running", "interrupted", "resting", "completed", "stopped", "failed")
+"""The journal's, and "interrupted": a trial was under way when its study lost its driver, and goes on when that is resumed."""
 TOP = 10
 SHOWN = 20
 """So many errors, and so many notes, are shown; `--json` has all."""
@@ -81,7 +83,7 @@ def best(folder: Path, as_json: bool) -> int:
             if not front:
                 raise NoResult(f"{folder}: no trial has reported finite metrics yet.")
             if as_json:
-                write_json({"pareto": [_result(result) for result in front]})
+                write_json({"pareto": [_result(folder, result) for result in front]})
             else:
                 write(*columns(*table([_row(result, results) for result in front], results.objective.metrics), _room()))
             return 0
@@ -90,9 +92,9 @@ def best(folder: Path, as_json: bool) -> int:
         except TorchtuneError as error:
             raise NoResult(f"{folder}: {error}") from None
         if as_json:
-            write_json(_result(found))
+            write_json(_result(folder, found))
             return 0
-        write(f"trial {found.trial}, step {found.step}, {found.state}")
+        write(f"trial {found.trial}, step {found.step}, {_state(folder, found.state)}")
         write("config", *named([(inert(name), _whole(value)) for name, value in flat(found.config).items()]))
         write("metrics", *named([(inert(name), _whole(value)) for name, value in found.reported.items()]))
     return 0
@@ -116,10 +118,18 @@ def _listed(folder: Path) -> dict[str, Any]:
     study |= {"trials": None, "states": {}, "best": None}
     try:
         with Results.open(folder) as results:
-            study |= {"trials": len(results), "states": results.counts(), "best": _brief_best(results)}
+            study |= {"trials": len(results), "states": _states(folder, results), "best": _brief_best(results)}
     except TorchtuneError as error:
         study["error"] = str(error).removeprefix(f"{folder / NAME}").lstrip(": ")
     return study
+
+
+def _states(folder: Path, results: Results) -> dict[str, int]:
+    return {_state(folder, state): count for state, count in results.counts().items()}
+
+
+def _state(folder: Path, state: str) -> str:
+    return "interrupted" if state == "running" and not DriverLock(folder).held() else state
 
 
 def _brief_best(results: Results) -> dict[str, Any] | None:
@@ -164,20 +174,21 @@ def _shown(folder: Path, results: Results) -> dict[str, Any]:
         "path": str(folder),
         "settings": results.header,
         "trials": len(results),
-        "states": results.counts(),
+        "states": _states(folder, results),
         "reports": reports,
         "seconds": results.seconds,
         "members_per_stack": results.members_per_stack,
-        "best": None if several or not found else _result(found[0]),
-        "pareto" if several else "top": [_result(result) for result in found],
+        "best": None if several or not found else _result(folder, found[0]),
+        "pareto" if several else "top": [_result(folder, result) for result in found],
         "errors": [{"trial": error.trial, "kind": error.kind, "line": error.line} for error in results.errors],
         "notes": [{"kind": note.kind, "text": note.text, "trial": note.trial, "seconds": note.time} for note in results.log],
     }
 
 
-def _result(result: Result) -> dict[str, Any]:
+def _result(folder: Path, result: Result) -> dict[str, Any]:
     return {
-        "trial": result.trial, "state": result.state, "step": result.step, "config": result.config, "metrics": result.reported,
+        "trial": result.trial, "state": _state(folder, result.state), "step": result.step,
+        "config": result.config, "metrics": result.reported,
     }  # fmt: skip
 
 

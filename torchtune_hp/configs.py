@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .journal_rows import from_json, to_json
+from .journal_text import from_json, to_json
 from .spec import without_addresses
 from .trial import Config, Trial
 

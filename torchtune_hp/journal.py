@@ -30,6 +30,7 @@ from . import journal_file as file, journal_rows as rows, journal_turns
 from .errors import JournalError
 from .journal_file import Durable
 from .journal_rows import Pending, Stand
+from .journal_text import from_json, text_of, to_json
 from .objective import Objective
 from .trial import Command, Event, Limits, Note, Trial
 
@@ -66,7 +67,7 @@ class Journal:
         self._lock = threading.RLock()
         self._failed = False
         with file.failing(self._path):
-            self._header: dict[str, Any] = {key: rows.from_json(value) for key, value in db.execute("SELECT key, value FROM header")}
+            self._header: dict[str, Any] = {key: from_json(value) for key, value in db.execute("SELECT key, value FROM header")}
             if "metric" not in self._header or "mode" not in self._header:
                 raise sqlite3.DatabaseError("malformed header")
             self._stand = self._read_stand() if write else Stand()
@@ -117,7 +118,7 @@ class Journal:
 
     def update_header(self, **changes: Any) -> None:
         self._commit(lambda db: db.executemany("INSERT OR REPLACE INTO header VALUES (?, ?)", _header_rows(changes)))
-        self._header.update({key: rows.from_json(value) for key, value in _header_rows(changes)})
+        self._header.update({key: from_json(value) for key, value in _header_rows(changes)})
 
     def add_checkpoint(self, trial: int, step: int, purpose: str, path: str, size: int, sha256: str, kind: str) -> int:
         """Records a file that lies complete on the disk. Returns the row's id."""
@@ -180,7 +181,7 @@ class Journal:
     def notes(self, kind: str | None = None) -> list[Note]:
         """All notes, or those of a kind, in order: those inside turns and those between them."""
         found = self.rows("SELECT kind, text, trial, time FROM note ORDER BY id")
-        notes = [Note(rows.text_of(row[0]), rows.text_of(row[1]), row[2], row[3]) for row in found]
+        notes = [Note(text_of(row[0]), text_of(row[1]), row[2], row[3]) for row in found]
         return notes if kind is None else [note for note in notes if note.kind == kind]
 
     def checkpoints(self, trial: int | None = None, purpose: str | None = None) -> list[CheckpointRow]:
@@ -255,4 +256,4 @@ def objective_of(header: Mapping[str, Any]) -> Objective:
 
 
 def _header_rows(header: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(key, rows.to_json(value)) for key, value in header.items()]
+    return [(key, to_json(value)) for key, value in header.items()]

@@ -21,17 +21,16 @@ into NULL, so no column of numbers ever holds one; and it drops the sign of a ze
 
 from __future__ import annotations
 
-import json
 import math
-import numbers
 import sqlite3
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from .journal_text import to_json, to_text
 from .objective import VIOLATED, Objective
 from .trial import Command, Drop, Event, Failed, Launch, Limits, Note, Reached, Train, Trial
 
@@ -84,7 +83,7 @@ class Move:
         self.state = "running"
         self.kind: str | None = None
         self.step: int | None = None
-        self.bad = False
+        self.bad = 0                    # 0 or 1: a bool reaches SQLite through adapters, and takes three times as long
         self.last: int | None = None
         self.best: int | None = None
         self.value: float | None = None
@@ -137,11 +136,11 @@ class Pending:
             if isinstance(event, Reached):
                 self._look(turn, event)
             elif isinstance(event, Failed):
-                self._failures.append((turn, place, event.trial, event.step, event.kind, _text(event.error), event.time))
+                self._failures.append((turn, place, event.trial, event.step, event.kind, to_text(event.error), event.time))
                 move = self._moves[event.trial]
                 move.state, move.kind = "failed", event.kind
             else:
-                self.notes.append((turn, place, _text(event.kind), _text(event.text), event.trial, event.time))
+                self.notes.append((turn, place, to_text(event.kind), to_text(event.text), event.trial, event.time))
         words = f"[{','.join(self._words(turn, commands))}]"
         heard = stand.reports - before
         if heard == 1 == len(events) and stand.limits == limits and events[0].time >= earlier:
@@ -161,15 +160,15 @@ class Pending:
         move.state = "completed" if done else "resting"
         move.kind = None
         move.step = event.step
-        move.bad = value == math.inf and not (done and not metrics)     # an end without metrics is no look
+        move.bad = int(value == math.inf and not (done and not metrics))        # an end without metrics is no look
         move.last = report
         if self._single:
             if move.value is None or value < move.value:
                 move.value, move.best = value, report
             if value <= stand.best[0] and (value, turn, trial) < stand.best:
                 stand.best, stand.report = (value, turn, trial), report
-        row = (report, turn, trial, event.step, to_json(metrics), value if self._single else None, event.time, done, stand.report, None)
-        self._reports.append(row)
+        shown = value if self._single else None
+        self._reports.append((report, turn, trial, event.step, to_json(metrics), shown, event.time, int(done), stand.report, None))
 
     def _words(self, turn: int, commands: Sequence[Command]) -> list[str]:
         """The commands in their turn's JSON; it is noted what becomes of their trials."""
@@ -244,67 +243,6 @@ def _trial_row(trial: Trial, turn: int, time: float, move: Move) -> tuple[Any, .
     return (trial.id, x, to_json(trial.config), trial.seed, trial.tag, trial.parent, turn, time, *stand)
 
 
-# Values and their text ----------------------------------------------------------------------------------------------------
-
-
-def to_json(value: Any) -> str:
-    """Any value as JSON. What JSON has no word for becomes `{"__repr__": ...}`; numbers of other libraries become numbers."""
-    try:
-        return _encode(value)
-    except (TypeError, ValueError, RecursionError):     # an odd key, a cycle
-        return _encode(_tamed(value, ()))
-
-
-from_json: Callable[[str], Any] = json.loads
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, numbers.Real):
-        return float(value)
-    return {"__repr__": repr(value)}
-
-
-def _tamed(value: Any, above: tuple[int, ...]) -> Any:
-    if isinstance(value, (Mapping, list, tuple)):
-        if id(value) in above:
-            return {"__repr__": "..."}
-        above = (*above, id(value))
-        if isinstance(value, Mapping):
-            return {key if isinstance(key, str) else repr(key): _tamed(item, above) for key, item in value.items()}
-        return [_tamed(item, above) for item in value]
-    return value
-
-
-def _encoder() -> Callable[[Any], str]:
-    """`JSONEncoder.encode` builds its C encoder anew for every value; one that is built once halves the cost of a report."""
-    encoder = json.JSONEncoder(separators=(",", ":"), default=_plain, check_circular=False)
-    make: Any = getattr(json.encoder, "c_make_encoder", None)
-    if make is None:
-        return encoder.encode
-    built = make(None, _plain, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, True)
-    return lambda value: "".join(built(value, 0))
-
-
-_encode = _encoder()
-
-
-def _text(text: str) -> str | bytes:
-    """A lone surrogate (an undecodable file name in a traceback) is no UTF-8: such a text is stored as bytes."""
-    if not text.isascii():
-        stored = text.encode("utf-8", "surrogatepass")
-        if stored.decode("utf-8", "replace") != text:
-            return stored
-    return text
-
-
-def text_of(stored: str | bytes) -> str:
-    return stored if isinstance(stored, str) else stored.decode("utf-8", "surrogatepass")
-
-
 def note_row(turn: int, note: Note) -> tuple[Any, ...]:
     """A note between two turns: `turn` is the one to come."""
-    return (turn, None, _text(note.kind), _text(note.text), note.trial, note.time)
+    return (turn, None, to_text(note.kind), to_text(note.text), note.trial, note.time)

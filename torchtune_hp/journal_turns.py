@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
 
-from .journal_rows import from_json, text_of
+from .journal_text import from_json, text_of
 from .trial import Command, Drop, Event, Failed, Keep, Launch, Limits, Note, Reached, Train, Trial
 
 Row = tuple[Any, ...]

@@ -66,6 +66,17 @@ class DriverLock:
             self._file = None
             _held.discard(self)
 
+    def held(self) -> bool:
+        """Whether a driver seems to hold it, told by the file's text alone: to try the lock might keep a driver from it.
+
+        A driver on another machine is believed; one on this machine must be alive.
+        """
+        try:
+            owner = json.loads(self.path.read_text())
+            return owner["host"] != socket.gethostname() or _alive(owner["pid"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
     def _told(self) -> str:
         try:
             owner = json.loads(self.path.read_text())
@@ -80,6 +91,16 @@ class DriverLock:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.release()
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:         # another user's
+        return True
+    return True
 
 
 def _forget_in_child() -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from .configs import whole_config
 from .errors import CheckpointError, ConfigurationError, SeveralObjectivesError, SpaceError, TorchtuneError
 from .journal import Journal
-from .journal_rows import from_json, text_of, to_json
+from .journal_text import from_json, text_of, to_json
 from .objective import VIOLATED, Mode, Objective
 from .population.census import STACKS
 from .result import Point, Result as Result, TrialError as TrialError, flat, front, line_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import gc
+import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,6 +125,9 @@ class Session:
         self.journal.note(Note("choice", f"capacity: {offered} trials at once, as {type(self.plan.executor).__name__} offers"))
         for name in self.plan.space.sampled:
             self.journal.note(Note("space", f"{name} is drawn by sample_from under each trial's seed; no searcher sees it"))
+        for name, value in self.plan.space.lists.items():
+            whole = f"{name} is a constant: every trial gets the whole list {reprlib.repr(value)}"
+            self.journal.note(Note("space", f"{whole}. To search among its items: hp.choice([...])"))
         if not self.plan.recipe.saves and self.plan.keep:
             text = f"{self.plan.recipe.name} cannot save its state: weights are kept only where report() is given a checkpoint"
             self.journal.note(Note("keep", text))

@@ -102,7 +102,8 @@ class Plateau:
 class Threshold:
     """Ends a trial once any of these metrics reached its value: at least it, or at most it for a metric that is minimized.
 
-    A metric that is none of the study's objectives is taken to be maximized, as in Ray Tune.
+    A metric that is none of the study's objectives is taken to be maximized, as in Ray Tune. The study's first report must hold
+    every one of them, or a misspelt name would never end anything: ConfigurationError.
     """
 
     def __init__(self, values: Mapping[str, float]) -> None:
@@ -111,8 +112,12 @@ class Threshold:
     def begin(self, objective: Objective) -> None:
         modes = dict(zip(objective.metrics, objective.modes))
         self._signs = {name: -1.0 if modes.get(name) == "min" else 1.0 for name in self.values}
+        self._checked = False
 
     def ends(self, trial: int, step: int, metrics: Metrics) -> bool:
+        if not self._checked and metrics:           # none: the trial ended without a report
+            self._check(metrics)
+            self._checked = True
         for name, bound in self.values.items():
             value = metrics.get(name)
             if isinstance(value, (int, float)) and self._signs[name] * (value - bound) >= 0:
@@ -121,6 +126,14 @@ class Threshold:
 
     def forget(self, trial: int) -> None:
         """Remembers nothing."""
+
+    def _check(self, metrics: Metrics) -> None:
+        missing = [name for name in self.values if name not in metrics]
+        if missing:
+            raise ConfigurationError(
+                f"stop: every metric of the dict must be reported, but the first report holds {sorted(metrics)} and not {missing}. "
+                "Correct the name, or report it from the first step on (NaN while there is none)."
+            )
 
 
 class Predicate:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Literal
 
 from .errors import ReplayError, TrialFinishedError
 from .keeping import BestFew, Front
+from .living import Live, Living
 from .objective import VIOLATED, Objective
 from .schedulers.base import Scheduler
 from .searchers.base import Searcher
@@ -56,20 +57,6 @@ BREAKER = 5
 _COUNTED = frozenset({"error", "bad_metric", "lost"})
 
 
-class _Live:
-    """A trial that may still be named. `step`, `values`: of its last look (None before the first). `granted` None: to its own
-    end. `since`: the tick of its last submission."""
-
-    __slots__ = ("granted", "since", "step", "trial", "values")
-
-    def __init__(self, trial: Trial, step: int, granted: int | None) -> None:
-        self.trial = trial
-        self.step = step
-        self.granted = granted
-        self.since = 0
-        self.values: tuple[float, ...] | None = None
-
-
 class Study:
     """What is decided, turn by turn. `look_every`: steps between looks, or "grant": only when a grant is used up."""
 
@@ -98,10 +85,9 @@ class Study:
         self._stop = stop
         self._look = ENDLESS if look_every == "grant" else look_every
         self._keeper = BestFew(keep) if setting.objectives == 1 else Front()
-        self._live: dict[int, _Live] = {}
+        self._living = Living()
         self._running: dict[int, int] = {}              # trial -> the step it was sent to, in order of submission
-        self._held: list[_Live] = []                    # mid-grant: they go on in this order, once the study may
-        self._next = 0                                  # the next trial's id
+        self._held: list[Live] = []                     # mid-grant: they go on in this order, once the study may
         self._failures = 0
         self._first_error = ""
         searcher.begin(setting)
@@ -134,8 +120,7 @@ class Study:
             free = max(0, limits.capacity - len(self._running))
             commands += self._decide(heard, free, self._supply.left(limits.trials))
         for id in ended:
-            if id in self._live:
-                self._forget(id)
+            if self._forget(id):
                 commands.append(Drop(id))
         return commands
 
@@ -161,7 +146,7 @@ class Study:
 
     def reconfigure(self, config: Callable[[Trial], Config]) -> None:
         """Gives live trials the configs that `config` says: a journal holds JSON, and a config may hold any object."""
-        for live in self._live.values():
+        for live in self._living:
             live.trial = replace(live.trial, config=config(live.trial))
 
     def outstanding(self) -> list[Command]:
@@ -170,8 +155,8 @@ class Study:
 
     def standing(self) -> Standing:
         """Where the study stands, for an executor that begins now."""
-        since = {id: self._live[id].since for id in self._running}
-        return Standing(self.tick, since, tuple((live.trial, live.step) for live in self._live.values()), self.seconds)
+        since = {id: self._living.named(id).since for id in self._running}
+        return Standing(self.tick, since, tuple((live.trial, live.step) for live in self._living), self.seconds)
 
     # 1. What happened ---------------------------------------------------------------------------------------------------
 
@@ -186,7 +171,7 @@ class Study:
         id = event.trial
         if self._running.pop(id, None) is None:
             raise TrialFinishedError(f"trial {id} is not running: an event at step {event.step} came after its end, or twice.")
-        live = self._live[id]
+        live = self._living.named(id)
         step = event.step
         trial = live.trial
         if event.time > self.seconds:
@@ -257,44 +242,44 @@ class Study:
         if not decisions:
             return []
         news = [type(decision) for decision in decisions].count(New)
-        points = self._supply.points(news, fresh, (self._live[id].trial.x for id in self._running)) if news else iter(())
+        points = self._supply.points(news, fresh, (self._living.named(id).trial.x for id in self._running)) if news else iter(())
         commands: list[Command] = []
         for decision in decisions:
             if isinstance(decision, Drop):
                 id = decision.trial
                 if id in self._running:
                     raise RuntimeError(f"{type(self.scheduler).__name__} dropped trial {id} while it trains; a trial is dropped at rest.")
-                if id in self._live:            # else it ended in this turn or before, and is gone already
-                    self._forget(id)
+                if self._forget(id):
                     commands.append(decision)
             elif isinstance(decision, New):
                 commands.append(self._launch(next(points), decision.tag, None, 0, decision.until))
             elif isinstance(decision, Train):
-                live = self._live[decision.trial]
+                live = self._living.named(decision.trial)
                 live.granted = decision.until
                 commands.append(Train(decision.trial, self._send(live)))
             else:
-                parent = self._live[decision.parent].step
+                parent = self._living.named(decision.parent).step
                 point = self._supply.fork(decision.x)
                 commands.append(self._launch(point, decision.tag, decision.parent, parent, parent + decision.further))
         return commands
 
-    def _forget(self, id: int) -> None:
-        del self._live[id]
+    def _forget(self, id: int) -> bool:
+        """Whether there was anything to forget: else it ended in this turn or before."""
+        if not self._living.forget(id):
+            return False
         if self._stop is not None:
             self._stop.forget(id)
+        return True
 
     def _launch(self, point: Point, tag: int, parent: int | None, step: int, until: int | None) -> Launch:
-        id = self._next
-        self._next += 1
-        trial = self._supply.trial(id, point, tag, parent)
-        live = self._live[id] = _Live(trial, step, until)
+        trial = self._supply.trial(self._living.next, point, tag, parent)
+        live = self._living.enter(trial, step, until)
         return Launch(trial, self._send(live))
 
-    def _train(self, live: _Live) -> Train:
+    def _train(self, live: Live) -> Train:
         return Train(live.trial.id, self._send(live))
 
-    def _send(self, live: _Live) -> int:
+    def _send(self, live: Live) -> int:
         """Sets the trial running to its next look."""
         granted = ENDLESS if live.granted is None else live.granted
         until = live.step + self._look

@@ -13,7 +13,7 @@ from typing import Any
 
 import torchtune_hp as hp
 from torchtune_hp.journal import Journal
-from torchtune_hp.journal_rows import to_json
+from torchtune_hp.journal_text import to_json
 from torchtune_hp.trial import Launch, Note
 
 SPACE = {"drift": hp.uniform(-1.0, 1.0), "scale": hp.loguniform(1e-2, 1.0)}

@@ -226,6 +226,13 @@ def test_nested_dicts_and_constants_keep_their_order_and_their_objects() -> None
     assert space.names == ("a.y",)
 
 
+def test_lists_of_several_items_that_are_constants_are_named_since_they_look_like_a_grid() -> None:
+    inner = {"betas": [0.9, 0.99], "one": [1], "pair": (1, 2)}
+    space = Space({"x": hp.uniform(0, 1), "width": [16, 32], "m": inner, "meant": hp.choice([[1, 2]])})
+    assert space.lists == {"width": [16, 32], "m.betas": [0.9, 0.99]}
+    assert Space.rebuild(space.describe()).lists == space.lists and Space.from_rows([{"a": [1, 2]}, {"a": [3, 4]}]).lists == {}
+
+
 def test_mapped_reads_what_forward_gives() -> None:
     one = Space({"width": hp.mapped(hp.randint(3, 7), lambda k: 2**k, lambda w: w.bit_length() - 1)})
     assert [config["width"] for config in one.decode(torch.tensor([[0.1], [0.4], [0.6], [0.9]]))] == [8, 16, 32, 64]

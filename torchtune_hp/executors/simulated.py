@@ -23,16 +23,6 @@ from .serial import threads
 Curve = Callable[[Any, int], Mapping[str, Scalar]]
 
 
-class _At:
-    """A trial and the step of its newest answer."""
-
-    __slots__ = ("step", "trial")
-
-    def __init__(self, trial: Trial, step: int) -> None:
-        self.trial = trial
-        self.step = step
-
-
 class Simulated:
     """`workers` trials at once, in virtual time.
 
@@ -82,15 +72,18 @@ class Simulated:
 
     def begin(self, setting: Setting, standing: Standing) -> None:
         self._local = LocalTrials(self._job, standing.live) if self.curve is None else None
-        self._trials = {trial.id: _At(trial, step) for trial, step in standing.live}
+        self._trials: list[Trial | None] = []       # by id; None: dropped
+        self._steps: list[int] = []                 # by id: the step of its newest answer
+        for trial, step in standing.live:
+            self._enter(trial, step)
         self._since = dict(standing.since)
         self._ticks = self.ordered
         self._end = self._job.recipe.max_t if self._job is not None else None       # where the trainable ends by itself
         self._rate = float(self.seconds) if not callable(self.seconds) else 1.0
         self._start = standing.seconds - (standing.tick * self._rate if self._ticks else 0.0)
         self._now: float = standing.tick if self._ticks else 0.0     # in ticks if ordered, else in seconds
-        self._due: list[tuple[float, int, int | None, Event]] = []   # heap of (due, order, worker, answer); None: whoever is free
-        self._order = 0
+        self._due: dict[float, list[tuple[int | None, Reached | Failed]]] = {}     # when -> (worker; None: whoever is free, answer)
+        self._times: list[float] = []                                # heap of the keys of `_due`
         self._plain = self._ticks and self.curve is not None and self.failures is None      # nothing but looking up
         self._free = list(range(self.workers))
         heapify(self._free)
@@ -102,7 +95,7 @@ class Simulated:
 
     def submit(self, command: Command) -> None:
         if isinstance(command, Drop):
-            del self._trials[command.trial]
+            self._trials[command.trial] = None
             if self._local is not None:
                 self._local.drop(command)
         elif isinstance(command, Launch):
@@ -111,25 +104,27 @@ class Simulated:
                 self._local.launch(command)
                 step = self._local.step(trial.id)
             else:
-                step = 0 if trial.parent is None else self._trials[trial.parent].step
-            self._trials[trial.id] = _At(trial, step)
-            self._run(trial.id, command.until)
+                step = 0 if trial.parent is None else self._steps[trial.parent]
+            self._enter(trial, step)
+            self._run(trial, command.until)
         elif isinstance(command, Train):
             if command.until is None:
                 raise ConfigurationError(f"Train({command.trial}, None): an executor needs a step to train to; the study grants ENDLESS.")
-            self._run(command.trial, command.until)
+            known = self._trials[command.trial]
+            if known is None:
+                raise RuntimeError(f"{command}: this trial was dropped.")
+            self._run(known, command.until)
         elif self._local is not None:
             self._local.keep(command)
 
     def wait(self) -> list[Event]:
-        due = self._now = self._due[0][0]
+        due = self._now = heappop(self._times)
         events: list[Event] = []
         if self._local is not None:
-            self._local.tidy({answer.trial for _, _, _, answer in self._due if answer.trial is not None})
+            self._local.tidy({answer.trial for answers in self._due.values() for _, answer in answers})
             events = [stamped(note, self._seconds(due)) for note in self._local.notes]
             self._local.notes.clear()
-        while self._due and self._due[0][0] == due:
-            _, _, worker, answer = heappop(self._due)
+        for worker, answer in self._due.pop(due):
             if worker is not None:
                 heappush(self._free, worker)
             events.append(answer)
@@ -145,18 +140,24 @@ class Simulated:
                 local.save()
             local.close()
 
-    def _run(self, id: int, until: int) -> None:
+    def _enter(self, trial: Trial, step: int) -> None:
+        if trial.id >= len(self._trials):
+            missing = trial.id + 1 - len(self._trials)
+            self._trials += [None] * missing
+            self._steps += [0] * missing
+        self._trials[trial.id], self._steps[trial.id] = trial, step
+
+    def _run(self, trial: Trial, until: int) -> None:
         """Works the answer out at once; it is heard when it is due."""
-        stands = self._trials[id]
-        trial, step = stands.trial, stands.step
+        id = trial.id
+        step = self._steps[id]
         answer: Reached | Failed
         since = self._since.pop(id, self._now) if self._ticks else self._now
         if self._plain:
             due = since + (until - step or 1)
             answer = self._look_up(trial, until, self._start + due * self._rate)
-            stands.step = until
-            heappush(self._due, (due, self._order, None, answer))
-            self._order += 1
+            self._steps[id] = until
+            self._answer(due, None, answer)
             return
         worker = heappop(self._free)
         lost = None if self.failures is None else self.failures(trial.config)
@@ -171,9 +172,16 @@ class Simulated:
         else:
             due = self._when(trial, since, until - step, worker)
             answer = self._look_up(trial, until, self._seconds(due))
-        stands.step = answer.step
-        heappush(self._due, (due, self._order, worker, answer))
-        self._order += 1
+        self._steps[id] = answer.step
+        self._answer(due, worker, answer)
+
+    def _answer(self, due: float, worker: int | None, answer: Reached | Failed) -> None:
+        there = self._due.get(due)
+        if there is None:
+            self._due[due] = [(worker, answer)]
+            heappush(self._times, due)
+        else:
+            there.append((worker, answer))
 
     def _look_up(self, trial: Trial, step: int, time: float) -> Reached | Failed:
         assert self.curve is not None

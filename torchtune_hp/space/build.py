@@ -29,6 +29,7 @@ class Builder:
         self.columns: list[Column] = []         # one for each of them
         self.sampled: list[Sampled] = []
         self.mapped: list[Mapped] = []
+        self.lists: list[Constant] = []         # constants that look like the values of a grid
         self._digits = DIGITS
         self.root = self._group("", spec, (), None, ())
 
@@ -55,7 +56,10 @@ class Builder:
         if isinstance(value, Mapping):
             return self._group(name, value, path, parent, guards)
         searchable_only_at_the_top(name, value)
-        return Constant(name, value)
+        constant = Constant(name, value)
+        if isinstance(value, list) and len(value) > 1:
+            self.lists.append(constant)
+        return constant
 
     def _dim(self, column: Column, parent: Parent, word: str) -> tuple[Column, int]:
         self.columns.append(column)

@@ -15,6 +15,7 @@ A cell has a canonical point, its middle; a continuum's canonical point is the p
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -42,7 +43,7 @@ class Column(Protocol):
     def levels(self) -> int | None: ...
 
     def settle(self, u: Array) -> Array: ...
-    def values(self, u: Array) -> list[Any]: ...
+    def values(self, u: Array) -> Sequence[Any]: ...
     def places(self, values: Sequence[Any]) -> Array: ...
 
 
@@ -69,9 +70,8 @@ class Continuum:
     def settle(self, u: Array) -> Array:
         return self.scale.place(self._rounded(self.scale.value(u)))
 
-    def values(self, u: Array) -> list[float]:
-        floats: list[float] = self._rounded(self.scale.value(u)).tolist()
-        return floats
+    def values(self, u: Array) -> Sequence[float]:
+        return _floats(self._rounded(self.scale.value(u)))
 
     def places(self, values: Sequence[Any]) -> Array:
         given = numbers(self.name, self.text, values)
@@ -198,10 +198,9 @@ class Multiples:
     def settle(self, u: Array) -> Array:
         return self.cells.middle(self.cells.index(u))
 
-    def values(self, u: Array) -> list[float]:
+    def values(self, u: Array) -> Sequence[float]:
         exact = (self.first + self.cells.index(u)).astype(np.float64) * self.q
-        floats: list[float] = between(to_digits(exact, 15), self.low, self.high).tolist()
-        return floats
+        return _floats(between(to_digits(exact, 15), self.low, self.high))
 
     def places(self, values: Sequence[Any]) -> Array:
         given = numbers(self.name, self.text, values)
@@ -276,6 +275,11 @@ def numbers(name: str, text: str, values: Sequence[Any]) -> Array:
         return np.array(values, np.float64)
     except OverflowError:       # an integer beyond the largest float lies outside of everything
         return np.array([float(value) if abs(value) < 2**1000 else np.inf for value in values], np.float64)
+
+
+def _floats(v: Array) -> Sequence[float]:
+    """Floats that are made where they are read: those of one config then lie beside each other in memory, not a block apart."""
+    return array("d", v.tobytes())
 
 
 def outside(name: str, text: str, value: Any) -> SpaceError:

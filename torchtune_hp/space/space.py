@@ -51,6 +51,7 @@ class Space:
     names: tuple[str, ...]
     rows: Tensor | None
     sampled: tuple[str, ...]
+    lists: dict[str, list[Any]]
 
     def __init__(self, spec: Mapping[str, Any], *, constraints: Sequence[Constraint] = ()) -> None:
         self._spec: Any = kept(_mapping(spec))
@@ -61,6 +62,7 @@ class Space:
                 "'width': choice([16, 32])}; a plain list is a constant."
             )
         self._begin(built.root, built.dims, built.sampled, _callables(constraints), tuple(built.columns))
+        self.lists = {constant.name: constant.value for constant in built.lists}
         _check_mapped(built.mapped, len(built.dims))
         if self._constraints:
             self._check_feasible()
@@ -73,6 +75,7 @@ class Space:
         self.dims = tuple(dims)
         self.names = tuple(dim.name for dim in self.dims)
         self.sampled = tuple(one.name for one in self._sampled)
+        self.lists = {}
         self.rows = None
         self._columns = columns
 
@@ -118,7 +121,7 @@ class Space:
     def decode(self, x: Tensor, seeds: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """Points (n, d), anywhere in the cube -> n configs. `seeds`: one a point, under which sample_from runs; None: left out."""
         points, everyone = self._points(x)
-        configs: list[dict[str, Any]] = self._node.values(points, everyone)
+        configs: list[dict[str, Any]] = list(self._node.values(points, everyone))
         if seeds is not None:
             if len(seeds) != len(configs):
                 raise SpaceError(f"seeds: one for each of the {len(configs)} points is needed, but got {len(seeds)}.")

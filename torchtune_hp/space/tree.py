@@ -29,7 +29,7 @@ Points = NDArray[np.float64]
 class Node(Protocol):
     """Law: `settle` and `places` of what `values` gave write the same bits."""
 
-    def values(self, x: Points, rows: Indices) -> list[Any]:
+    def values(self, x: Points, rows: Indices) -> Sequence[Any]:
         """What stands here in the config of each of the rows."""
         ...
 
@@ -47,7 +47,7 @@ class Leaf:
     column: Column
     at: int
 
-    def values(self, x: Points, rows: Indices) -> list[Any]:
+    def values(self, x: Points, rows: Indices) -> Sequence[Any]:
         return self.column.values(x[rows, self.at])
 
     def settle(self, x: Points, rows: Indices, out: Points) -> None:
