@@ -138,8 +138,9 @@ class own_randomness(TorchFunctionMode):
 
 def threshold_of(p: Any) -> Any:
     """Of the 2^32 hashes a share p lies below it. In steps of 256, so that it is exact as a float32, as what is compiled may hold it."""
-    scaled = p * 2**24
-    return (scaled.round() if isinstance(scaled, Tensor) else round(scaled)) * 2**8 - 2**31
+    if isinstance(p, Tensor):
+        return (p * 2.0**24).round().mul(2.0**8).sub(2.0**31)
+    return round(p * 2**24) * 2**8 - 2**31
 
 
 def vmap_level() -> int:
