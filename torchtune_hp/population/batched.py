@@ -34,6 +34,18 @@ def members(k: int) -> Iterator[int]:
         _functorch._vmap_decrement_nesting()
 
 
+@contextmanager
+def outside() -> Iterator[None]:
+    """A block outside of the innermost level and of function modes, for what is computed of plain tensors alone. Each call of torch is
+    spared its way through them, and an `autograd.Function` its 0.4 ms of Python."""
+    level = _functorch.pop_dynamic_layer_stack()
+    try:
+        with torch._C.DisableTorchFunction():
+            yield
+    finally:
+        _functorch.push_dynamic_layer_stack(level)
+
+
 def own(tensor: Tensor, level: int, dim: int = 0) -> Tensor:
     """A tensor with one dimension of members -> what each of them sees of it."""
     return _functorch._add_batch_dim(tensor, dim, level)

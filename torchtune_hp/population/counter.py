@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .batched import current, own, plain, traced
+from .batched import current, outside, own, plain, traced
 
 Words = tuple[Tensor, Tensor]
 """A key, mixed: two int32 tensors ()."""
@@ -52,9 +52,10 @@ def words(key: Tensor | Words) -> Words:
         return key
     level = current(key)
     if level is not None:
-        with torch._C.DisableTorchFunction():
-            low, high = words(plain(key, level))
-            return own(low, level), own(high, level)
+        bare = plain(key, level)
+        with outside():
+            low, high = words(bare)
+        return own(low, level), own(high, level)
     mixed = key.to(torch.int64) * -7046029254386353131
     mixed = (mixed ^ (mixed >> 32 & 2**32 - 1)) * -4658895280553007687
     mixed = (mixed ^ (mixed >> 29 & 2**35 - 1)) * -7723592293110705685
@@ -67,8 +68,10 @@ def bits(key: Tensor | Words, call: int, shape: Sequence[int], device: Device = 
     low, high = words(key)
     level = current(low)
     if level is not None:       # each pass over all members' elements at once, and past the modes
-        with torch._C.DisableTorchFunction():
-            return own(bits((plain(low, level), plain(high, level)), call, shape, device, lane), level)
+        bare = plain(low, level), plain(high, level)
+        with outside():
+            hashed = bits(bare, call, shape, device, lane)
+        return own(hashed, level)
     hashed = _hashed(low, high, call, math.prod(shape), device, lane)
     return _folded(hashed, 16).reshape((*low.shape, *shape))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import counter
-from .batched import current, own, plain
+from .batched import current, outside, own, plain
 from .mode import REPLACED, Rate, own_randomness, replaces, threshold_of
 
 _SELU = 1.7580993408473766
@@ -46,10 +46,11 @@ def _gain(words: counter.Words, call: int, shape: tuple[int, ...], p: Rate, dtyp
     """`shape`, 0 where a unit is dropped, else what it is scaled by; of words (k,) and p (k,): (k, *shape)."""
     level = current(words[0])
     if level is not None:       # each pass over all members' units at once, and past the modes
-        with torch._C.DisableTorchFunction():
-            rate = plain(p, level) if isinstance(p, Tensor) and current(p) == level else p
-            low, high = words
-            return own(_gain((plain(low, level), plain(high, level)), call, shape, rate, dtype, device, alpha), level)
+        rate = plain(p, level) if isinstance(p, Tensor) and current(p) == level else p
+        bare = plain(words[0], level), plain(words[1], level)
+        with outside():
+            gain = _gain(bare, call, shape, rate, dtype, device, alpha)
+        return own(gain, level)
     threshold: Tensor | int
     if isinstance(p, Tensor):
         p = p.detach().to(device, torch.float64)

@@ -76,8 +76,8 @@ class Program:
         if not isinstance(losses, Tensor) or losses.dim() != 1:
             shape = tuple(losses.shape[1:]) if isinstance(losses, Tensor) else type(losses).__name__
             raise ValueError(f"The loss of a member must be a 0-dim tensor, but is {shape}. Take its mean().")
-        parts = torch.autograd.grad(losses.sum(), list(rows.flats))
-        return Gradients(losses.detach(), tree_map(detached, extras), parts, tree_map(detached, buffers))
+        parts = torch.autograd.grad(losses, list(rows.flats), torch.ones_like(losses))      # of their sum
+        return Gradients(losses.detach(), tree_map(detached, extras), parts, {name: buffer.detach() for name, buffer in buffers.items()})
 
     def run(
         self, hook: Hook, rows: Rows, keys: Tensor, batch: Any, in_dims: Any, more: Any, training: bool
@@ -103,7 +103,7 @@ class Program:
             with self._put({**held, **rows.shared}, attributes), lowered(), own_randomness(own(keys, level)):
                 found = hook(self.model, *given)
                 buffers = {name: registry[place] for registry, place, name, buffer in self._places if buffer}
-            return tree_map(lambda part: out_of(part, level, k), (found, buffers))  # type: ignore[no-any-return]
+            return tree_map(lambda part: out_of(part, level, k), found), {name: out_of(part, level, k) for name, part in buffers.items()}
 
     @contextmanager
     def _put(self, tensors: Mapping[str, Tensor], attributes: Attributes) -> Iterator[None]:
