@@ -112,3 +112,9 @@ def moments(p: Tensor, g: Tensor, state: dict[str, Tensor], numbers: Numbers) ->
     square = torch.mul(g, g)
     state["exp_avg_sq"].lerp_(square, second)
     return square
+
+
+def square_root(values: Tensor, out: Tensor | None = None) -> Tensor:
+    """(k, D), by way of 1 / sqrt: torch's own sqrt takes 80 ns on a CPU for each zero (MKL's does), as the averages of an input or a unit
+    that is always 0 are. Zero and infinity come out as such, negative numbers as NaN, others to rounding."""
+    return torch.rsqrt(values, out=out).reciprocal_()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
-from .rule import Flags, Numbers, Rule, Value, columns, decayed, descent, is_on, moments
+from .rule import Flags, Numbers, Rule, Value, columns, decayed, descent, is_on, moments, square_root
 
 __all__ = ["RULES", "Flags", "Numbers", "Rule"]
 
@@ -73,9 +73,9 @@ class AdamRule(Rule):
         root_mean_square = moments(p, g, state, numbers)
         if is_on(flags, "amsgrad"):
             largest = torch.maximum(state["max_exp_avg_sq"], state["exp_avg_sq"], out=state["max_exp_avg_sq"])
-            torch.sqrt(largest, out=root_mean_square)
+            square_root(largest, out=root_mean_square)
         else:
-            torch.sqrt(state["exp_avg_sq"], out=root_mean_square)
+            square_root(state["exp_avg_sq"], out=root_mean_square)
         p.addcmul_(torch.div(state["exp_avg"], root_mean_square.add_(eps), out=root_mean_square), size)
 
 
@@ -110,7 +110,7 @@ class NAdamRule(Rule):
         eps, by_gradient, by_average = columns(p, numbers["eps"] * root, by_gradient, by_average)
         g = decayed(p, g, numbers, flags)
         root_mean_square = moments(p, g, state, numbers)
-        torch.sqrt(state["exp_avg_sq"], out=root_mean_square).add_(eps)
+        square_root(state["exp_avg_sq"], out=root_mean_square).add_(eps)
         p.addcdiv_(torch.mul(g, by_gradient).addcmul_(state["exp_avg"], by_average), root_mean_square)
 
 
@@ -133,7 +133,7 @@ class RAdamRule(Rule):
         share, eps, size = columns(p, rectified.to(size.dtype), torch.where(rectified, numbers["eps"], 1.0), -size)
         g = decayed(p, g, numbers, flags)
         divisor = moments(p, g, state, numbers)
-        torch.sqrt(state["exp_avg_sq"], out=divisor).mul_(share).add_(eps)
+        square_root(state["exp_avg_sq"], out=divisor).mul_(share).add_(eps)
         p.addcmul_(torch.div(state["exp_avg"], divisor, out=divisor), size)
 
 
@@ -170,7 +170,7 @@ class AdagradRule(Rule):
         step = state["step"].add_(1)
         eps, size = columns(p, numbers["eps"], -numbers["lr"] / (1 + (step - 1) * numbers["lr_decay"]))
         g = descent(p, g, numbers, flags)
-        root = state["sum"].addcmul_(g, g).sqrt().add_(eps)
+        root = square_root(state["sum"].addcmul_(g, g)).add_(eps)
         p.addcmul_(torch.div(g, root, out=root), size)
 
 
@@ -186,7 +186,8 @@ class AdadeltaRule(Rule):
         square = torch.mul(g, g)
         state["square_avg"].lerp_(square, fresh)
         torch.add(state["square_avg"], eps, out=square)
-        delta = torch.add(state["acc_delta"], eps).div_(square).sqrt_().mul_(g)
+        ratio = torch.add(state["acc_delta"], eps).div_(square)
+        delta = square_root(ratio, out=ratio).mul_(g)
         state["acc_delta"].lerp_(torch.mul(delta, delta, out=square), fresh)
         p.addcmul_(delta, size)
 
@@ -223,9 +224,10 @@ class RMSpropRule(Rule):
         mean = state["square_avg"].lerp_(change, fresh)
         if is_on(flags, "centered"):
             average = state["grad_avg"].lerp_(g, fresh)
-            torch.addcmul(mean, average, average, value=-1, out=change).sqrt_().add_(eps)
+            torch.addcmul(mean, average, average, value=-1, out=change)
+            square_root(change, out=change).add_(eps)
         else:
-            torch.sqrt(mean, out=change).add_(eps)
+            square_root(mean, out=change).add_(eps)
         torch.div(g, change, out=change)
         buffer = state["momentum_buffer"].mul_(keep).addcmul_(change, gain)
         p.addcmul_(buffer, by_buffer).addcmul_(change, by_change)
