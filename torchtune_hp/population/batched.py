@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C import _functorch
-from torch._functorch.vmap import lazy_load_decompositions
+from torch._functorch.vmap import lazy_load_decompositions  # type: ignore[attr-defined]
 from torch.utils._pytree import tree_flatten
 
 

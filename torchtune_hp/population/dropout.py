@@ -42,7 +42,9 @@ def dropped(by: own_randomness, input: Tensor, p: Rate, training: bool, inplace:
     return input.mul_(gain) if inplace else input * gain
 
 
-def _gain(words: counter.Words, call: int, shape: tuple[int, ...], p: Rate, dtype: torch.dtype, device: torch.device, alpha: bool) -> Tensor:
+def _gain(
+    words: counter.Words, call: int, shape: tuple[int, ...], p: Rate, dtype: torch.dtype, device: torch.device, alpha: bool
+) -> Tensor:
     """`shape`, 0 where a unit is dropped, else what it is scaled by; of words (k,) and p (k,): (k, *shape)."""
     level = current(words[0])
     if level is not None:       # each pass over all members' units at once, and past the modes
