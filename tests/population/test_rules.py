@@ -5,6 +5,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import optim
 
+from torchtune_hp.population.rule import square_root
+
 from .rows import EXTREMES, PROGRAMS, Run
 
 COMPILED = [each for each in EXTREMES if each.id.endswith("all") and each.id != "AdamW-all" or each.id in ("SGD-none", "Adam-none")]
@@ -121,3 +123,10 @@ def test_a_step_compiles_whole(kind, flags):
         run.step(compiled)
     run.check()
     assert len(graphs) == 1, "other numbers are not another program"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_square_root_is_torchs_to_rounding_at_zero_and_at_both_ends_too(dtype):
+    values = torch.tensor([0.0, torch.finfo(dtype).tiny, 1e-12, 1.0, 3.0, 1e30, torch.inf], dtype=dtype)
+    torch.testing.assert_close(square_root(values), values.sqrt(), rtol=4 * torch.finfo(dtype).eps, atol=0)
+    assert square_root(-values[1:]).isnan().all() and square_root(values, out=values) is values

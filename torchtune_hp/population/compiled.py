@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from .loop import dims_of
+from .batched import dims_of
 from .program import CompilerFailed, Gradients, Hook, Program, Rows
 from .room import OUT_OF_MEMORY
 from .signature import frozen

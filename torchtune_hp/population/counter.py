@@ -17,11 +17,15 @@ hashes of one draw apart; shapes are those of one member.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from .batched import current, outside, own, plain, traced
 
 Words = tuple[Tensor, Tensor]
 """A key, mixed: two int32 tensors ()."""
@@ -46,6 +50,12 @@ def words(key: Tensor | Words) -> Words:
     """
     if isinstance(key, tuple):
         return key
+    level = current(key)
+    if level is not None:
+        bare = plain(key, level)
+        with outside():
+            low, high = words(bare)
+        return own(low, level), own(high, level)
     mixed = key.to(torch.int64) * -7046029254386353131
     mixed = (mixed ^ (mixed >> 32 & 2**32 - 1)) * -4658895280553007687
     mixed = (mixed ^ (mixed >> 29 & 2**35 - 1)) * -7723592293110705685
@@ -56,14 +66,62 @@ def words(key: Tensor | Words) -> Words:
 def bits(key: Tensor | Words, call: int, shape: Sequence[int], device: Device = None, lane: int = 0) -> Tensor:
     """`shape` int32, uniform over all 2^32 values. `device`: None is the key's."""
     low, high = words(key)
+    level = current(low)
+    if level is not None:       # each pass over all members' elements at once, and past the modes
+        bare = plain(low, level), plain(high, level)
+        with outside():
+            hashed = bits(bare, call, shape, device, lane)
+        return own(hashed, level)
+    hashed = _hashed(low, high, call, math.prod(shape), device, lane)
+    return _folded(hashed, 16).reshape((*low.shape, *shape))
+
+
+def reached(words: Words, call: int, shape: Sequence[int], threshold: Tensor | int, device: Device = None) -> Tensor:
+    """`shape` int32: 1 where the hash is at least `threshold`, a multiple of 2^8, else 0; of words (k,): (k, *shape).
+
+    The hash without its last fold, which changes the lower half of its bits: a comparison sees that once in 65,536 elements.
+    """
+    low, high = words
+    hashed = _hashed(low, high, call, math.prod(shape), device, 0).view((*low.shape, *shape))
+    return hashed.ge_(threshold)
+
+
+def _hashed(low: Tensor, high: Tensor, call: int, n: int, device: Device, lane: int) -> Tensor:
+    """(..., n) int32 of words (...), but for the last fold."""
     if device is not None and device != low.device:
         low, high = low.to(device), high.to(device)
-    salt = _mix(4 * call + lane)        # 24 bits of each word: compiled, vmap's scalar operands pass through float32
-    index = torch.arange(math.prod(shape), dtype=torch.int32, device=low.device)
-    hashed = (low + _high_24(salt) + index).mul_(_SPREAD)
-    hashed = _folded(hashed, 16).mul_(_FIRST).add_(high + _high_24(salt >> 32))
-    hashed = _folded(hashed, 15).mul_(_SECOND)
-    return _folded(hashed, 16).reshape(tuple(shape))
+    first, second = (_number(salt) for salt in _salts(call, lane))
+    hashed = _folded((low + first).mul_(_number(_SPREAD)).unsqueeze(-1) + _ramp(n, low.device), 16)
+    hashed = torch.add((high + second).unsqueeze(-1), hashed, alpha=_FIRST)
+    return _folded(hashed, 15).mul_(_number(_SECOND))
+
+
+def _salts(call: int, lane: int) -> tuple[int, int]:
+    """24 bits of each word: compiled, vmap's scalar operands pass through float32."""
+    salt = _mix(4 * call + lane)
+    return _high_24(salt), _high_24(salt >> 32)
+
+
+def _number(value: int) -> Any:
+    """An int32, as what torch takes it from fastest: an int is converted in each call. The compiler gets it as it is."""
+    return value if traced() else _kept_number(value)
+
+
+@functools.lru_cache(maxsize=1024)
+def _kept_number(value: int) -> Tensor:
+    return torch.tensor(value, dtype=torch.int32, device="cpu")
+
+
+def _ramp(n: int, device: torch.device) -> Tensor:
+    """(n,) int32: the indices, spread."""
+    if device.type != "cpu" or n > _KEPT or traced():
+        return torch.arange(n, dtype=torch.int32, device=device) * _SPREAD
+    return _kept_ramp(n)
+
+
+@functools.lru_cache(maxsize=64)
+def _kept_ramp(n: int) -> Tensor:
+    return torch.arange(n, dtype=torch.int32) * _SPREAD
 
 
 def _folded(hashed: Tensor, by: int) -> Tensor:
@@ -71,7 +129,7 @@ def _folded(hashed: Tensor, by: int) -> Tensor:
 
     Adding them would save the mask, but then multiplying and folding are as good as linear, and correlations stay.
     """
-    return hashed.bitwise_xor_((hashed >> by).bitwise_and_((1 << 32 - by) - 1))
+    return hashed.bitwise_xor_((hashed >> _number(by)).bitwise_and_(_number((1 << 32 - by) - 1)))
 
 
 def wide_bits(key: Tensor | Words, call: int, shape: Sequence[int], device: Device = None, lane: int = 0) -> Tensor:
@@ -174,3 +232,6 @@ def _high_24(n: int) -> int:
 
 
 _ALL = 2**64 - 1
+
+_KEPT = 2**16
+"""Elements of a draw up to which a CPU keeps the spread indices: making them takes as long as a pass over a small draw."""

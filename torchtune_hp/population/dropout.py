@@ -15,40 +15,63 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import counter
+from .batched import current, outside, own, plain
 from .mode import REPLACED, Rate, own_randomness, replaces, threshold_of
 
 _SELU = 1.7580993408473766
 """Minus the value that SELU tends to at -inf: what alpha dropout puts in the place of a dropped unit (Klambauer et al. 2017)."""
 
+_LARGEST = 2**31 - 256
+"""The threshold of p = 1: what lies above it is scaled by 0."""
 
-def dropped(own: own_randomness, input: Tensor, p: Rate, training: bool, inplace: bool, shared: int = 0, alpha: bool = False) -> Tensor:
+
+def dropped(by: own_randomness, input: Tensor, p: Rate, training: bool, inplace: bool, shared: int = 0, alpha: bool = False) -> Tensor:
     """Every form of dropout. `shared`: how many of the last dimensions are dropped together; `alpha`: for what SELU gives."""
     if not isinstance(p, Tensor) and not 0 <= p <= 1:
         raise ValueError(f"dropout: `0 <= p <= 1` must hold, but got p={p!r}.")
     if not training:
         return input
-    call = own.next()
+    call = by.next()
     if not isinstance(p, Tensor) and p == 0:
         return input
-    own_dims = input.dim() - shared
-    shape = (*input.shape[:own_dims], *[1] * shared)
-    hashed = counter.bits(own.words, call, shape, input.device)
-    threshold: Any
-    spread: Any
+    shape = (*input.shape[: input.dim() - shared], *[1] * shared)
+    gain = _gain(by.words, call, shape, p, input.dtype, input.device, alpha)
+    if alpha:       # (kept - (1 - p)) * spread on top of what is kept
+        result = torch.add(input * gain, gain, alpha=_SELU) - ((1 - p) * _spread(p, alpha)) * _SELU
+        return input.copy_(result) if inplace else result.to(input.dtype)
+    return input.mul_(gain) if inplace else input * gain
+
+
+def _gain(
+    words: counter.Words, call: int, shape: tuple[int, ...], p: Rate, dtype: torch.dtype, device: torch.device, alpha: bool
+) -> Tensor:
+    """`shape`, 0 where a unit is dropped, else what it is scaled by; of words (k,) and p (k,): (k, *shape)."""
+    level = current(words[0])
+    if level is not None:       # each pass over all members' units at once, and past the modes
+        rate = plain(p, level) if isinstance(p, Tensor) and current(p) == level else p
+        bare = plain(words[0], level), plain(words[1], level)
+        with outside():
+            gain = _gain(bare, call, shape, rate, dtype, device, alpha)
+        return own(gain, level)
+    threshold: Tensor | int
     if isinstance(p, Tensor):
-        p = p.detach().to(input.device, torch.float64)
-        threshold = threshold_of(p).clamp(max=2**31 - 256).to(torch.int32)
-        spread = torch.where(p < 1, (1 - p) * ((_SELU**2 * p + 1) if alpha else (1 - p)), torch.inf).rsqrt().to(input.dtype)
+        p = p.detach().to(device, torch.float64)
+    spread = _spread(p, alpha)
+    if isinstance(p, Tensor):
+        threshold = threshold_of(p).clamp(max=float(_LARGEST)).to(torch.int32).view((*p.shape, *[1] * len(shape)))
+        spread = spread.to(dtype).view((*p.shape, *[1] * len(shape)))
     else:
-        threshold = min(int(threshold_of(p)), 2**31 - 256)
-        spread = ((1 - p) * ((_SELU**2 * p + 1) if alpha else (1 - p))) ** -0.5 if p < 1 else 0.0
-    kept = (hashed >= threshold).to(input.dtype)
+        threshold = min(threshold_of(p), _LARGEST)
+    return counter.reached(words, call, shape, threshold, device).to(dtype).mul_(spread)
+
+
+def _spread(p: Any, alpha: bool) -> Any:
+    """By what a kept unit is scaled; 0 where none is kept."""
+    if not isinstance(p, Tensor):
+        return 0.0 if p == 1 else ((1 - p) * (_SELU**2 * p + 1)) ** -0.5 if alpha else 1 / (1 - p)
     if alpha:
-        shift = (kept - 1 + p).to(input.dtype) * (_SELU * spread)
-        result = input * (kept * spread) + shift
-        return input.copy_(result) if inplace else result
-    kept = kept.mul_(spread)
-    return input.mul_(kept) if inplace else input * kept
+        return torch.where(p < 1.0, (1.0 - p) * (_SELU**2 * p + 1.0), torch.inf).rsqrt()
+    return (1.0 - p).reciprocal().nan_to_num(posinf=0.0)
 
 
 @replaces(F.dropout)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from .batched import dims_of
 from .layout import trained
 from .program import Hook, detached
 from .randomness import own_randomness
@@ -94,14 +95,6 @@ def stacked(each: Sequence[Any]) -> Any:
 
 def _called(hook: Hook, model: nn.Module, batch: Any, more: Any, row: int) -> Any:
     return hook(model, batch) if more is None else hook(model, batch, of_row(more, 0, row))
-
-
-def dims_of(tree: Any, in_dims: Any) -> list[int | None]:
-    """The dimension of each leaf; `in_dims` may be a prefix of the tree."""
-    if in_dims is None or isinstance(in_dims, int):
-        return [in_dims] * len(tree_flatten(tree)[0])
-    parts = [(tree[key], in_dims[key]) for key in tree] if isinstance(tree, dict) else list(zip(tree, in_dims, strict=True))
-    return [dim for part, dims in parts for dim in dims_of(part, dims)]
 
 
 def _copied(state: Any) -> Any:

@@ -30,6 +30,8 @@ from torch.autograd import Function
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from .batched import outside, traced
+
 
 class lowered(TorchFunctionMode):
     """A block of one member's step, under vmap, in which layers run as this module writes them."""
@@ -50,22 +52,44 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor 
     input, weight, bias = _cast(input, weight, bias)
     if not input.dtype == weight.dtype == bias.dtype:
         return None
-    x, w, b = (_leading(tensor, level) for tensor in (input.reshape(-1, input.shape[-1]), weight, bias))
+    samples = input if input.dim() == 2 else input.reshape(-1, input.shape[-1])
+    x, w, b = (_leading(tensor, level) for tensor in (samples, weight, bias))
     if any(_functorch.is_functorch_wrapped_tensor(part) for part in (x, w, b)):
         return None
-    k = w.shape[0]
-    x, b = x.expand(k, -1, -1), b.expand(k, -1)
-    if _traced():
+    k = len(w)
+    x, b = (part if len(part) == k else part.expand(k, *part.shape[1:]) for part in (x, b))
+    if traced() or level > 1:
         product: Tensor = _Product.apply(x, w)
         found = product + b.unsqueeze(1)
     else:
-        found = torch.baddbmm(b.unsqueeze(1), x, w.transpose(1, 2))
-    return _functorch._add_batch_dim(found, 0, level).view(*input.shape[:-1], weight.shape[0])
+        with outside():
+            found = _Affine.apply(x, w, b)
+    found = _functorch._add_batch_dim(found, 0, level)
+    return found if input.dim() == 2 else found.view(*input.shape[:-1], weight.shape[0])
+
+
+class _Affine(Function):
+    """(k, n, in), (k, out, in), (k, out) -> (k, n, out). The weight's gradient comes out as the weight lies, where autograd's own of a
+    `baddbmm` would be transposed, and copied to be put into its flat row."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(x, w)
+        return torch.baddbmm(b.unsqueeze(1), x, w.transpose(1, 2))
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        x, w = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        return (
+            torch.bmm(g, w) if wanted[0] else None,
+            torch.bmm(g.transpose(1, 2), x) if wanted[1] else None,
+            g.sum(1) if wanted[2] else None,
+        )   # fmt: skip
 
 
 class _Product(Function):
-    """(k, n, in), (k, out, in) -> (k, n, out). For the compiler, which adds the bias in passing; the weight's gradient comes out as the
-    weight lies, where autograd's own would be transposed. Eager, both are cheap, and entering a Function is not."""
+    """(k, n, in), (k, out, in) -> (k, n, out). For the compiler, which adds the bias in passing."""
 
     generate_vmap_rule = True
 
@@ -116,16 +140,16 @@ def cross_entropy(
     if any(_functorch.is_functorch_wrapped_tensor(part) for part in (logits, classes)):
         return None
     k, n, _ = logits.shape
-    classes = classes.expand(k, n).reshape(-1)
-    each = F.cross_entropy(
-        logits.reshape(k * n, -1), classes, ignore_index=ignore_index, reduction="none", label_smoothing=label_smoothing
-    ).view(k, n)
-    if reduction == "mean":
-        found = each.sum(1) / (classes != ignore_index).view(k, n).sum(1)
-    elif reduction in ("sum", "none"):
-        found = each if reduction == "none" else each.sum(1)
-    else:
+    if reduction not in ("mean", "sum", "none"):
         return None
+    with outside():
+        classes = classes.expand(k, n).reshape(-1)
+        each = F.cross_entropy(
+            logits.reshape(k * n, -1), classes, ignore_index=ignore_index, reduction="none", label_smoothing=label_smoothing
+        ).view(k, n)
+        found = each if reduction == "none" else each.sum(1)
+        if reduction == "mean":
+            found = found / (classes != ignore_index).view(k, n).sum(1)
     return _functorch._add_batch_dim(found, 0, level)
 
 
@@ -135,11 +159,6 @@ def _cast(*tensors: Tensor) -> tuple[Tensor, ...]:
     if not torch.is_autocast_enabled(device):
         return tensors
     return tuple(tensor.to(torch.get_autocast_dtype(device)) if tensor.dtype == torch.float32 else tensor for tensor in tensors)
-
-
-def _traced() -> bool:
-    """Whether what is called is written down for the compiler."""
-    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
 
 
 def _of_members(tensor: Tensor) -> bool:
@@ -152,7 +171,7 @@ def _leading(tensor: Tensor, level: int) -> Tensor:
     if not _of_members(tensor):
         return tensor.unsqueeze(0)
     plain, dim = _functorch._unwrap_batched(tensor, level)
-    return plain.movedim(dim or 0, 0)
+    return plain.movedim(dim, 0) if dim else plain
 
 
 def in_float32(layer: Callable[..., Tensor]) -> Callable[..., Tensor | None]:

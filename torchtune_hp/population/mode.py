@@ -66,7 +66,7 @@ class own_randomness(TorchFunctionMode):
         self._words: counter.Words | None = None
         self.calls = 0
         self._depth = 0
-        self._level, self._vmaps = (0, 0) if torch.compiler.is_compiling() else (vmap_level(), _vmaps())
+        self._level = 0 if torch.compiler.is_compiling() else vmap_level()
         self._before: list[Any] = []
 
     @property
@@ -107,7 +107,7 @@ class own_randomness(TorchFunctionMode):
 
     def next(self, draws: int = 1) -> int:
         """The number of the coming draw; counts `draws` of them."""
-        if not torch.compiler.is_compiling() and vmap_level() != self._level and _vmaps() != self._vmaps:
+        if not torch.compiler.is_compiling() and vmap_level() != self._level and _vmapped_above(self._level):
             raise OwnRandomnessError("a vmap inside the step", "holds a draw, which all its samples would share")
         call = self.calls
         self.calls += draws
@@ -138,8 +138,9 @@ class own_randomness(TorchFunctionMode):
 
 def threshold_of(p: Any) -> Any:
     """Of the 2^32 hashes a share p lies below it. In steps of 256, so that it is exact as a float32, as what is compiled may hold it."""
-    scaled = p * 2**24
-    return (scaled.round() if isinstance(scaled, Tensor) else round(scaled)) * 2**8 - 2**31
+    if isinstance(p, Tensor):
+        return (p * 2.0**24).round().mul(2.0**8).sub(2.0**31)
+    return round(p * 2**24) * 2**8 - 2**31
 
 
 def vmap_level() -> int:
@@ -147,12 +148,12 @@ def vmap_level() -> int:
     return int(torch._C._functorch.maybe_current_level() or 0)
 
 
-def _vmaps() -> int:
+def _vmapped_above(level: int) -> bool:
+    """Whether one of the transforms inside of this level is a vmap."""
     from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 
-    if not vmap_level():
-        return 0
-    return sum(each.key() == torch._C._functorch.TransformType.Vmap for each in retrieve_all_functorch_interpreters())
+    inside = [each for each in retrieve_all_functorch_interpreters() if each.level() > level]
+    return any(each.key() == torch._C._functorch.TransformType.Vmap for each in inside)
 
 
 def known(name: str, dtype: torch.dtype) -> torch.dtype:

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import vmap
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from .batched import dims_of, into, members, out_of, own
 from .layout import Block
 from .lowering import lowered
 from .randomness import own_randomness
@@ -76,8 +76,8 @@ class Program:
         if not isinstance(losses, Tensor) or losses.dim() != 1:
             shape = tuple(losses.shape[1:]) if isinstance(losses, Tensor) else type(losses).__name__
             raise ValueError(f"The loss of a member must be a 0-dim tensor, but is {shape}. Take its mean().")
-        parts = torch.autograd.grad(losses.sum(), list(rows.flats))
-        return Gradients(losses.detach(), tree_map(detached, extras), parts, tree_map(detached, buffers))
+        parts = torch.autograd.grad(losses, list(rows.flats), torch.ones_like(losses))      # of their sum
+        return Gradients(losses.detach(), tree_map(detached, extras), parts, {name: buffer.detach() for name, buffer in buffers.items()})
 
     def run(
         self, hook: Hook, rows: Rows, keys: Tensor, batch: Any, in_dims: Any, more: Any, training: bool
@@ -87,19 +87,23 @@ class Program:
         `in_dims`: as of torch.func.vmap, for `batch`. `keys`: (k,) int64, from which each member's random numbers come. `more`: None,
         or a tree of (k, ...) tensors, a member's own each, which the hook is given as a third argument.
         """
+        k = len(keys)
         tensors = {**rows.buffers, **rows.stacked}
         for block, flat in zip(self._blocks, rows.flats):
             tensors.update(block.views(flat))
-
-        def member(tensors: Mapping[str, Tensor], own: Attributes, key: Tensor, batch: Any, more: Any) -> Any:
-            with self._put({**tensors, **rows.shared}, own), lowered(), own_randomness(key):
-                found = hook(self.model, batch) if more is None else hook(self.model, batch, more)
-                return found, {name: registry[place] for registry, place, name, buffer in self._places if buffer}
-
+        leaves, spec = tree_flatten(batch)
+        mores, more_spec = tree_flatten(more)
         self.model.train(training)
-        over = vmap(member, in_dims=(0, 0, 0, in_dims, None if more is None else 0), randomness="error")
-        found: tuple[Any, dict[str, Tensor]] = over(tensors, dict(rows.attributes), keys, batch, more)
-        return found
+        with members(k) as level:
+            held = {name: own(tensor, level) for name, tensor in tensors.items()}
+            attributes = {place: own(values, level) for place, values in rows.attributes.items()}
+            given = [tree_unflatten(into(leaves, dims_of(batch, in_dims), level, k), spec)]
+            if more is not None:
+                given.append(tree_unflatten(into(mores, [0] * len(mores), level, k), more_spec))
+            with self._put({**held, **rows.shared}, attributes), lowered(), own_randomness(own(keys, level)):
+                found = hook(self.model, *given)
+                buffers = {name: registry[place] for registry, place, name, buffer in self._places if buffer}
+            return tree_map(lambda part: out_of(part, level, k), found), {name: out_of(part, level, k) for name, part in buffers.items()}
 
     @contextmanager
     def _put(self, tensors: Mapping[str, Tensor], attributes: Attributes) -> Iterator[None]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
-from .rule import Flags, Numbers, Rule, Value, columns, decayed, descent, is_on, moments
+from .rule import Flags, Numbers, Rule, Value, columns, decayed, descent, is_on, moments, square_root
 
 __all__ = ["RULES", "Flags", "Numbers", "Rule"]
 
@@ -40,7 +40,7 @@ class SGDRule(Rule):
         moving = momentum != 0
         going_on = moving & (buffered != 0)
         keep = torch.where(going_on, momentum, (~moving).to(lr.dtype))      # without momentum, torch lets the buffer rest
-        gain = torch.where(going_on, 1 - numbers["dampening"], moving.to(lr.dtype))
+        gain = torch.where(going_on, 1.0 - numbers["dampening"], moving.to(lr.dtype))
         buffered.masked_fill_(moving, 1.0)
         if is_on(flags, "nesterov"):
             by_buffer, by_gradient = -lr * momentum, -lr
@@ -65,17 +65,17 @@ class AdamRule(Rule):
 
     def update(self, p: Tensor, g: Tensor, state: dict[str, Tensor], numbers: Numbers, flags: Flags) -> None:
         step = state["step"].add_(1)
-        root = (1 - numbers["beta2"] ** step).sqrt()
-        size = numbers["lr"] / (1 - numbers["beta1"] ** step)
+        root = (1.0 - numbers["beta2"] ** step).sqrt()
+        size = numbers["lr"] / (1.0 - numbers["beta1"] ** step)
         # m / (sqrt(v) / root + eps) is root * m / (sqrt(v) + eps * root): a pass less
         eps, size = columns(p, numbers["eps"] * root, -size * root)
         g = decayed(p, g, numbers, flags)
         root_mean_square = moments(p, g, state, numbers)
         if is_on(flags, "amsgrad"):
             largest = torch.maximum(state["max_exp_avg_sq"], state["exp_avg_sq"], out=state["max_exp_avg_sq"])
-            torch.sqrt(largest, out=root_mean_square)
+            square_root(largest, out=root_mean_square)
         else:
-            torch.sqrt(state["exp_avg_sq"], out=root_mean_square)
+            square_root(state["exp_avg_sq"], out=root_mean_square)
         p.addcmul_(torch.div(state["exp_avg"], root_mean_square.add_(eps), out=root_mean_square), size)
 
 
@@ -100,17 +100,17 @@ class NAdamRule(Rule):
     def update(self, p: Tensor, g: Tensor, state: dict[str, Tensor], numbers: Numbers, flags: Flags) -> None:
         lr, beta1, decay, product = numbers["lr"], numbers["beta1"], numbers["momentum_decay"], state["mu_product"]
         step = state["step"].add_(1)
-        root = (1 - numbers["beta2"] ** step).sqrt()
-        mu = beta1 * (1 - 0.5 * 0.96 ** (step * decay))
-        following = beta1 * (1 - 0.5 * 0.96 ** ((step + 1) * decay))
+        root = (1.0 - numbers["beta2"] ** step).sqrt()
+        mu = beta1 * (1.0 - 0.5 * 0.96 ** (step * decay))
+        following = beta1 * (1.0 - 0.5 * 0.96 ** ((step + 1) * decay))
         single = (product.to(torch.float32) * mu.to(torch.float32)).to(product.dtype)
         product.copy_(torch.where(state["mu_single"] != 0, single, product * mu))
-        by_gradient = -lr * (1 - mu) / (1 - product) * root
-        by_average = -lr * following / (1 - product * following) * root
+        by_gradient = -lr * (1.0 - mu) / (1.0 - product) * root
+        by_average = -lr * following / (1.0 - product * following) * root
         eps, by_gradient, by_average = columns(p, numbers["eps"] * root, by_gradient, by_average)
         g = decayed(p, g, numbers, flags)
         root_mean_square = moments(p, g, state, numbers)
-        torch.sqrt(state["exp_avg_sq"], out=root_mean_square).add_(eps)
+        square_root(state["exp_avg_sq"], out=root_mean_square).add_(eps)
         p.addcdiv_(torch.mul(g, by_gradient).addcmul_(state["exp_avg"], by_average), root_mean_square)
 
 
@@ -124,16 +124,16 @@ class RAdamRule(Rule):
         beta2 = numbers["beta2"]
         step = state["step"].add_(1)
         left = beta2 ** step
-        longest = 2 / (1 - beta2) - 1
-        length = longest - 2 * step * left / (1 - left)
+        longest = 2 / (1.0 - beta2) - 1
+        length = longest - 2 * step * left / (1.0 - left)
         rectified = length > 5.0
-        factor = ((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length) * (1 - left)).sqrt()
-        size = numbers["lr"] / (1 - numbers["beta1"] ** step) * torch.where(rectified, factor, 1.0)
+        factor = ((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length) * (1.0 - left)).sqrt()
+        size = numbers["lr"] / (1.0 - numbers["beta1"] ** step) * torch.where(rectified, factor, 1.0)
         # a member whose average is still too short is divided by 0 * sqrt(v) + 1
         share, eps, size = columns(p, rectified.to(size.dtype), torch.where(rectified, numbers["eps"], 1.0), -size)
         g = decayed(p, g, numbers, flags)
         divisor = moments(p, g, state, numbers)
-        torch.sqrt(state["exp_avg_sq"], out=divisor).mul_(share).add_(eps)
+        square_root(state["exp_avg_sq"], out=divisor).mul_(share).add_(eps)
         p.addcmul_(torch.div(state["exp_avg"], divisor, out=divisor), size)
 
 
@@ -145,8 +145,8 @@ class AdamaxRule(Rule):
     def update(self, p: Tensor, g: Tensor, state: dict[str, Tensor], numbers: Numbers, flags: Flags) -> None:
         beta1, norm = numbers["beta1"], state["exp_inf"]
         step = state["step"].add_(1)
-        size = -numbers["lr"] / (1 - beta1 ** step)
-        fresh, beta2, eps, size = columns(p, 1 - beta1, numbers["beta2"], numbers["eps"], size)
+        size = -numbers["lr"] / (1.0 - beta1 ** step)
+        fresh, beta2, eps, size = columns(p, 1.0 - beta1, numbers["beta2"], numbers["eps"], size)
         g = descent(p, g, numbers, flags)
         state["exp_avg"].lerp_(g, fresh)
         scratch = g.abs().add_(eps)
@@ -170,7 +170,7 @@ class AdagradRule(Rule):
         step = state["step"].add_(1)
         eps, size = columns(p, numbers["eps"], -numbers["lr"] / (1 + (step - 1) * numbers["lr_decay"]))
         g = descent(p, g, numbers, flags)
-        root = state["sum"].addcmul_(g, g).sqrt().add_(eps)
+        root = square_root(state["sum"].addcmul_(g, g)).add_(eps)
         p.addcmul_(torch.div(g, root, out=root), size)
 
 
@@ -181,12 +181,13 @@ class AdadeltaRule(Rule):
 
     def update(self, p: Tensor, g: Tensor, state: dict[str, Tensor], numbers: Numbers, flags: Flags) -> None:
         state["step"].add_(1)
-        fresh, eps, size = columns(p, 1 - numbers["rho"], numbers["eps"], -numbers["lr"])
+        fresh, eps, size = columns(p, 1.0 - numbers["rho"], numbers["eps"], -numbers["lr"])
         g = descent(p, g, numbers, flags)
         square = torch.mul(g, g)
         state["square_avg"].lerp_(square, fresh)
         torch.add(state["square_avg"], eps, out=square)
-        delta = torch.add(state["acc_delta"], eps).div_(square).sqrt_().mul_(g)
+        ratio = torch.add(state["acc_delta"], eps).div_(square)
+        delta = square_root(ratio, out=ratio).mul_(g)
         state["acc_delta"].lerp_(torch.mul(delta, delta, out=square), fresh)
         p.addcmul_(delta, size)
 
@@ -215,7 +216,7 @@ class RMSpropRule(Rule):
         moving = momentum > 0
         state["buffered"].masked_fill_(moving, 1.0)
         fresh, eps, keep, gain, by_buffer, by_change = columns(
-            p, 1 - numbers["alpha"], numbers["eps"], torch.where(moving, momentum, 1.0), moving.to(lr.dtype),
+            p, 1.0 - numbers["alpha"], numbers["eps"], torch.where(moving, momentum, 1.0), moving.to(lr.dtype),
             torch.where(moving, -lr, 0.0), torch.where(moving, 0.0, -lr),
         )   # fmt: skip
         g = descent(p, g, numbers, flags)
@@ -223,9 +224,10 @@ class RMSpropRule(Rule):
         mean = state["square_avg"].lerp_(change, fresh)
         if is_on(flags, "centered"):
             average = state["grad_avg"].lerp_(g, fresh)
-            torch.addcmul(mean, average, average, value=-1, out=change).sqrt_().add_(eps)
+            torch.addcmul(mean, average, average, value=-1, out=change)
+            square_root(change, out=change).add_(eps)
         else:
-            torch.sqrt(mean, out=change).add_(eps)
+            square_root(mean, out=change).add_(eps)
         torch.div(g, change, out=change)
         buffer = state["momentum_buffer"].mul_(keep).addcmul_(change, gain)
         p.addcmul_(buffer, by_buffer).addcmul_(change, by_change)

@@ -1,0 +1,100 @@
+"""The members' dimension, by hand: what `torch.func.vmap` does in Python around the one function that a stack calls.
+
+    torch.func.vmap     looks its arguments and results through anew in each call: 0.35 ms, where a small stack's whole step takes 2
+    here                the same level of torch's own vmap is entered, and each tensor is put under it and taken out by one call
+
+What runs at a level is torch's vmap to the letter, draws raise, and a level is left whatever is raised in it.
+
+Laws:
+1. A tensor is a member's own at one level only: under a transform of the user's own in between it is nobody's, and taken as it is.
+2. `plain` and `own` are inverse, and neither copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C import _functorch
+from torch._functorch.vmap import lazy_load_decompositions  # type: ignore[attr-defined]
+from torch.utils._pytree import tree_flatten
+
+
+@contextmanager
+def members(k: int) -> Iterator[int]:
+    """The level of k members, for as long as the block runs."""
+    lazy_load_decompositions()      # rules that torch has in Python; once in a process
+    level = _functorch._vmap_increment_nesting(k, "error")
+    try:
+        yield level
+    finally:
+        _functorch._vmap_decrement_nesting()
+
+
+@contextmanager
+def outside() -> Iterator[None]:
+    """A block outside of the innermost level and of function modes, for what is computed of plain tensors alone. Each call of torch is
+    spared its way through them, and an `autograd.Function` its 0.4 ms of Python."""
+    level = _functorch.pop_dynamic_layer_stack()
+    try:
+        with torch._C.DisableTorchFunction():
+            yield
+    finally:
+        _functorch.push_dynamic_layer_stack(level)
+
+
+def own(tensor: Tensor, level: int, dim: int = 0) -> Tensor:
+    """A tensor with one dimension of members -> what each of them sees of it."""
+    return _functorch._add_batch_dim(tensor, dim, level)
+
+
+def plain(tensor: Tensor, level: int) -> Tensor:
+    """(k, ...), of a tensor that is a member's own at this level."""
+    found, dim = _functorch._unwrap_batched(tensor, level)
+    return found.movedim(dim, 0) if dim else found
+
+
+def out_of(tensor: Any, level: int, k: int) -> Tensor:
+    """(k, ...) of a result; of one that is the same for all members, k times that. ValueError: it is no tensor."""
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"What a hook gives for each member must be tensors, but it gave a {type(tensor).__name__}: torch.as_tensor(...).")
+    return _functorch._remove_batch_dim(tensor, level, k, 0)
+
+
+def into(leaves: Sequence[Any], dims: Sequence[int | None], level: int, k: int) -> list[Any]:
+    """Each leaf as a member sees it; `dims`: where its dimension of members is, None: all see all of it."""
+    found = list(leaves)
+    for place, (leaf, dim) in enumerate(zip(leaves, dims, strict=True)):
+        if dim is None:
+            continue
+        if not isinstance(leaf, Tensor) or not -leaf.dim() <= dim < leaf.dim() or leaf.shape[dim] != k:
+            shape = tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__
+            raise ValueError(f"in_dims: dimension {dim} must be that of the {k} members, but what is given there is {shape}.")
+        found[place] = own(leaf, level, dim % leaf.dim())
+    return found
+
+
+def current(tensor: Tensor) -> int | None:
+    """The level at which the call runs, if the tensor is a member's own there; None where it is not, or where it is traced by Dynamo."""
+    if torch.compiler.is_compiling():
+        return None
+    level = _functorch.maybe_current_level()
+    return level if level is not None and _functorch.is_batchedtensor(tensor) and _functorch.maybe_get_level(tensor) == level else None
+
+
+def traced() -> bool:
+    """Whether what is called is written down for the compiler."""
+    if torch.compiler.is_compiling():
+        return True
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
+
+
+def dims_of(tree: Any, in_dims: Any) -> list[int | None]:
+    """The dimension of members of each leaf; `in_dims` may be a prefix of the tree."""
+    if in_dims is None or isinstance(in_dims, int):
+        return [in_dims] * len(tree_flatten(tree)[0])
+    parts = [(tree[key], in_dims[key]) for key in tree] if isinstance(tree, dict) else list(zip(tree, in_dims, strict=True))
+    return [dim for part, dims in parts for dim in dims_of(part, dims)]
