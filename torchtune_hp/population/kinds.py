@@ -27,7 +27,7 @@ def structure_of(runner: ModelRunner, padded: bool = True) -> Structure:
     """`padded`: in the place of its widths there are those that may share a stack with them."""
     member = runner.member
     words = tuple(getattr(member, word) for word in WORDS)
-    sizes = rounded(member.model, member.optimizer) if padded else {}
+    sizes = rounded(member.model, member.optimizer, member.device.type) if padded else {}
     return type(member), id(runner.data), words, structure(member.model, member.optimizer, sizes)
 
 

@@ -69,11 +69,10 @@ def obstacle(model: nn.Module) -> str:
     return _obstacle(model, _widths(model))
 
 
-def rounded(model: nn.Module, optimizer: Optimizer) -> dict[Place, UpTo]:
-    """What stands for its widths in a model's structure (law 2)."""
+def rounded(model: nn.Module, optimizer: Optimizer, device: str) -> dict[Place, UpTo]:
+    """What stands for its widths in a model's structure (law 2). `device`: the kind of the one it is trained on."""
     if any(group.get("eps") == 0 for group in optimizer.param_groups):
         return {}
-    device = next(iter(model.parameters())).device.type
     floor = FLOOR.get(device, FLOOR_ELSEWHERE)
     return {place: UpTo(max(floor, _power(width.unit)) * width.times) for place, width in widths(model).items()}
 
