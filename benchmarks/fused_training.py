@@ -700,7 +700,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     if not OWN_COMPILE and "compile" not in without:
         print("* a program of this benchmark, not of the library: hp.Population has no compiled strategy")
     counted = {name: stacks_of(space, model) for name, space, model in spaces()}
-    table = [[name, *[figure for sizes in ways.values() for figure in (len(sizes), sum(sizes) / len(sizes))]] for name, ways in counted.items()]
+    figures = {name: [[len(sizes), sum(sizes) / len(sizes)] for sizes in ways.values()] for name, ways in counted.items()}
+    table = [[name, *itertools.chain(*each)] for name, each in figures.items()]
     columns = ["space", *[column for way in ("equal shapes", *PADDED) for column in (f"stacks, {way}", "members per stack")]]
     common.table("128 random configurations of whole spaces: what shares a stack", columns, table)
     wanted = goals(found, cuda)

@@ -62,6 +62,7 @@ class Group(Seats):
         self._validated = False                     # and in validation
         self._calls = Calls(reads)
         self._blind: set[Hashable] = set()          # widths, and those of the stack, between which no difference is seen
+        self._blind_to: list[ModelRunner] = []      # in all of these
         self._warm = False                          # every hook has run once
         self._schedules: Schedules | None = None
         self._scheduled: list[ModelRunner] = []     # whose those are
@@ -133,12 +134,14 @@ class Group(Seats):
 
     def _check_widths(self, stack: Stack) -> None:
         """Who is narrower than the stack is compared with itself alone, once for each combination of widths."""
+        if not stack.outside or self._blind_to is self.runners:
+            return
         new: dict[Hashable, ModelRunner] = {}
-        for runner in self.runners if stack.outside else ():
-            widths = stack.widths(runner.member.model)
-            if widths not in self._blind:
-                new.setdefault(widths, runner)
+        for runner in self.runners:
+            new.setdefault(stack.widths(runner.member.model), runner)
+        new = {widths: runner for widths, runner in new.items() if widths not in self._blind}
         if not new:
+            self._blind_to = self.runners
             return
         who = list(new.values())
         try:
@@ -170,7 +173,8 @@ class Group(Seats):
         own = differing(attributes)
         if self.stack is not None and differing([attributes[0], self._founder]) - own:      # all have what its model has not
             self.begin_without(())
-        if self.stack is not None and not all(self.stack.holds(runner.member.model) for runner in runners):
+        new = set(runners).difference(self.runners)
+        if self.stack is not None and not all(self.stack.holds(runner.member.model) for runner in new):
             self.begin_without(())
         if self.stack is None:
             self._founder = attributes[0]
