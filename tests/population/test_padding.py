@@ -11,10 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import torchtune_hp as hp
+from torchtune_hp.errors import DivergedError
 from torchtune_hp.population import padding
-from torchtune_hp.population.dropout import own_randomness
+from torchtune_hp.population.engine import Engine
 from torchtune_hp.population.keys import keys_of
 from torchtune_hp.population.loop import Loop
+from torchtune_hp.population.randomness import own_randomness
+from torchtune_hp.population.speeds import Speeds
 from torchtune_hp.population.stack import Stack
 
 from .test_engine import Toy, alone, runners, together
@@ -154,6 +157,22 @@ def test_convolutions_that_are_flattened() -> None:
     compare(cnn, (IMAGES, Y[:32]), steps=20, bound=1e-8)
 
 
+def test_compiled() -> None:
+    def members() -> list[Any]:
+        found = []
+        for k in range(9):      # fewer are not compiled
+            torch.manual_seed(k)
+            model = mlp(5 + k, nn.Sigmoid, 0.3, norm=True)
+            found.append((model, torch.optim.AdamW(model.parameters(), lr=0.01)))
+        return found
+
+    stack, loop = Stack(members(), compiled=True), Loop(members())
+    for step in range(3):
+        keys = keys_of(range(9), [step] * 9)
+        pair = [each.step(loss, (X, Y), None, keys, torch.full((9,), 0.5))[0] for each in (stack, loop)]
+        torch.testing.assert_close(*pair, rtol=1e-10, atol=1e-10)
+
+
 def test_a_dropped_unit_depends_on_its_coordinates_alone() -> None:
     def dropped(*shape: int, layer: Any = F.dropout) -> Tensor:
         with own_randomness(torch.tensor(7)):
@@ -267,6 +286,40 @@ def test_trials_of_larger_widths_are_a_stack_for_each_power_of_two() -> None:
     assert sizes == [3, 3]
 
 
+def test_running_statistics_are_each_trial_s_own() -> None:
+    class Normal(Toy):
+        def build(self, config: Any) -> nn.Module:
+            return mlp(config["width"], nn.Tanh, config["p"], norm=True)
+
+    sizes, said = looks_alike(Normal)
+    assert sizes == [6] and len(said) == 1
+
+
+def test_a_trial_that_is_not_finite_says_nothing_against_padding() -> None:
+    class Ill(Toy):
+        def build(self, config: Any) -> nn.Module:
+            model = super().build(config)
+            if config["width"] == 9:
+                nn.init.constant_(model[0].weight, torch.nan)       # type: ignore[index]
+            return model
+
+    found, said, engine = together(Ill, CONFIGS, 1)
+    assert isinstance(found[2][0], DivergedError) and engine.stacks() == [6] and "are padded to 64" in said[0]
+    for k, runner in enumerate(runners(Ill, CONFIGS)):
+        if k != 2:
+            assert found[k][0].metrics == pytest.approx(runner.advance().metrics, rel=1e-9)
+
+
+def test_where_padding_loses_trials_are_stacked_by_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Speeds, "loses", lambda self, k: "6 at once take long" if k == 6 else None)
+    said: list[str] = []
+    engine, members = Engine(lambda kind, text: said.append(text)), runners(Toy, [{"width": 8 + 8 * (k % 2)} for k in range(6)])
+    for _ in range(2):
+        engine.advance(members)
+    assert sorted(engine.stacks()) == [3, 3]
+    assert "Toy: widths are not padded, so there is a stack for each: padded, 6 at once take long." in said
+
+
 class Hidden(Toy):
     """Mixes along its hidden layer."""
 
@@ -311,7 +364,7 @@ def test_a_layer_that_has_a_width_splits_and_is_named() -> None:
             return nn.Sequential(nn.Linear(6, config["width"]), nn.LayerNorm(config["width"]), nn.ReLU(), nn.Linear(config["width"], 3))
 
     said: list[str] = []
-    engine = hp.population.engine.Engine(lambda kind, text: said.append(text), "vmap")  # type: ignore[attr-defined]
+    engine = Engine(lambda kind, text: said.append(text), "vmap")
     engine.advance(runners(Normed, [{"width": width} for width in (8, 8, 8, 16, 16, 16)]))
     assert sorted(engine.stacks()) == [3, 3] and said[1].endswith("Widths are not padded where there is a LayerNorm (1).")
 
@@ -351,7 +404,7 @@ def test_an_optimizer_without_eps_is_not_padded() -> None:
 
 def test_wider_trials_that_come_later_join_in_a_wider_stack() -> None:
     said: list[str] = []
-    engine = hp.population.engine.Engine(lambda kind, text: said.append(text), "vmap")  # type: ignore[attr-defined]
+    engine = Engine(lambda kind, text: said.append(text), "vmap")
     members, lonely = runners(Toy, CONFIGS), runners(Toy, CONFIGS)
     going = [members[0], members[2], members[4]]
     for _ in range(2):
