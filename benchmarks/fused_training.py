@@ -23,7 +23,8 @@ The claim would be false if the models were not trained alike, so the losses of 
 with the eager loop's, and the benchmark stops where they differ by more than 1e-4 of the loss or 2 % of the way that it came
 (on the MLPs a learning rate wrong by a tenth shows; a wrong clip hardly does, for Adam undoes it); if the members were alike (their
 hyperparameters are drawn apart); or if a shape that fuses well were shown for spaces that do not, so the last table counts,
-for 128 random configurations of each of three published spaces, how many stacks of equal shape there are.
+for 128 random configurations of each of three published spaces, how many stacks there are: if only equal shapes share one, and
+with widths padded, on a CPU and on a GPU.
 
     python benchmarks/fused_training.py [--quick] [--device cpu] [--rounds 5] [--without compile,jax] [--results DIR]
 """
@@ -57,7 +58,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import torchtune_hp as hp
 from torchtune_hp.population import population as library
-from torchtune_hp.population.signature import signature
+from torchtune_hp.population.padding import rounded
+from torchtune_hp.population.signature import structure
 from torchtune_hp.population.stack import Stack
 
 Update = Callable[[], Tensor]
@@ -67,6 +69,9 @@ CHECKED = 4
 AGREE, MOVED, NOISE = 1e-4, 0.02, 5e-6
 """How far losses may be from the eager loop's: relative to the loss, and to the way that it has come since the first
 update, with an allowance for float32."""
+
+PADDED = {"padded, CPU": "cpu", "padded, GPU": "cuda"}
+"""In whole spaces: what is padded follows from the kind of device."""
 
 FEW = 16
 """Up to so many members, ours is measured one by one too."""
@@ -526,19 +531,26 @@ def gpu_probes() -> dict[str, float]:
 # Whole spaces -----------------------------------------------------------------------------------------------------------------
 
 
-def stacks_of(space: Mapping[str, Any], model: Callable[[Mapping[str, Any]], nn.Module], n: int = 128) -> list[int]:
-    """Members of each stack that n random configurations make if equal shapes and batch sizes share one; the largest first."""
+def stacks_of(space: Mapping[str, Any], model: Callable[[Mapping[str, Any]], nn.Module], n: int = 128) -> dict[str, list[int]]:
+    """Members of each stack that n random configurations make, by what shares one besides a batch size; the largest first."""
     x = torch.rand(n, len(hp.Space(space)), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    counts: Counter[Any] = Counter()
+    counts: dict[str, Counter[Any]] = {way: Counter() for way in ("equal shapes", *PADDED)}
     for config in hp.Space(space).decode(x):
         with torch.device("meta"):      # shapes are all that counts
             made = model(config)
-        counts[config["batch_size"], signature(made, Adam(made.parameters()))] += 1
-    return sorted(counts.values(), reverse=True)
+        optimizer = Adam(made.parameters())
+        counts["equal shapes"][config["batch_size"], structure(made, optimizer)] += 1
+        for way, device in PADDED.items():
+            counts[way][config["batch_size"], structure(made, optimizer, rounded(made, optimizer, device))] += 1
+    return {way: sorted(found.values(), reverse=True) for way, found in counts.items()}
 
 
 def one_shape(config: Mapping[str, Any]) -> nn.Module:
     return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Dropout(config["dropout"]), nn.Linear(64, 10))
+
+
+def one_width(config: Mapping[str, Any]) -> nn.Module:
+    return nn.Sequential(nn.Linear(64, config["width"]), nn.ReLU(), nn.Dropout(config["dropout"]), nn.Linear(config["width"], 10))
 
 
 def fcnet(config: Mapping[str, Any]) -> nn.Module:
@@ -565,6 +577,7 @@ def spaces() -> Iterator[tuple[str, dict[str, Any], Callable[[Mapping[str, Any]]
     sizes = {"batch_size": hp.choice([64, 128, 256, 512]), "layers": hp.choice([2, 3, 4]), "filters": hp.choice([16, 32, 48, 64])}
     yield "ASHA's small CNN", sizes, asha_cnn
     ranges = {"layers": hp.randint(1, 6), "width": hp.lograndint(64, 1025), "batch_size": hp.lograndint(16, 513)}
+    yield "one width", {"width": hp.lograndint(8, 512), "batch_size": hp.choice([64]), "dropout": hp.uniform(0.0, 0.8)}, one_width
     yield "LCBench's", {**ranges, "dropout": hp.uniform(0.0, 1.0)}, lcbench
 
 
@@ -687,9 +700,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     if not OWN_COMPILE and "compile" not in without:
         print("* a program of this benchmark, not of the library: hp.Population has no compiled strategy")
     counted = {name: stacks_of(space, model) for name, space, model in spaces()}
-    table = [[name, len(sizes), sum(sizes) / len(sizes), sizes[0], sum(n for n in sizes if n < 4)] for name, sizes in counted.items()]
-    columns = ["space", "stacks", "members per stack", "largest", "configs in stacks of under 4"]
-    common.table("128 random configurations of whole spaces, where only equal shapes share a stack", columns, table)
+    figures = {name: [[len(sizes), sum(sizes) / len(sizes)] for sizes in ways.values()] for name, ways in counted.items()}
+    table = [[name, *itertools.chain(*each)] for name, each in figures.items()]
+    columns = ["space", *[column for way in ("equal shapes", *PADDED) for column in (f"stacks, {way}", "members per stack")]]
+    common.table("128 random configurations of whole spaces: what shares a stack", columns, table)
     wanted = goals(found, cuda)
     common.show_goals(wanted)
     result = {

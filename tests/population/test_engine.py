@@ -253,7 +253,7 @@ def test_one_that_left_stands_where_it_was_trained_to() -> None:
 
 
 def test_different_shapes_are_different_stacks_over_the_same_call() -> None:
-    configs = [{"width": 4 + 4 * (k % 2), "lr": 0.01} for k in range(6)]
+    configs = [{"width": 60 + 8 * (k % 2), "lr": 0.01} for k in range(6)]
     fused, said, engine = together(Toy, configs)
     assert sorted(engine.stacks()) == [3, 3] and not said
     same(fused, alone(Toy, configs))
@@ -268,11 +268,11 @@ class Sized(Toy):
 def test_the_stacks_there_are_and_what_keeps_them_apart_are_told() -> None:
     said: list[str] = []
     engine = Engine(lambda kind, text: said.append(f"{kind}: {text}"), "vmap")
-    configs = [{"width": 4 + 4 * (k % 2), "lr": 0.01, "size": 16 if k < 6 else 32} for k in range(9)]
+    configs = [{"width": 60 + 8 * (k % 2), "lr": 0.01, "size": 16 if k < 6 else 32} for k in range(9)]
     engine.advance(runners(Sized, configs))
     assert said == [
         "stack: Sized: stack 1 begins with 3 trials.",
-        "stack: Sized: stack 2 begins with 3 trials; it differs from stack 1 in 0.out_features: 4 and 8.",
+        "stack: Sized: stack 2 begins with 3 trials; it differs from stack 1 in 0.out_features: up to 64 and up to 128.",
     ] and sorted(engine.stacks()) == [3, 3]
     engine.advance(runners(Sized, [{**config, "size": 32} for config in configs]))
     assert said[2] == "stack: Sized: stack 3 begins with 5 trials; it differs from stack 1 in batch_size: 16 and 32."

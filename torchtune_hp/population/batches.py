@@ -75,3 +75,16 @@ class Batches:
         flat = index.reshape(-1)
         tree = self._feed.table.tree  # type: ignore[attr-defined]  # whoever has an order of its own has a table
         return tree_map(lambda leaf: leaf.index_select(0, flat).view(*index.shape, *leaf.shape[1:]), tree), n
+
+
+class Place:
+    """Where a runner stands in the data."""
+
+    def __init__(self, runner: ModelRunner) -> None:
+        self._runner = runner
+        self._feed = runner.feed.epoch, runner.feed.offset
+        self._updates = runner.updates
+
+    def restore(self) -> None:
+        self._runner.feed.epoch, self._runner.feed.offset = self._feed
+        self._runner.updates = self._updates

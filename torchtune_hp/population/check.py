@@ -63,30 +63,34 @@ class FirstStep:
             self.conclusive = False
             return
         self._agree("the loss", losses[self.row].detach(), loss.detach(), loss.detach().abs().clamp(min=1.0))
-        for block, gradient in zip(self._stack.layout.blocks, gradients):
-            parts = gradient[self.row].split_with_sizes(block.sizes)
-            for name, part in zip(block.names, parts):
+        for number, (block, gradient) in enumerate(zip(self._stack.layout.blocks, gradients)):
+            for name, part in zip(block.names, self._parts(number, gradient)):
                 self._agree(f"the gradient of {name}", part.view_as(named[name]), found[name], whole)
 
     def update(self, gradients: Sequence[Tensor], clip: Tensor | None) -> Callable[[], None]:
         """To be called before the stack's update, and what it returns after it. Raises Differs."""
-        for block, gradient in zip(self._stack.layout.blocks, gradients):
-            for part, parameter in zip(gradient[self.row].split_with_sizes(block.sizes), parameters_of(self._model, block)):
+        for number, (block, gradient) in enumerate(zip(self._stack.layout.blocks, gradients)):
+            for part, parameter in zip(self._parts(number, gradient), parameters_of(self._model, block)):
                 parameter.grad = part.detach().view_as(parameter).clone()
         if clip is not None:
             clip_grad_norm_(trained(self._optimizer), float(clip[self.row]))
         self._optimizer.step()
 
         def compare() -> None:
-            for block, flat in zip(self._stack.layout.blocks, self._stack.flats):
-                own = torch.empty_like(flat[self.row])
+            for number, (block, flat) in enumerate(zip(self._stack.layout.blocks, self._stack.flats)):
+                row = self._stack.own(number, flat.detach(), self.row)
+                own = torch.empty_like(row)
                 flatten(parameters_of(self._model, block), own)
                 if bool(own.isfinite().all()):
-                    self._agree(f"the {type(self._optimizer).__name__} step", flat[self.row].detach(), own, own.norm())
+                    self._agree(f"the {type(self._optimizer).__name__} step", row, own, own.norm())
                 else:
                     self.conclusive = False
 
         return compare
+
+    def _parts(self, number: int, rows: Tensor) -> tuple[Tensor, ...]:
+        parameters = parameters_of(self._model, self._stack.layout.blocks[number])
+        return self._stack.own(number, rows, self.row).split_with_sizes([parameter.numel() for parameter in parameters])
 
     def _agree(self, what: str, stacked: Tensor, alone: Any, scale: Tensor) -> None:
         off = (stacked - alone).norm()
@@ -102,6 +106,8 @@ def same_metrics(stacked: Mapping[str, Any], alone: Mapping[str, Any], coarse: b
             raise Differs(f"the metric {name} is there only stacked, or only alone")
         for left, right in zip(one, other):
             bound = _bound(right, coarse)
+            if left.shape != right.shape:
+                raise Differs(f"the metric {name} is {tuple(left.shape)} stacked, and {tuple(right.shape)} alone")
             if not torch.allclose(left.double(), right.double(), bound, bound, equal_nan=True):
                 raise Differs(f"the metric {name} differs between stacked and alone")
 

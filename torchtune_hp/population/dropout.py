@@ -3,7 +3,9 @@
 Laws:
 1. A call of dropout in training mode is one draw, whatever p; in evaluation mode it is none, and the input itself comes back.
 2. p may be a tensor: the member's own rate, down to 0 and up to 1. To the bit, the units dropped are those of the float it was.
-3. What is kept is scaled so that the mean stays (alpha dropout: mean and variance of what SELU gives, Klambauer et al. 2017).
+3. Whether a unit is dropped depends on its coordinates, not on how many units there are: a layer that is padded in a stack drops
+   those that it drops alone.
+4. What is kept is scaled so that the mean stays (alpha dropout: mean and variance of what SELU gives, Klambauer et al. 2017).
 """
 
 from __future__ import annotations

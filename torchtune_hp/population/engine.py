@@ -27,8 +27,9 @@ from ..training.alone import ModelRunner
 from ..training.runner import Look
 from ..training.stream import Stream
 from .census import Census, advice, splits_most
-from .group import Apart, Group
-from .kinds import attributes_of, begins, described, structure_of
+from .group import Apart, Group, Mixes
+from .kinds import any_width, attributes_of, begins, described, is_padded, structure_of
+from .padding import common, obstacle, widths
 from .program import CompilerFailed
 from .reads import Read, Reads, shown
 from .remedies import remedy
@@ -64,6 +65,7 @@ class Engine:
         self._reads: dict[Any, Reads] = {}              # by structure: what hooks were seen to read
         self._numbers: dict[Any, int] = {}              # of the kinds that were stacked
         self._alone: dict[Hashable, str] = {}           # by kind: why its members are trained one by one
+        self._by_shape: set[Hashable] = set()           # structures of any width that are not padded
         self._uncompiled: set[Hashable] = set()         # structures on which the compiler failed
         self._said: set[Hashable] = set()
         self.census = Census()
@@ -91,6 +93,8 @@ class Engine:
                 while turns:
                     turn = turns.pop(0)
                     if any(runner not in self._kinds for runner in turn) or self._kinds[turn[0]] != kind:      # sorted anew meanwhile
+                        again += turn
+                    elif self._padding_loses(kind, turn):
                         again += turn
                     elif self._apart(kind, turn):
                         for runner in turn:
@@ -158,6 +162,8 @@ class Engine:
         if known is None:
             self._residents.only([runner])
             shape = structure_of(runner)
+            if self._by_shape and any_width(shape) in self._by_shape:
+                shape = structure_of(runner, padded=False)
             if shape not in self._reads:
                 self._reads[shape] = Reads({read for other, reads in self._reads.items() if other[0] is shape[0] for read in reads.lifted})
             known = (shape, self._reads[shape].values(runner.member))
@@ -180,6 +186,23 @@ class Engine:
             self._say("choice", text, (structure, k.bit_length()))
         return slow is not None
 
+    def _padding_loses(self, kind: Any, members: Sequence[ModelRunner]) -> bool:
+        """Whether these would be trained one by one for being padded; they are sorted anew then, by shape."""
+        structure, k = kind[0], len(members)
+        slow = self._speeds[structure].loses(k) if k > FEW and structure in self._speeds else None
+        if slow is None or not is_padded(structure) or not common([runner.member.model for runner in members]):
+            return False
+        self._unpad(structure, f"padded, {slow}")
+        return True
+
+    def _unpad(self, structure: Any, why: str) -> None:
+        """From now on, members that differ from this structure in widths only share a stack where their shapes are equal."""
+        loose = any_width(structure)
+        self._by_shape.add(loose)
+        for other in {kind[0] for kind in (*self._groups, *self._kinds.values()) if any_width(kind[0]) == loose}:  # type: ignore[index]
+            self._regroup(other)
+        self._say("stack", f"{structure[0].__name__}: widths are not padded, so there is a stack for each: {why}.")
+
     def _by_itself(self, runner: ModelRunner) -> Answer:
         found = self._residents.advance(runner)
         if isinstance(found, Look):
@@ -198,6 +221,9 @@ class Engine:
                 found = group.advance(members, [self._attributes[runner] for runner in members])
             except Apart as apart:
                 self._split(structure, group, members, apart)
+                return members
+            except Mixes as mixes:
+                self._unpad(structure, str(mixes))
                 return members
         except CompilerFailed as failed:
             self._uncompiled.add(structure)
@@ -223,19 +249,30 @@ class Engine:
             answers.update(found)
             if len(reads.seen) > known:
                 self._again(structure)
-            self._formed(self._kinds[members[0]], len(members))
+            self._formed(self._kinds[members[0]], members)
+            self._widened(group, members)
         for runner in members:
             if isinstance(answers[runner], Look):
                 self._changed(runner)
         return []
 
-    def _formed(self, kind: Any, k: int) -> None:
+    def _formed(self, kind: Any, members: Sequence[ModelRunner]) -> None:
         """Says of a kind that is stacked for the first time how it differs from the first one of its class."""
         if kind in self._numbers:
             return
         earlier = [other for other in self._numbers if other[0][0] is kind[0][0]]
         self._numbers[kind] = number = len(earlier) + 1
-        self._say("stack", begins(kind, k, number, earlier[0] if earlier else None))
+        text = begins(kind, len(members), number, earlier[0] if earlier else None)
+        mixing = obstacle(members[0].member.model) if any(size in text for size in _SIZES) else ""
+        self._say("stack", f"{text} Widths are not padded where there is a {mixing}." if mixing else text)
+
+    def _widened(self, group: Group, members: Sequence[ModelRunner]) -> None:
+        """Says to what the widths of a stack are padded."""
+        if group.stack is None or not group.stack.outside:
+            return
+        wide = sorted({unit for unit, times in widths(group.stack.model).values() if times == 1})
+        name, sizes = type(members[0].member).__name__, ", ".join(map(str, wide))
+        self._say("stack", f"{name}: widths are padded to {sizes}: {len(members)} trials of different ones share a stack.", (name, sizes))
 
     def _timed(self, structure: Hashable) -> Speeds | None:
         return self._speeds.setdefault(structure, Speeds()) if self._strategy == "auto" else None
@@ -339,6 +376,7 @@ class Engine:
 
 
 _SMALL = "stacks are small"
+_SIZES = ("_features: ", "_channels: ", "shape of ")
 
 
 def _streamed(runner: ModelRunner) -> bool:

@@ -23,7 +23,8 @@ from ..training.alone import ModelRunner, finite_mean
 from ..training.evaluation import autocast, means, metrics_of, named
 from ..training.hooks import driven
 from ..training.runner import Look
-from .batches import Batches
+from . import loud
+from .batches import Batches, Place
 from .calls import Calls, Own, alone, check_validation, compared
 from .check import Differs, FirstStep, Idle
 from .keys import batch_step, keys_of
@@ -45,6 +46,10 @@ class Apart(Exception):
     """The hooks read from self what differs between these members. Nothing has changed."""
 
 
+class Mixes(Exception):
+    """The program mixes what lies along a padded width; the text says where it shows. Nothing has changed."""
+
+
 class Group(Seats):
     """`reads`: of their structure. `speeds`: where the times of its updates are noted. `compiled`: as of Stack."""
 
@@ -56,6 +61,8 @@ class Group(Seats):
         self.proven = False                         # what is lifted was compared with members alone, in training,
         self._validated = False                     # and in validation
         self._calls = Calls(reads)
+        self._blind: set[Hashable] = set()          # widths, and those of the stack, between which no difference is seen
+        self._blind_to: list[ModelRunner] = []      # in all of these
         self._warm = False                          # every hook has run once
         self._schedules: Schedules | None = None
         self._scheduled: list[ModelRunner] = []     # whose those are
@@ -67,17 +74,19 @@ class Group(Seats):
     ) -> dict[ModelRunner, Look | BaseException]:
         """`attributes`: of each, what makes a difference only if it is read.
 
-        Apart where the hooks read what differs, Refused where the shared step raises, an error of OUT_OF_MEMORY where there is no room for
-        so many; then all stand where they stood.
+        Apart where the hooks read what differs, Mixes where widths cannot be padded, Refused where the shared step raises, an error of
+        OUT_OF_MEMORY where there is no room for so many; then all stand where they stood.
         """
         stack = self._watched(runners, attributes)
         if not self._warm and self._tried(stack) is None and self._differ():
             raise Apart
         try:
+            self._check_widths(stack)
             trained, validated = self._attempt(stack)
         except Idle as idle:
             self.begin_without(idle.names)
             stack = self._watched(runners, attributes)
+            self._check_widths(stack)
             trained, validated = self._attempt(stack)
         self.proven = self.proven or stack.checked
         answers: dict[ModelRunner, Look | BaseException] = {}
@@ -104,7 +113,7 @@ class Group(Seats):
 
     def _tried(self, stack: Stack) -> Exception | None:
         """What the hooks raise on the first batches; what they read is known then. Nothing else changes."""
-        before = stack.snapshot(), [_Place(runner) for runner in self.runners], set(self.stale)
+        before = stack.snapshot(), [Place(runner) for runner in self.runners], set(self.stale)
         own, first = self._own(), self.runners[0]
         try:
             batches = Batches(self.runners)
@@ -123,10 +132,49 @@ class Group(Seats):
         finally:
             self._put_back(stack, *before)
 
+    def _check_widths(self, stack: Stack) -> None:
+        """Who is narrower than the stack is compared with itself alone, once for each combination of widths."""
+        if not stack.outside or self._blind_to is self.runners:
+            return
+        new: dict[Hashable, ModelRunner] = {}
+        for runner in self.runners:
+            new.setdefault(stack.widths(runner.member.model), runner)
+        new = {widths: runner for widths, runner in new.items() if widths not in self._blind}
+        if not new:
+            self._blind_to = self.runners
+            return
+        who = list(new.values())
+        try:
+            conclusive = loud.compared(stack, who, self._calls)
+        except (*OUT_OF_MEMORY, Idle):
+            raise
+        except Exception as error:
+            if self._differ():
+                raise Apart from error
+            if isinstance(error, Differs):
+                raise Mixes(str(error)) from error
+            if self._raises(who[0]):
+                return
+            raise Mixes(_line(error)) from error
+        self._blind.update(widths for widths, sure in zip(new, conclusive) if sure)
+
+    def _raises(self, runner: ModelRunner) -> bool:
+        """Whether its hooks raise in a stack of its own widths, too."""
+        try:
+            loud.compared(Stack([(runner.member.model, runner.member.optimizer)], self._idle), [runner], self._calls)
+        except Differs:
+            return False
+        except Exception:
+            return True
+        return False
+
     def _watched(self, runners: Sequence[ModelRunner], attributes: Sequence[dict[Read, Hashable]]) -> Stack:
         """Their stack, whose model writes down what it reads of that in which they differ."""
         own = differing(attributes)
         if self.stack is not None and differing([attributes[0], self._founder]) - own:      # all have what its model has not
+            self.begin_without(())
+        new = set(runners).difference(self.runners)
+        if self.stack is not None and not all(self.stack.holds(runner.member.model) for runner in new):
             self.begin_without(())
         if self.stack is None:
             self._founder = attributes[0]
@@ -141,7 +189,7 @@ class Group(Seats):
             self._schedules = Schedules(members, stack.rule.numbers, self.runners[0].member.device)
             self._scheduled = self.runners
         schedules = self._schedules
-        before = stack.snapshot(), [_Place(runner) for runner in self.runners], set(self.stale)
+        before = stack.snapshot(), [Place(runner) for runner in self.runners], set(self.stale)
         try:
             batches = Batches(self.runners)
             schedules.begin([runner.turns(plan.passes) for runner, plan in zip(self.runners, batches.plans)])
@@ -169,7 +217,7 @@ class Group(Seats):
                 raise
             raise Refused(_line(error)) from error
 
-    def _put_back(self, stack: Stack, snapshot: list[Any], places: list[_Place], stale: set[ModelRunner]) -> None:
+    def _put_back(self, stack: Stack, snapshot: list[Any], places: list[Place], stale: set[ModelRunner]) -> None:
         stack.restore(snapshot)
         for place in places:
             place.restore()
@@ -309,19 +357,6 @@ def _no_other_draws(known: bool) -> Iterator[None]:
 def _numpy_state() -> Any:
     state = np.random.get_state(legacy=False)["state"]
     return state["pos"], state["key"].tobytes()
-
-
-class _Place:
-    """Where a runner stands in the data."""
-
-    def __init__(self, runner: ModelRunner) -> None:
-        self._runner = runner
-        self._feed = runner.feed.epoch, runner.feed.offset
-        self._updates = runner.updates
-
-    def restore(self) -> None:
-        self._runner.feed.epoch, self._runner.feed.offset = self._feed
-        self._runner.updates = self._updates
 
 
 def _line(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 from ..training.alone import ModelRunner
+from .padding import UpTo, rounded
 from .reads import Read, shown
 from .signature import attributes, difference, frozen, structure
 
@@ -22,10 +23,24 @@ Kind = Any
 """(structure, values of what was read)"""
 
 
-def structure_of(runner: ModelRunner) -> Structure:
+def structure_of(runner: ModelRunner, padded: bool = True) -> Structure:
+    """`padded`: in the place of its widths there are those that may share a stack with them."""
     member = runner.member
     words = tuple(getattr(member, word) for word in WORDS)
-    return type(member), id(runner.data), words, structure(member.model, member.optimizer)
+    sizes = rounded(member.model, member.optimizer, member.device.type) if padded else {}
+    return type(member), id(runner.data), words, structure(member.model, member.optimizer, sizes)
+
+
+def any_width(shape: Any) -> Any:
+    """A structure without the sizes of what is padded in it: the same for all widths."""
+    if isinstance(shape, UpTo):
+        return UpTo
+    return tuple(map(any_width, shape)) if isinstance(shape, tuple) else shape
+
+
+def is_padded(shape: Structure) -> bool:
+    """Whether it stands for more than one width."""
+    return bool(any_width(shape) != shape)
 
 
 def attributes_of(member: Any) -> dict[Read, Hashable]:

@@ -8,6 +8,9 @@ parameters there are, and so do clipping, checks and copies. The model sees view
     fixed      parameters that are not trained: stacked where members differ in them, else held once
     buffers    stacked, and written back after each step
 
+Where widths are padded (module padding), a block has the shapes of the stack, and a member's parameters lie in the front corner of
+each: `corner` says where.
+
 Laws:
 1. `load_row` then `dump_row` of another member leaves that member's model and optimizer as the first one's were, bit for bit.
 2. A tied parameter lies in a stack once.
@@ -24,6 +27,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from .optimizers import Flags, flags_of
+from .padding import front
 
 
 @dataclass(frozen=True)
@@ -59,15 +63,19 @@ class Layout:
     buffers: tuple[str, ...]
 
 
-def layout_of(model: nn.Module, optimizer: Optimizer, idle: Sequence[str] = ()) -> Layout:
-    """`idle`: parameters that no loss depends on. An optimizer skips them, so they are not trained, whatever they require."""
+def layout_of(model: nn.Module, optimizer: Optimizer, idle: Sequence[str] = (), wide: nn.Module | None = None) -> Layout:
+    """`idle`: parameters that no loss depends on. An optimizer skips them, so they are not trained, whatever they require.
+
+    `wide`: the model in the shapes of the stack; None: in its own.
+    """
+    shapes = {name: parameter.shape for name, parameter in (wide or model).named_parameters()}
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     blocks = []
     for number, group in enumerate(optimizer.param_groups):
         own = [(names[id(p)], p) for p in group["params"] if p.requires_grad and names[id(p)] not in idle]
         for dtype in dict.fromkeys(parameter.dtype for _, parameter in own):
-            part = [(name, parameter.shape) for name, parameter in own if parameter.dtype == dtype]
-            blocks.append(Block(number, tuple(n for n, _ in part), tuple(s for _, s in part), dtype, flags_of(group)))
+            part = tuple(name for name, parameter in own if parameter.dtype == dtype)
+            blocks.append(Block(number, part, tuple(shapes[name] for name in part), dtype, flags_of(group)))
     trained = {name for block in blocks for name in block.names}
     fixed = tuple(name for name, _ in model.named_parameters() if name not in trained)
     return Layout(tuple(blocks), fixed, tuple(name for name, _ in model.named_buffers()))
@@ -82,6 +90,16 @@ def parameters_of(model: nn.Module, block: Block) -> list[Parameter]:
     """A member's parameters of a block, in its order."""
     found = dict(model.named_parameters())
     return [found[name] for name in block.names]
+
+
+def corner(block: Block, parameters: Sequence[Tensor]) -> Tensor | None:
+    """(d,) int64: where a member's parameters lie in a row (D,) of the block, one after another; None where they are all of it."""
+    if all(parameter.shape == shape for parameter, shape in zip(parameters, block.shapes)):
+        return None
+    every = torch.arange(block.width).split_with_sizes(block.sizes)
+    parts = [part.view(shape) for part, shape in zip(every, block.shapes)]
+    own = [front(part, parameter).reshape(-1) for part, parameter in zip(parts, parameters)]
+    return torch.cat(own).to(parameters[0].device)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import weakref
 from collections.abc import Hashable, Iterator, Mapping
-from types import BuiltinFunctionType, FunctionType, MethodType
+from types import BuiltinFunctionType, FunctionType, MappingProxyType, MethodType
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
 from .optimizers import flags_of
+from .padding import Place, UpTo, shapes
 
 Signature = tuple[tuple[str, Hashable], ...]
 """(what it is, its value), in a fixed order."""
@@ -33,6 +34,7 @@ _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropo
 LIFTED: dict[type[nn.Module], tuple[str, ...]] = {**dict.fromkeys(_DROPOUTS, ("p",)), nn.LocalResponseNorm: ("alpha", "beta", "k")}
 """Attributes of modules for which torch takes a tensor, so that each member has its own."""
 
+_NOTHING: Mapping[Any, Any] = MappingProxyType({})
 _REGISTRIES = frozenset({"_parameters", "_buffers", "_modules", "training", "_non_persistent_buffers_set"})
 _HIDDEN = ("_is_full_backward_hook", "_is_hf_initialized")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")     # others are for state_dict
@@ -44,10 +46,10 @@ def signature(model: nn.Module, optimizer: Optimizer) -> Signature:
     return (*modules, *_tensors(model), *_optimizer(model, optimizer))
 
 
-def structure(model: nn.Module, optimizer: Optimizer) -> Signature:
-    """The signature without what makes a difference only if it is read: the `attributes`."""
-    modules = [(_named(path, name), value) for path, name, value, free in _modules(model) if not free]
-    return (*modules, *_tensors(model), *_optimizer(model, optimizer))
+def structure(model: nn.Module, optimizer: Optimizer, sizes: Mapping[Place, UpTo] = _NOTHING) -> Signature:
+    """The signature without what makes a difference only if it is read: the `attributes`. `sizes`: what stands for its widths."""
+    modules = [(_named(path, name), sizes.get((path, name), value)) for path, name, value, free in _modules(model) if not free]
+    return (*modules, *_tensors(model, shapes(model, sizes)), *_optimizer(model, optimizer))
 
 
 def attributes(model: nn.Module) -> dict[tuple[str, str], Hashable]:
@@ -109,7 +111,8 @@ def _is_compiled(module: nn.Module) -> bool:
     return isinstance(module, torch.jit.ScriptModule) or "_orig_mod" in module._modules or module._compiled_call_impl is not None
 
 
-def _tensors(model: nn.Module) -> list[tuple[str, Hashable]]:
+def _tensors(model: nn.Module, standing: Mapping[str, Hashable] = _NOTHING) -> list[tuple[str, Hashable]]:
+    """`standing`: what stands for the shapes of some."""
     found: list[tuple[str, Hashable]] = []
     first: dict[int, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -117,10 +120,10 @@ def _tensors(model: nn.Module) -> list[tuple[str, Hashable]]:
         if tied != name:
             found.append((name, ("tied to", tied)))
         else:
-            found.append((f"shape of {name}", tuple(parameter.shape)))
+            found.append((f"shape of {name}", standing.get(name, tuple(parameter.shape))))
             found.append((f"kind of {name}", (parameter.dtype, parameter.device.type, parameter.requires_grad)))
     for name, buffer in model.named_buffers(remove_duplicate=False):
-        found.append((f"shape of {name}", (tuple(buffer.shape), buffer.dtype, buffer.device.type)))
+        found.append((f"shape of {name}", (standing.get(name, tuple(buffer.shape)), buffer.dtype, buffer.device.type)))
     return found
 
 

@@ -7,6 +7,8 @@ Laws:
 3. A member's own module and optimizer are what it was made of and what it becomes again: `load` reads them, `dump` writes them,
    and in between only the hyperparameters in `param_groups` are read.
 4. The loss that is differentiated is the sum over the members: a mean would divide every gradient by their number.
+5. Members that differ in widths lie in the front corners of wider rows (module padding). What is outside a corner is zero, and
+   gradients there are zeros, whatever they were.
 
 In-place changes of buffers and new tensors put in their place (running statistics, counters) are both kept.
 """
@@ -23,9 +25,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .cohort import Entry
-from .layout import Block, Layout, flatten, layout_of, parameters_of, unflatten
+from .layout import Block, Layout, corner, flatten, layout_of, parameters_of, unflatten
 from .memory import keep_freed_memory
 from .optimizers import Numbers, Rule, dump_row, fresh, load_row, numbers_of, rule_of, why_not
+from .padding import common, front, holds, put, widened
 from .program import Gradients, Hook, Program, Rows
 from .signature import frozen, lifted
 
@@ -39,7 +42,10 @@ class Unstackable(Exception):
 
 
 class Stack:
-    """`members`: at least one, of one signature. Tensors lie where the first member's do. `compiled`: steps go through torch.compile."""
+    """`members`: at least one, of one signature but for widths. Tensors lie where the first member's do.
+
+    `compiled`: steps go through torch.compile. `program`: of another stack, that holds these members' widths.
+    """
 
     def __init__(
         self, members: Sequence[Member], idle: Sequence[str] = (), compiled: bool = False, program: Program | None = None
@@ -50,11 +56,12 @@ class Stack:
             raise Unstackable(why_not(optimizer))
         self.members: list[Member] = list(members)
         self.rule: Rule = rule
-        self.layout: Layout = layout_of(model, optimizer, idle)
+        wide = program.model if program else widened(model, common([each for each, _ in self.members]))
+        self.layout: Layout = layout_of(model, optimizer, idle, wide)
         if not self.layout.blocks:
             raise Unstackable("no parameter is trained: every one is frozen, or unused by the loss")
-        self._idle = tuple(idle)
-        self.program = program or Program(model, self.layout.blocks)
+        self.idle = tuple(idle)
+        self.program = program or Program(wide, self.layout.blocks)
         self._compiled: CompiledGradients | None = None
         self._updated = partial(_update, self.rule, self.layout.blocks)     # no method: a cycle would keep the rows of a stack that is gone
         self._step: Callable[..., None] = self._updated
@@ -69,6 +76,7 @@ class Stack:
         self.stacked: dict[str, Tensor] = {}            # parameters that are not trained, and differ
         self.shared: dict[str, Tensor] = {}             # and those that do not
         self.lifted: dict[tuple[str, str], Tensor] = {}
+        self.outside: dict[int, Tensor] = {}            # (k, D) bool for each block, where some member is narrower than the stack
         self._single: dict[tuple[str, str], float] = {}     # what may be lifted, as the first member has it
         self._seen: list[list[Any]] = []
         self._boxed = False                             # hyperparameters that can change in place
@@ -101,6 +109,8 @@ class Stack:
         else:
             found = self._compiled(hook, token or partial(frozen, hook), self._rows(), keys, batch, in_dims, more)
         self._keep(found.buffers)
+        for number, outside in self.outside.items():
+            found.parts[number].masked_fill_(outside, 0.0)      # no product with a mask: NaN times zero is NaN
         return found
 
     def look(self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, more: Any = None) -> None:
@@ -146,13 +156,20 @@ class Stack:
         model, optimizer = self.members[row]
         for block, flat, state in zip(self.layout.blocks, self.flats, self.states):
             parameters = parameters_of(model, block)
-            unflatten(flat[row], parameters)
-            dump_row(self.rule, block.flags, state, row, optimizer, parameters)
+            place = corner(block, parameters)
+            unflatten(_cut(flat, row, place)[0], parameters)
+            own_state = {name: _cut(tensor, row, place) for name, tensor in state.items()}
+            dump_row(self.rule, block.flags, own_state, 0, optimizer, parameters)
         own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         with torch.no_grad():
             for name, tensor in (*self.buffers.items(), *self.stacked.items()):
-                own[name].copy_(tensor[row])
+                own[name].copy_(front(tensor[row], own[name]))
         return self.members[row]
+
+    def own(self, number: int, rows: Tensor, row: int) -> Tensor:
+        """Of (k, D) rows of a block, the part (d,) of a member: its parameters, one after another."""
+        block = self.layout.blocks[number]
+        return _cut(rows, row, corner(block, parameters_of(self.members[row][0], block)))[0]
 
     def model_of(self, row: int) -> nn.Module:
         """A row as a module of its own; the member's stays as it is."""
@@ -175,21 +192,38 @@ class Stack:
     def _fill(self, row: int) -> None:
         model, optimizer = self.members[row]
         own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        for block, flat, state in zip(self.layout.blocks, self.flats, self.states):
+        for number, (block, flat, state) in enumerate(zip(self.layout.blocks, self.flats, self.states)):
             parameters = parameters_of(model, block)
-            flatten(parameters, flat.detach()[row])
-            load_row(self.rule, block.flags, state, row, optimizer, parameters)
-        with torch.no_grad():
-            for name, tensor in (*self.buffers.items(), *self.stacked.items()):
-                tensor[row].copy_(own[name])
+            place = corner(block, parameters)
+            rows = [flat.detach(), *state.values()]
+            parts = [_cut(tensor, row, place) for tensor in rows]
+            flatten(parameters, parts[0][0])
+            load_row(self.rule, block.flags, dict(zip(state, parts[1:])), 0, optimizer, parameters)
+            for tensor, part in zip(rows, parts):
+                _paste(part, tensor, row, place)
+            if place is not None:
+                self._masked()
+            if self.outside:
+                self.outside[number][row] = place is not None
+                self.outside[number][row, place if place is not None else slice(0)] = False
+        for name, tensor in (*self.buffers.items(), *self.stacked.items()):
+            put(own[name], tensor[row])
+
+    def _masked(self) -> None:
+        """From now on it is held what lies outside the members' corners."""
+        if not self.outside:
+            self.outside.update({number: torch.zeros_like(flat, dtype=torch.bool) for number, flat in enumerate(self.flats)})
 
     def add(self, members: Sequence[Member]) -> None:
         """More rows, at the end."""
         if not all(self._fits(model) for model, _ in members):
             self._begin_anew([*self.members, *members], range(len(self)))
             return
-        other = Stack(members, self._idle, program=self.program)
+        other = Stack(members, self.idle, program=self.program)
         other.lifted = self._attributes(members)
+        if self.outside or other.outside:
+            self._masked()
+            other._masked()
         with torch.no_grad():
             flats = [torch.cat(pair) for pair in zip(self.flats, other.flats)]
             groups = [{name: torch.cat([mine[name], its[name]]) for name in mine} for mine, its in zip(self._groups(), other._groups())]
@@ -216,13 +250,21 @@ class Stack:
         """A stack of these members, of whom the rows `known` hold some."""
         for row in known:
             self.dump(row)
-        anew = Stack(members, self._idle, program=self.program)
+        anew = Stack(members, self.idle, program=self.program)
         vars(self).update({name: getattr(anew, name) for name in _ROWS})
+
+    def holds(self, model: nn.Module) -> bool:
+        """Whether its rows are wide enough for a member."""
+        return holds(self.program.model, model)
+
+    def widths(self, model: nn.Module) -> Hashable:
+        """Those of a member, and the stack's."""
+        return tuple(part.shape for each in (model, self.program.model) for part in each.parameters())
 
     def _fits(self, model: nn.Module) -> bool:
         """Whether what is held once for all members, or stands in the program, is the same in this one."""
         own = dict(model.named_parameters()) if self.shared else {}
-        alike = all(torch.equal(shared, own[name]) for name, shared in self.shared.items())
+        alike = all(torch.equal(front(shared, own[name]), own[name]) for name, shared in self.shared.items())
         return alike and all(value == self._single[place] for place, value in lifted(model).items() if place not in self.lifted)
 
     def _attributes(self, members: Sequence[Member]) -> dict[tuple[str, str], Tensor]:
@@ -284,6 +326,7 @@ class Stack:
         if device.type == "cpu":
             keep_freed_memory()
         first = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        wide = {**dict(self.program.model.named_parameters()), **dict(self.program.model.named_buffers())}
         self.flats = [torch.empty(k, block.width, dtype=block.dtype, device=device).requires_grad_() for block in self.layout.blocks]
         self.numbers = [
             {name: torch.empty(k, dtype=torch.float64, device=device) for name in self.rule.numbers} for _ in self.layout.blocks
@@ -295,11 +338,13 @@ class Stack:
         parts = zip(self.layout.blocks, self.flats, self.numbers)
         self.states = [fresh(self.rule, block.flags, flat.detach(), numbers) for block, flat, numbers in parts]
         differs = [name for name in self.layout.fixed if not self._alike(name)]
-        self.shared = {name: first[name].detach().clone() for name in self.layout.fixed if name not in differs}
-        self.stacked = {name: torch.empty(k, *first[name].shape, dtype=first[name].dtype, device=device) for name in differs}
-        self.buffers = {
-            name: torch.empty(k, *first[name].shape, dtype=first[name].dtype, device=device) for name in self.layout.buffers
-        }
+        self.shared = {name: torch.empty_like(wide[name], requires_grad=False) for name in self.layout.fixed if name not in differs}
+        for name, shared in self.shared.items():
+            put(first[name], shared)
+        self.stacked, self.buffers = (
+            {name: torch.empty(k, *wide[name].shape, dtype=first[name].dtype, device=device) for name in names}
+            for names in (differs, self.layout.buffers)
+        )
         every = [lifted(member) for member, _ in self.members]
         self._single = lifted(self.program.model)
         self.lifted = {
@@ -314,7 +359,7 @@ class Stack:
             optimizer._opt_called = True  # type: ignore[attr-defined]  # or its schedulers would warn that nobody calls its step
 
     def _groups(self) -> list[dict[Any, Tensor]]:
-        return [*self.numbers, *self.states, self.stacked, self.buffers, self.lifted]
+        return [*self.numbers, *self.states, self.stacked, self.buffers, self.lifted, self.outside]
 
     def _alike(self, name: str) -> bool:
         first = dict(self.members[0][0].named_parameters())[name]
@@ -353,10 +398,23 @@ def _update(
         rule.update(flat, clipped, state, own, block.flags)
 
 
-_ROWS = ("members", "flats", "numbers", "states", "buffers", "stacked", "shared", "lifted", "_single", "_seen", "_boxed")
+_ROWS = ("members", "flats", "numbers", "states", "buffers", "stacked", "shared", "lifted", "outside", "_single", "_seen", "_boxed")
 """What a stack holds of its members."""
 
 _SCHEDULED = ("lr", "weight_decay", "momentum", "betas", "dampening", "alpha", "rho", "eps", "lr_decay", "momentum_decay")
+
+
+def _cut(tensor: Tensor, row: int, place: Tensor | None) -> Tensor:
+    """A member's part of (k, D) or (k,), with a leading 1: a copy where it has a place in the row, else a view."""
+    part = tensor[row : row + 1]
+    return part if place is None or tensor.dim() == 1 else part[:, place]
+
+
+def _paste(part: Tensor, tensor: Tensor, row: int, place: Tensor | None) -> None:
+    """Writes back what was cut; zero where it was not."""
+    if place is not None and tensor.dim() == 2:
+        tensor[row] = 0
+        tensor[row, place] = part[0]
 
 
 def _in_place(optimizer: Optimizer) -> bool:
