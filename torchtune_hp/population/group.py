@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -46,10 +46,10 @@ class Apart(Exception):
 
 
 class Group(Seats):
-    """`reads`: of their structure. `speeds`: where the times of its updates are noted. `compiled`: as of Stack."""
+    """`reads`: of their structure. `speeds`: where the times of its updates are noted, and what is faster is asked. Else as of Seats."""
 
-    def __init__(self, reads: Reads, speeds: Speeds | None = None, compiled: bool = False) -> None:
-        super().__init__(compiled)
+    def __init__(self, reads: Reads, speeds: Speeds | None = None, compiled: bool = False, graphed: bool = False) -> None:
+        super().__init__(compiled, graphed)
         self.reads = reads
         self.speeds = speeds
         self._founder: dict[Read, Hashable] = {}    # attributes of the member that the stack's model is a copy of
@@ -141,6 +141,8 @@ class Group(Seats):
             self._schedules = Schedules(members, stack.rule.numbers, self.runners[0].member.device)
             self._scheduled = self.runners
         schedules = self._schedules
+        if stack.graphs is not None and self.speeds is not None:
+            stack.replay(self.speeds.replays(len(self.runners)))
         before = stack.snapshot(), [_Place(runner) for runner in self.runners], set(self.stale)
         try:
             batches = Batches(self.runners)
@@ -183,8 +185,12 @@ class Group(Seats):
         member = first.member
         hook, own = self._calls.training(member, stack.model), self._own()
 
-        def token() -> Hashable:
+        @cache
+        def known(seen: int) -> Hashable:       # a tensor among them comes from the device
             return self.reads.values(member)
+
+        def token() -> Hashable:
+            return known(len(self.reads.seen))
 
         clip = self._clip()
         bases = [runner.base for runner in runners]
@@ -235,7 +241,7 @@ class Group(Seats):
         values = torch.stack(losses).cpu().double()         # waits for the device
         if self.speeds is not None and (len(batches) > 1 or self._warm):
             updates, load = max(1, len(batches) - 1), batches.waited if batches.in_dims is None else 0.0
-            self.speeds.note(len(runners), (time.perf_counter() - began) / updates, load / updates)
+            self.speeds.note(len(runners), (time.perf_counter() - began) / updates, load / updates, stack.replayed)
         self._warm = True
         return self._trained(values, extras, weights)
 

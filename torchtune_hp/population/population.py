@@ -25,7 +25,7 @@ from .randomness import OwnRandomnessError
 from .signature import Signature, difference, signature
 from .stack import Member, Stack, Unstackable
 
-Strategy = Literal["auto", "vmap", "loop", "compile"]
+Strategy = Literal["auto", "vmap", "loop", "compile", "graph"]
 FEW = 2
 """So many members or fewer are trained one by one: a stack of them costs more than it saves."""
 
@@ -42,7 +42,8 @@ class Population:
         max_grad_norm: clips the norm of each member's whole gradient; one number for all, or one for each.
         strategy: "vmap" trains all at once, "loop" one after another; "auto": all at once, but one after another where there are
             at most two, or where it cannot be done. "compile": all at once, through torch.compile, which takes seconds for each form
-            of a step and pays where there are many. `reason` says which and why.
+            of a step and pays where there are many. "graph": all at once, on a GPU, replayed from a CUDA graph, which takes about two
+            steps for each form. `reason` says which and why.
 
     Raises ConfigurationError where members cannot share a stack, and names the first thing in which two of them differ.
 
@@ -86,6 +87,8 @@ class Population:
         """
         keys, clip = self._keys(), None if self._clips is None else torch.tensor(self._clips, device=self._device)
         losses, _ = self._rows.step(loss_fn, batch, in_dims, keys, clip)
+        if isinstance(self._rows, Stack) and self._rows.graphs is not None and self._rows.graphs.why:
+            self.reason = f"{len(self)} at once, not from a graph: {self._rows.graphs.why}"
         self._steps = [step + 1 for step in self._steps]
         return losses
 
@@ -149,8 +152,8 @@ class Population:
             self.reason = f"one by one: {len(members)} gain nothing from a stack"
         else:
             try:
-                stack = Stack(members, compiled=strategy == "compile")
-                self.reason = f"{len(members)} at once" + ", compiled" * (strategy == "compile")
+                stack = Stack(members, compiled=strategy == "compile", graphed=strategy == "graph")
+                self.reason = f"{len(members)} at once" + {"compile": ", compiled", "graph": ", from a graph"}.get(strategy, "")
                 return stack
             except (Unstackable, OwnRandomnessError) as error:
                 if strategy != "auto":
