@@ -26,7 +26,7 @@ from ..training.runner import Look
 from .batches import Batches
 from .calls import Calls, Own, alone, check_validation, compared
 from .check import Differs, FirstStep, Idle
-from .keys import batch_step, keys_of
+from .keys import batch_step, keys_of, later
 from .kinds import differing
 from .per_member import of_row, on_host
 from .program import CompilerFailed
@@ -193,7 +193,7 @@ class Group(Seats):
             return known(len(self.reads.seen))
 
         clip = self._clip()
-        bases = [runner.base for runner in runners]
+        first_keys: dict[int, Tensor] = {}      # by batches of an update
         losses: list[Tensor] = []
         extras: list[dict[str, Tensor]] = []
         weights: list[int] = []
@@ -210,13 +210,15 @@ class Group(Seats):
             if self.speeds is not None and self.speeds.alone is None:
                 self.speeds.alone = time_alone(first, partial(batches.of_row, 0, taken[0][0])) * len(taken)
                 began = time.perf_counter()
-            samples, gradients = sum(n for _, n in taken), None
+            samples, gradients, micros = sum(n for _, n in taken), None, len(taken)
+            if micros not in first_keys:
+                steps = [runner.updates * micros for runner in runners]
+                first_keys[micros] = keys_of([runner.base for runner in runners], steps, member.device)
             for micro, (batch, n) in enumerate(taken):
                 comparing = first_steps if update == micro == 0 else []
                 singles = [batches.of_row(each.row, batch) for each in comparing]
-                steps = [(runner.updates + update) * len(taken) + micro for runner in runners]
                 with autocast(member), _no_other_draws(self._warm or update > 0):
-                    keys = keys_of(bases, steps, member.device)
+                    keys = later(first_keys[micros], update * micros + micro)
                     loss, extra, part, _ = stack.gradients(hook, batch, batches.in_dims, keys, own, token)
                 if n != samples:
                     part = tuple(each_part * (n / samples) for each_part in part)
@@ -270,13 +272,12 @@ class Group(Seats):
         first, member = self.runners[0], self.runners[0].member
         hook, own = self._calls.validation(member, stack.model), self._own()
         metrics: list[dict[str, float]] = [{} for _ in self.runners]
+        standing = [batch_step(runner.step + 1, 0) for runner in self.runners]
+        first_keys = keys_of([runner.validation_base for runner in self.runners], standing, member.device)
         for name, part in first.data.val.items():
             found: list[tuple[dict[str, Any], int]] = []
             for number, (batch, n) in enumerate(part.batches(first.data.batch_size)):
-                keys = keys_of(
-                    [runner.validation_base for runner in self.runners],
-                    [batch_step(runner.step + 1, number) for runner in self.runners], member.device,
-                )  # fmt: skip
+                keys = later(first_keys, number)
                 with autocast(member):
                     found.append((stack.evaluate(hook, batch, None, keys, own), n))
                 if number == 0 and self.reads.lifted and not self._validated:

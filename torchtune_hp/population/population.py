@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import ConfigurationError
-from .keys import base_of, keys_of
+from .keys import base_of, keys_of, later
 from .loop import Loop
 from .program import Hook
 from .randomness import OwnRandomnessError
@@ -74,6 +74,8 @@ class Population:
         self._steps = [0] * len(members)
         self._clips = _clips(max_grad_norm, len(members))
         self._born = len(members)
+        self._next: Tensor | None = None        # keys of the step to come, and the norms to clip at, on the device; None: to be uploaded
+        self._norms: Tensor | None = None
         self._rows = self._made(members)
 
     def __len__(self) -> int:
@@ -85,11 +87,15 @@ class Population:
         `loss_fn(model, batch)` is one member's view: the loss as a 0-dim tensor. `in_dims`: None, one batch for all; 0, the
         leading dimension of every tensor in it is the member; or a tree of those, as of torch.func.vmap.
         """
-        keys, clip = self._keys(), None if self._clips is None else torch.tensor(self._clips, device=self._device)
+        keys = self._keys()
+        if self._clips is not None and self._norms is None:
+            self._norms = torch.tensor(self._clips, device=self._device)
+        clip = None if self._clips is None else self._norms
         losses, _ = self._rows.step(loss_fn, batch, in_dims, keys, clip)
         if isinstance(self._rows, Stack) and self._rows.graphs is not None and self._rows.graphs.why:
             self.reason = f"{len(self)} at once, not from a graph: {self._rows.graphs.why}"
         self._steps = [step + 1 for step in self._steps]
+        self._next = later(keys, 1)
         return losses
 
     def evaluate(self, fn: Hook, batch: Any, in_dims: Any = None) -> Any:
@@ -103,6 +109,7 @@ class Population:
         self._seeds.append(base_of(self._born if seed is None else seed, "train"))
         self._born += 1
         self._steps.append(0)
+        self._next = self._norms = None
         if self._clips is not None or max_grad_norm is not None:
             self._clips = [*(self._clips or [float("inf")] * len(self)), float("inf") if max_grad_norm is None else max_grad_norm]
         if isinstance(self._rows, Loop) and self.strategy == "auto" and len(self) == FEW:
@@ -121,6 +128,7 @@ class Population:
         kept = [place for place in range(len(self._seeds)) if place not in set(places)]
         self._seeds = [self._seeds[place] for place in kept]
         self._steps = [self._steps[place] for place in kept]
+        self._next = self._norms = None
         self._clips = None if self._clips is None else [self._clips[place] for place in kept]
         return [model for model, _ in gone]
 
@@ -142,7 +150,7 @@ class Population:
         return next(self._rows.members[0][0].parameters()).device
 
     def _keys(self) -> Tensor:
-        return keys_of(self._seeds, self._steps, self._device)
+        return keys_of(self._seeds, self._steps, self._device) if self._next is None else self._next
 
     def _made(self, members: Sequence[Member]) -> Stack | Loop:
         strategy = self.strategy

@@ -320,8 +320,7 @@ class Stack:
         ]
         groups = [[numbers_of(optimizer.param_groups[block.group]) for _, optimizer in self.members] for block in self.layout.blocks]
         for numbers, each in zip(self.numbers, groups):
-            for name, tensor in numbers.items():
-                tensor.copy_(torch.tensor([found[name] for found in each], dtype=torch.float64))
+            _upload(numbers, each)
         parts = zip(self.layout.blocks, self.flats, self.numbers)
         self.states = [fresh(self.rule, block.flags, flat.detach(), numbers) for block, flat, numbers in parts]
         differs = [name for name in self.layout.fixed if not self._alike(name)]
@@ -369,9 +368,14 @@ class Stack:
             if now == self._seen[place]:
                 continue
             self._seen[place] = now
-            found = [numbers_of(group) for group in groups]
-            for name, tensor in numbers.items():
-                tensor.copy_(torch.tensor([each[name] for each in found], dtype=torch.float64))
+            _upload(numbers, [numbers_of(group) for group in groups])
+
+
+def _upload(numbers: Numbers, each: Sequence[Mapping[str, float]]) -> None:
+    """Every member's values into (k,) each, in one transfer that nobody waits for."""
+    table = torch.tensor([[own[name] for own in each] for name in numbers], dtype=torch.float64)
+    for tensor, values in zip(numbers.values(), table.to(next(iter(numbers.values())).device, non_blocking=True)):
+        tensor.copy_(values)
 
 
 def _clipped(
