@@ -20,6 +20,7 @@ Laws:
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -118,7 +119,8 @@ class GraphedStep:
         device = keys.device.type
         autocast = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
         form = token(), str(spec), tuple(dims_of(batch, in_dims)), autocast
-        graph = self._found(self._gradients, form, tree_flatten(rows)[0], given, dry, run, hook)
+        held = [*rows.flats, *(tensor for part in rows[1:] for tensor in part.values())]
+        graph = self._found(self._gradients, form, held, given, dry, run, hook)
         self._parts = ()
         if graph is None:
             return run(given)
@@ -143,7 +145,8 @@ class GraphedStep:
             applied(leaves, flats, states)
 
         form = ours and tuple(part.data_ptr() for part in gradients)
-        graph = self._found(self._updates, form, tree_flatten((list(flats), list(states), list(numbers)))[0], given, dry, run)
+        held = [*flats, *(tensor for part in (*states, *numbers) for tensor in part.values())]
+        graph = self._found(self._updates, form, held, given, dry, run)
         (run if graph is None else graph)(given)
 
     def _found(
@@ -243,7 +246,9 @@ def _uncached() -> Iterator[None]:
 def _no_waiting() -> Iterator[None]:
     """What waits for the device raises."""
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -362,9 +363,9 @@ class Stack:
         """The hyperparameters as the members' own optimizers have them now: a scheduler may have moved them."""
         for place, (block, numbers) in enumerate(zip(self.layout.blocks, self.numbers)):
             groups = [optimizer.param_groups[block.group] for _, optimizer in self.members]
-            now = [[group[name] for name in _SCHEDULED if name in group] for group in groups]
+            now = list(map(itemgetter(*(name for name in _SCHEDULED if name in groups[0])), groups))      # of all, at every step
             if self._boxed:
-                now = [[_unboxed(value) for value in values] for values in now]
+                now = [tuple(map(_unboxed, values)) for values in now]
             if now == self._seen[place]:
                 continue
             self._seen[place] = now
