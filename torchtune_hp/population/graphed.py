@@ -115,7 +115,6 @@ class GraphedStep:
             return onto(tree_map(_copied, dict(rows.buffers)), leaves)
 
         run = partial(onto, rows.buffers)
-
         device = keys.device.type
         autocast = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
         form = token(), str(spec), tuple(dims_of(batch, in_dims)), autocast
@@ -209,9 +208,10 @@ class _Graph:
         self._given, self._alive = own, alive
 
     def __call__(self, given: Sequence[Any]) -> Any:
-        for own, leaf in zip(self._given, given):
-            if isinstance(own, Tensor):
-                own.copy_(leaf)
+        with torch.no_grad():
+            for own, leaf in zip(self._given, given):
+                if isinstance(own, Tensor):
+                    own.copy_(leaf)
         self._replay()
         return self._found
 
