@@ -10,11 +10,14 @@ decay, betas and gradient norm to clip at, and looks once an update whether all 
                         program (the "*" below for one member); all tried at the smallest P, the last alone in the quick form
     ours, vmap          hp.Population(strategy="vmap").step
     ours, loop          hp.Population(strategy="loop").step, where P is at most 16: what "auto" takes for one model
+    ours, graph         hp.Population(strategy="graph").step, on CUDA: the library's own step replayed from CUDA graphs
     fused, compiled     hp.Population(strategy="compile") if there is one; else, and then marked "*", the same program written here
                         (stacked parameters, vmap of functional_call, grad, the library's optimizer rules) under torch.compile, as
                         one graph or as two (gradients; optimizer), whichever is faster. It does not look for changed learning rates
     JAX                 the same MLP and Adam under jit(vmap), the call from Python included; only where `import jax` works
-    ..., graphed        on CUDA: the update of all P captured in a CUDA graph, for the loops and for the fused program
+    ..., graphed        on CUDA: the update of all P captured in one CUDA graph by this benchmark, for the loops and, to compare, for the
+                        fused program; "ours" is in no goal but by what the library itself does. The baseline of the goals is the
+                        fastest of all loops, graphed and compiled ones included
 
 Compile time stands beside (the caches are empty: every run compiles anew). "limit" is the FLOP of one model's forward and backward
 pass by the GEMM rate that the probe reached. Rounds are interleaved, medians of them.
@@ -77,6 +80,7 @@ FEW = 16
 """Up to so many members, ours is measured one by one too."""
 
 EAGER, SINGLE, VMAP, LOOP, COMPILED, JAX = "eager loop", "best single step", "ours, vmap", "ours, loop", "fused, compiled", "JAX"
+GRAPH, EAGER_GRAPHED, SINGLE_GRAPHED = "ours, graph", "eager loop, graphed", "best single step, graphed"
 OWN_COMPILE = "compile" in typing.get_args(library.Strategy)
 
 
@@ -393,11 +397,12 @@ def forms_of(task: Task, compiles: bool, quick: bool, fused_compile: bool) -> di
             parts = (1,) if task.P == 1 else (2,) if quick else (1, 2)
             found[COMPILED] = {f"* {n} graph{'s'[:n - 1]}": partial(program, task, n) for n in parts}
     if cuda:
-        found["eager loop, graphed"] = {", graphed": lambda: in_turn(task, work.loss, {"capturable": True})}
+        found[GRAPH] = {"": lambda: population(task, "graph")}
+        found[EAGER_GRAPHED] = {", graphed": lambda: in_turn(task, work.loss, {"capturable": True})}
         found["fused, graphed"] = {"* eager, graphed": lambda: program(task, 0)}
         if compiles:
             options = {"capturable": True, "fused": True}
-            found["best single step, graphed"] = {
+            found[SINGLE_GRAPHED] = {
                 "forward and backward, graphed": lambda: _half_compiled(task, options, True),
                 "the whole step, graphed": lambda: program(task, 1, each=True),
             }
@@ -604,8 +609,9 @@ def show(rows: Sequence[Row], rounds: int) -> None:
     title = rows[0].task.work.name
     times = [[row.task.P, *[row.ms(name) for name in names], row.limit_ms] for row in rows]
     common.table(f"{title}: ms per model-update, medians of {rounds} interleaved rounds", ["P", *names, "limit"], times)
-    pairs = [(base, mine) for mine in (VMAP, COMPILED) for base in (EAGER, SINGLE, JAX) if {base, mine} <= set(names)]
-    shown = [mine for mine in (VMAP, COMPILED) if mine in names]
+    bases, ours = (EAGER, SINGLE, EAGER_GRAPHED, SINGLE_GRAPHED, JAX), (VMAP, GRAPH, COMPILED)
+    pairs = [(base, mine) for mine in ours for base in bases if {base, mine} <= set(names)]
+    shown = [mine for mine in ours if mine in names]
     ratios = [[row.task.P, *[row.ms(a) / row.ms(b) for a, b in pairs], *[row.limit_ms / row.ms(mine) for mine in shown]] for row in rows]
     columns = [*[f"{a} / {b}" for a, b in pairs], *[f"limit / {mine}" for mine in shown]]
     common.table(f"{title}: how many times faster", ["P", *columns], ratios)
@@ -624,15 +630,15 @@ def goals(rows: Sequence[Row], cuda: bool) -> list[common.Goal]:
         return at.get((name, P), nothing)
 
     if cuda:
-        ours = (VMAP, COMPILED, "fused, graphed", "fused, compiled, graphed")
-        single = (SINGLE, "best single step, graphed")
+        ours = (VMAP, GRAPH, COMPILED) if OWN_COMPILE else (VMAP, GRAPH)
+        loops = (EAGER, SINGLE, EAGER_GRAPHED, SINGLE_GRAPHED)
         bounds = [("MLP 784-256-10", 128, 40.0, 10.0), ("FCNet 9-64-64-1", 512, 150.0, 40.0), ("cuda-convnet", 32, 4.0, 1.5)]
         found = []
         for name, P, eager, graph in bounds:
             own = row(name, P)
             found.append(common.Goal(f"{name}, P={P}: eager loop / best fused", own.ms(EAGER) / own.least(*ours), ">=", eager, "x"))
-            ratio = own.least(*single) / own.least(*ours)
-            found.append(common.Goal(f"{name}, P={P}: best single step, graphed / best fused", ratio, ">=", graph, "x"))
+            ratio = own.least(*loops) / own.least(*ours)
+            found.append(common.Goal(f"{name}, P={P}: best loop, compiled or graphed / best fused", ratio, ">=", graph, "x"))
         return found
     name = "MLP 64-64-64-10"
     many, one, cnn = row(name, 128), row(name, 1), row("small CNN 3-16-32", 16)
@@ -725,7 +731,7 @@ def _row_json(row: Row) -> dict[str, Any]:
         "workload": row.task.work.name, "P": row.task.P, "batch": row.task.work.batch, "limit_ms": row.limit_ms,
         "ms_per_model_update": {name: row.ms(name) for name in row.rounds}, "rounds_of": row.rounds,
         "forms": {name: case.form for name, case in row.built.items()}, "absent": row.why_not,
-        "compile_s": {name: case.compile_s for name, case in row.built.items() if name not in (EAGER, VMAP, LOOP)},
+        "compile_s": {name: case.compile_s for name, case in row.built.items() if name not in (EAGER, VMAP, LOOP, GRAPH)},
     }  # fmt: skip
 
 

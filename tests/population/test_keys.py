@@ -2,7 +2,7 @@
 
 import torch
 
-from torchtune_hp.population.keys import base_of, batch_step, key_of, keys_of
+from torchtune_hp.population.keys import base_of, batch_step, key_of, keys_of, later
 
 
 def test_one_member_s_key_is_its_entry_among_many():
@@ -12,6 +12,13 @@ def test_one_member_s_key_is_its_entry_among_many():
         assert together.dtype == torch.int64 and together.shape == (40,)
         assert [int(key_of(base, step)) for base in bases] == together.tolist()
         assert key_of(bases[0], step).shape == ()
+
+
+def test_keys_of_later_steps_are_those_that_would_have_been_made_for_them():
+    bases = [base_of(seed, "train") for seed in range(40)]
+    for start, steps in ((0, 0), (0, 1), (7, 2**20), (2**40, 3), (2**62, 2**62)):
+        right = [key_of(base, start + steps) for base in bases]
+        assert torch.equal(later(torch.stack([key_of(base, start) for base in bases]), steps), torch.stack(right))
 
 
 def test_no_two_are_the_same():

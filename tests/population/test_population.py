@@ -201,7 +201,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "another's": (lambda: Population([mlp(0)], [adam(mlp(1))]), "optimizer 0 must train parameters of model 0"),
     "seeds": (lambda: population(seeds=[1, 2]), "a seed for each model is needed, but got 2 for 4"),
     "clip": (lambda: population(max_grad_norm=-1.0), "max_grad_norm must be positive"),
-    "strategy": (lambda: population(strategy="quick"), "strategy must be one of 'auto', 'vmap', 'loop', 'compile', but got 'quick'"),
+    "strategy": (lambda: population(strategy="fast"), "strategy must be one of 'auto', 'vmap', 'loop', 'compile', 'graph', but got 'fast'"),
     "place": (lambda: population().take_out(7), "there are members 0 to 3, but got [7]"),
     "all": (lambda: population().take_out(0, 1, 2, 3), "at least one member must stay"),
 }

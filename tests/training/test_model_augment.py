@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,6 +27,13 @@ def test_normalize_is_per_channel_and_scales_whole_numbers() -> None:
     images = torch.full((1, 2, 1, 1), 255, dtype=torch.uint8)
     assert normalize(images, (0.5, 0.0), (0.5, 2.0)).flatten().tolist() == [1.0, 0.5]
     assert normalize(torch.full((1, 2, 1, 1), 3.0), 1.0, 4.0).flatten().tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("form", [tuple, list, np.array, lambda each: torch.tensor(each), lambda each: [np.float32(each[0]), each[1]]])
+def test_normalize_takes_its_numbers_in_any_form_and_rounds_them_once(form: Any) -> None:
+    images, mean, std = torch.rand(2, 2, 3, 3), (0.485, 0.456), (0.229, 0.224)
+    right = (images - torch.tensor(mean).reshape(-1, 1, 1)) / torch.tensor(std).reshape(-1, 1, 1)
+    assert torch.equal(normalize(images, form(mean), form(std)), right)
 
 
 def test_a_flip_mirrors_whole_images_about_as_often_as_asked() -> None:

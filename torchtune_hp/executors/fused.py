@@ -15,6 +15,7 @@ import torch
 from ..errors import ConfigurationError
 from ..population.census import STACKS
 from ..population.engine import Answer, Engine, Strategy
+from ..population.graphed import can_capture
 from ..population.room import let_go
 from ..population.sizes import Size, best_size
 from ..training.alone import ModelRunner
@@ -38,7 +39,8 @@ class Fused(Serial):
     study that is to be repeated names it. `device`: where; "auto": the GPU, if there is one.
 
     `strategy`: "vmap" stacks whatever can be stacked, "loop" nothing, "auto" what is faster so: both are timed, and the study's log
-    says what was chosen. "compile" stacks as "vmap" does and sends every step through torch.compile: 10 s and more for each
+    says what was chosen. "graph" stacks as "vmap" does and replays every step from CUDA graphs, which costs two steps or so wherever
+    trials come, leave or move; on a GPU, "auto" times that too. "compile" sends every step through torch.compile: 10 s and more for each
     architecture and for each power of two of members, which pays in long studies. A choice changes results by rounding only.
 
     Trials share a stack where their models have one architecture; what cannot be stacked is trained one by one, and the study's
@@ -64,6 +66,10 @@ class Fused(Serial):
                 f"Fused trains a ModelTrainable, but {job.recipe.name} is of another kind. Take executor=hp.Processes() or hp.Serial()."
             )
         device = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        if self.strategy == "graph" and not can_capture(torch.device(device)):
+            raise ConfigurationError(
+                f'strategy="graph": a CUDA graph replays what runs on a GPU, but the device is "{device}". Take strategy="auto" or "vmap".'
+            )
         self._job = dataclasses.replace(job, place=dataclasses.replace(job.place, device=device))
         if isinstance(self.slots, int):
             return self.slots

@@ -8,6 +8,9 @@ What a hook computes without tensors is thus computed once for each form of a ca
     rows        the gradients are compiled for 8, 16, 32, ... rows; spare ones repeat the first, and nobody sees their results
     optimizer   one graph for any number of rows and parameters
 
+On CUDA it is the compiler's default mode, without CUDA graphs: its own (mode="reduce-overhead") copy every input that may lie elsewhere
+next time, and leave out what changes an input in place, as an update does. Replays are a strategy of their own (graphed.py).
+
 Laws:
 1. The numbers are those of the program as it is, up to rounding.
 2. An error of the hook is raised as it is; one of the compiler is CompilerFailed, and nothing has changed.

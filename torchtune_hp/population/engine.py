@@ -23,10 +23,13 @@ import warnings
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal
 
+import torch
+
 from ..training.alone import ModelRunner
 from ..training.runner import Look
 from ..training.stream import Stream
 from .census import Census, advice, splits_most
+from .graphed import can_capture
 from .group import Apart, Group, Mixes
 from .kinds import any_width, attributes_of, begins, described, is_padded, structure_of
 from .padding import common, obstacle, widths
@@ -42,7 +45,7 @@ Answer = Look | BaseException
 Note = Callable[[str, str], None]
 """(kind, text)"""
 
-Strategy = Literal["auto", "vmap", "loop", "compile"]
+Strategy = Literal["auto", "vmap", "loop", "compile", "graph"]
 
 FEW = 2
 """So many runners of a kind or fewer are trained one by one."""
@@ -52,7 +55,7 @@ class Engine:
     """`note` is told what was chosen, and why.
 
     `strategy`: "vmap" stacks whatever can be stacked, "loop" nothing, "auto" what is faster so; "compile" stacks as "vmap" and
-    compiles.
+    compiles, "graph" replays from CUDA graphs, which "auto" tries too where there are any.
     """
 
     def __init__(self, note: Note = lambda kind, text: None, strategy: Strategy = "auto") -> None:
@@ -66,7 +69,8 @@ class Engine:
         self._numbers: dict[Any, int] = {}              # of the kinds that were stacked
         self._alone: dict[Hashable, str] = {}           # by kind: why its members are trained one by one
         self._by_shape: set[Hashable] = set()           # structures of any width that are not padded
-        self._uncompiled: set[Hashable] = set()         # structures on which the compiler failed
+        self._uncompiled: set[Hashable] = set()         # structures on which the compiler failed,
+        self._uncaptured: set[Hashable] = set()         # and those whose steps no graph can hold
         self._said: set[Hashable] = set()
         self.census = Census()
         self._most: dict[Hashable, int] = {}            # by kind: how many at once have room
@@ -212,8 +216,7 @@ class Engine:
     def _together(self, kind: Any, members: list[ModelRunner], answers: dict[ModelRunner, Answer]) -> list[ModelRunner]:
         """Trains them as a stack; returns those that turned out to be of another kind, to be sorted again."""
         structure, reads = kind[0], self._reads[kind[0]]
-        compiled = self._strategy == "compile" and structure not in self._uncompiled
-        group = self._groups.setdefault(kind, Group(reads, self._timed(structure), compiled))
+        group = self._groups.get(kind) or self._groups.setdefault(kind, self._group(structure, members[0].member.device))
         known = len(reads.seen)
         try:
             self._residents.only(members)
@@ -251,6 +254,7 @@ class Engine:
                 self._again(structure)
             self._formed(self._kinds[members[0]], members)
             self._widened(group, members)
+            self._said_of_graphs(structure, group, len(members))
         for runner in members:
             if isinstance(answers[runner], Look):
                 self._changed(runner)
@@ -274,8 +278,23 @@ class Engine:
         name, sizes = type(members[0].member).__name__, ", ".join(map(str, wide))
         self._say("stack", f"{name}: widths are padded to {sizes}: {len(members)} trials of different ones share a stack.", (name, sizes))
 
-    def _timed(self, structure: Hashable) -> Speeds | None:
-        return self._speeds.setdefault(structure, Speeds()) if self._strategy == "auto" else None
+    def _group(self, structure: Any, device: torch.device) -> Group:
+        graphed = self._strategy in ("auto", "graph") and structure not in self._uncaptured and can_capture(device)
+        speeds = self._speeds.setdefault(structure, Speeds(graphed)) if self._strategy == "auto" else None
+        compiled = self._strategy == "compile" and structure not in self._uncompiled
+        return Group(self._reads[structure], speeds, compiled, graphed)
+
+    def _said_of_graphs(self, structure: Any, group: Group, k: int) -> None:
+        """Says which was faster, once that is known, or why there are no graphs."""
+        graphs, speeds, name = group.stack and group.stack.graphs, group.speeds, structure[0].__name__
+        if graphs and graphs.why:
+            self._uncaptured.add(structure)
+            if speeds is not None:
+                speeds.graphs = False
+            self._say("choice", f"{name}: steps are not replayed from a CUDA graph: {graphs.why}.", (structure, "graph"))
+        elif speeds is not None and (found := speeds.graph(k)) is not None:
+            taken = "replayed from a CUDA graph" if speeds.replays(k) else "not replayed from a CUDA graph"
+            self._say("choice", f"{name}: steps of {k} or so are {taken}: {found}.", (structure, "graph", k.bit_length()))
 
     def _one_by_one(self, kind: Hashable, members: Sequence[ModelRunner], answers: dict[ModelRunner, Answer], why: str) -> None:
         """The shared step raised: whose error is it? If each can do it by itself, it is the sharing's, and there is no more of it."""

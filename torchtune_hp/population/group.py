@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from . import loud
 from .batches import Batches, Place
 from .calls import Calls, Own, alone, check_validation, compared
 from .check import Differs, FirstStep, Idle
-from .keys import batch_step, keys_of
+from .keys import batch_step, keys_of, later
 from .kinds import differing
 from .per_member import of_row, on_host
 from .program import CompilerFailed
@@ -51,10 +51,10 @@ class Mixes(Exception):
 
 
 class Group(Seats):
-    """`reads`: of their structure. `speeds`: where the times of its updates are noted. `compiled`: as of Stack."""
+    """`reads`: of their structure. `speeds`: where the times of its updates are noted, and what is faster is asked. Else as of Seats."""
 
-    def __init__(self, reads: Reads, speeds: Speeds | None = None, compiled: bool = False) -> None:
-        super().__init__(compiled)
+    def __init__(self, reads: Reads, speeds: Speeds | None = None, compiled: bool = False, graphed: bool = False) -> None:
+        super().__init__(compiled, graphed)
         self.reads = reads
         self.speeds = speeds
         self._founder: dict[Read, Hashable] = {}    # attributes of the member that the stack's model is a copy of
@@ -189,6 +189,8 @@ class Group(Seats):
             self._schedules = Schedules(members, stack.rule.numbers, self.runners[0].member.device)
             self._scheduled = self.runners
         schedules = self._schedules
+        if stack.graphs is not None and self.speeds is not None:
+            stack.replay(self.speeds.replays(len(self.runners)))
         before = stack.snapshot(), [Place(runner) for runner in self.runners], set(self.stale)
         try:
             batches = Batches(self.runners)
@@ -231,11 +233,15 @@ class Group(Seats):
         member = first.member
         hook, own = self._calls.training(member, stack.model), self._own()
 
-        def token() -> Hashable:
+        @cache
+        def known(seen: int) -> Hashable:       # a tensor among them comes from the device
             return self.reads.values(member)
 
+        def token() -> Hashable:
+            return known(len(self.reads.seen))
+
         clip = self._clip()
-        bases = [runner.base for runner in runners]
+        first_keys: dict[int, Tensor] = {}      # by batches of an update
         losses: list[Tensor] = []
         extras: list[dict[str, Tensor]] = []
         weights: list[int] = []
@@ -252,13 +258,15 @@ class Group(Seats):
             if self.speeds is not None and self.speeds.alone is None:
                 self.speeds.alone = time_alone(first, partial(batches.of_row, 0, taken[0][0])) * len(taken)
                 began = time.perf_counter()
-            samples, gradients = sum(n for _, n in taken), None
+            samples, gradients, micros = sum(n for _, n in taken), None, len(taken)
+            if micros not in first_keys:
+                steps = [runner.updates * micros for runner in runners]
+                first_keys[micros] = keys_of([runner.base for runner in runners], steps, member.device)
             for micro, (batch, n) in enumerate(taken):
                 comparing = first_steps if update == micro == 0 else []
                 singles = [batches.of_row(each.row, batch) for each in comparing]
-                steps = [(runner.updates + update) * len(taken) + micro for runner in runners]
                 with autocast(member), _no_other_draws(self._warm or update > 0):
-                    keys = keys_of(bases, steps, member.device)
+                    keys = later(first_keys[micros], update * micros + micro)
                     loss, extra, part, _ = stack.gradients(hook, batch, batches.in_dims, keys, own, token)
                 if n != samples:
                     part = tuple(each_part * (n / samples) for each_part in part)
@@ -283,7 +291,7 @@ class Group(Seats):
         values = torch.stack(losses).cpu().double()         # waits for the device
         if self.speeds is not None and (len(batches) > 1 or self._warm):
             updates, load = max(1, len(batches) - 1), batches.waited if batches.in_dims is None else 0.0
-            self.speeds.note(len(runners), (time.perf_counter() - began) / updates, load / updates)
+            self.speeds.note(len(runners), (time.perf_counter() - began) / updates, load / updates, stack.replayed)
         self._warm = True
         return self._trained(values, extras, weights)
 
@@ -312,13 +320,12 @@ class Group(Seats):
         first, member = self.runners[0], self.runners[0].member
         hook, own = self._calls.validation(member, stack.model), self._own()
         metrics: list[dict[str, float]] = [{} for _ in self.runners]
+        standing = [batch_step(runner.step + 1, 0) for runner in self.runners]
+        first_keys = keys_of([runner.validation_base for runner in self.runners], standing, member.device)
         for name, part in first.data.val.items():
             found: list[tuple[dict[str, Any], int]] = []
             for number, (batch, n) in enumerate(part.batches(first.data.batch_size)):
-                keys = keys_of(
-                    [runner.validation_base for runner in self.runners],
-                    [batch_step(runner.step + 1, number) for runner in self.runners], member.device,
-                )  # fmt: skip
+                keys = later(first_keys, number)
                 with autocast(member):
                     found.append((stack.evaluate(hook, batch, None, keys, own), n))
                 if number == 0 and self.reads.lifted and not self._validated:

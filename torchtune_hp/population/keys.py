@@ -24,13 +24,22 @@ def base_of(seed: int, purpose: str) -> int:
 def keys_of(bases: Sequence[int], steps: Sequence[int], device: torch.device | None = None) -> Tensor:
     """Base and step of each member -> (k,) int64."""
     at = torch.tensor(steps, dtype=torch.int64) * _APART
-    return (torch.tensor(bases, dtype=torch.int64) + at).to(device)
+    return (torch.tensor(bases, dtype=torch.int64) + at).to(device, non_blocking=True)
+
+
+def later(keys: Tensor, steps: int) -> Tensor:
+    """The same members' keys so many steps later, made where they lie: an upload for each step would wait for the device."""
+    return keys + _signed(steps * _APART)
 
 
 def key_of(base: int, step: int, device: torch.device | None = None) -> Tensor:
-    """The same for one member: 0-dim int64."""
-    key = (base + step * _APART) % 2**64
-    return torch.tensor(key - 2**64 if key >= 2**63 else key, dtype=torch.int64, device=device)
+    """As `keys_of`, for one member: 0-dim int64. It is filled where it lies, for an upload would wait for the device."""
+    return torch.full((), _signed(base + step * _APART), dtype=torch.int64, device=device)
+
+
+def _signed(whole: int) -> int:
+    """Modulo 2**64, as an int64 holds it."""
+    return (whole + 2**63) % 2**64 - 2**63
 
 
 def batch_step(number: int, batch: int) -> int:

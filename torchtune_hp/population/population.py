@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import ConfigurationError
-from .keys import base_of, keys_of
+from .keys import base_of, keys_of, later
 from .loop import Loop
 from .program import Hook
 from .randomness import OwnRandomnessError
 from .signature import Signature, difference, signature
 from .stack import Member, Stack, Unstackable
 
-Strategy = Literal["auto", "vmap", "loop", "compile"]
+Strategy = Literal["auto", "vmap", "loop", "compile", "graph"]
 FEW = 2
 """So many members or fewer are trained one by one: a stack of them costs more than it saves."""
 
@@ -42,7 +42,8 @@ class Population:
         max_grad_norm: clips the norm of each member's whole gradient; one number for all, or one for each.
         strategy: "vmap" trains all at once, "loop" one after another; "auto": all at once, but one after another where there are
             at most two, or where it cannot be done. "compile": all at once, through torch.compile, which takes seconds for each form
-            of a step and pays where there are many. `reason` says which and why.
+            of a step and pays where there are many. "graph": all at once, on a GPU, replayed from a CUDA graph, which takes about two
+            steps for each form. `reason` says which and why.
 
     Raises ConfigurationError where members cannot share a stack, and names the first thing in which two of them differ.
 
@@ -73,6 +74,8 @@ class Population:
         self._steps = [0] * len(members)
         self._clips = _clips(max_grad_norm, len(members))
         self._born = len(members)
+        self._next: Tensor | None = None        # keys of the step to come, and the norms to clip at, on the device; None: to be uploaded
+        self._norms: Tensor | None = None
         self._rows = self._made(members)
 
     def __len__(self) -> int:
@@ -84,9 +87,15 @@ class Population:
         `loss_fn(model, batch)` is one member's view: the loss as a 0-dim tensor. `in_dims`: None, one batch for all; 0, the
         leading dimension of every tensor in it is the member; or a tree of those, as of torch.func.vmap.
         """
-        keys, clip = self._keys(), None if self._clips is None else torch.tensor(self._clips, device=self._device)
+        keys = self._keys()
+        if self._clips is not None and self._norms is None:
+            self._norms = torch.tensor(self._clips, device=self._device)
+        clip = None if self._clips is None else self._norms
         losses, _ = self._rows.step(loss_fn, batch, in_dims, keys, clip)
+        if isinstance(self._rows, Stack) and self._rows.graphs is not None and self._rows.graphs.why:
+            self.reason = f"{len(self)} at once, not from a graph: {self._rows.graphs.why}"
         self._steps = [step + 1 for step in self._steps]
+        self._next = later(keys, 1)
         return losses
 
     def evaluate(self, fn: Hook, batch: Any, in_dims: Any = None) -> Any:
@@ -100,6 +109,7 @@ class Population:
         self._seeds.append(base_of(self._born if seed is None else seed, "train"))
         self._born += 1
         self._steps.append(0)
+        self._next = self._norms = None
         if self._clips is not None or max_grad_norm is not None:
             self._clips = [*(self._clips or [float("inf")] * len(self)), float("inf") if max_grad_norm is None else max_grad_norm]
         if isinstance(self._rows, Loop) and self.strategy == "auto" and len(self) == FEW:
@@ -118,6 +128,7 @@ class Population:
         kept = [place for place in range(len(self._seeds)) if place not in set(places)]
         self._seeds = [self._seeds[place] for place in kept]
         self._steps = [self._steps[place] for place in kept]
+        self._next = self._norms = None
         self._clips = None if self._clips is None else [self._clips[place] for place in kept]
         return [model for model, _ in gone]
 
@@ -139,7 +150,7 @@ class Population:
         return next(self._rows.members[0][0].parameters()).device
 
     def _keys(self) -> Tensor:
-        return keys_of(self._seeds, self._steps, self._device)
+        return keys_of(self._seeds, self._steps, self._device) if self._next is None else self._next
 
     def _made(self, members: Sequence[Member]) -> Stack | Loop:
         strategy = self.strategy
@@ -149,8 +160,8 @@ class Population:
             self.reason = f"one by one: {len(members)} gain nothing from a stack"
         else:
             try:
-                stack = Stack(members, compiled=strategy == "compile")
-                self.reason = f"{len(members)} at once" + ", compiled" * (strategy == "compile")
+                stack = Stack(members, compiled=strategy == "compile", graphed=strategy == "graph")
+                self.reason = f"{len(members)} at once" + {"compile": ", compiled", "graph": ", from a graph"}.get(strategy, "")
                 return stack
             except (Unstackable, OwnRandomnessError) as error:
                 if strategy != "auto":

@@ -85,7 +85,7 @@ class Schedules:
         self._entries = [entry for entry in before if any(row[entry] is not before[entry] for row in rows)]
         if self._entries:
             table = np.stack([np.stack([row[entry] for row in rows]) for entry in self._entries])
-            self._table = torch.from_numpy(table).to(self._device)
+            self._table = torch.from_numpy(table).to(self._device, non_blocking=True)
 
     def _after(self, update: int) -> dict[Entry, Column]:
         now = dict(self._now)

@@ -21,13 +21,13 @@ class Refused(Exception):
 
 
 class Seats:
-    """`runners[i]` has row i. `compiled`: as of Stack. `stale`: whose own modules are behind their rows."""
+    """`runners[i]` has row i. `stale`: whose own modules are behind their rows. `compiled`, `graphed`: as of Stack."""
 
-    def __init__(self, compiled: bool = False) -> None:
+    def __init__(self, compiled: bool = False, graphed: bool = False) -> None:
         self.runners: list[ModelRunner] = []
         self.stack: Stack | None = None
         self.stale: set[ModelRunner] = set()
-        self._compiled = compiled
+        self._compiled, self._graphed = compiled, graphed
         self._idle: tuple[str, ...] = ()            # parameters that no loss depends on
         self._gone: set[ModelRunner] = set()        # their rows are free
 
@@ -94,7 +94,7 @@ class Seats:
                 place = dict(zip(free, new))
                 self.runners = [place.get(row, runner) for row, runner in enumerate(self.runners)]
             if self.stack is None:
-                self.stack = Stack(members, self._idle, self._compiled)
+                self.stack = Stack(members, self._idle, self._compiled, graphed=self._graphed)
             elif members[len(free) :]:
                 self.stack.add(members[len(free) :])
         except (Unstackable, ValueError) as error:

@@ -137,9 +137,13 @@ def _optimizer(model: nn.Module, optimizer: Optimizer) -> list[tuple[str, Hashab
 
 
 class _Freezer:
-    """Makes values comparable and hashable, by law 3. Tensors of the model's own stand for their names."""
+    """Makes values comparable and hashable, by law 3. Tensors of the model's own stand for their names.
 
-    def __init__(self, model: nn.Module | None = None) -> None:
+    `placed`: a tensor on a device equals itself alone, whatever its content.
+    """
+
+    def __init__(self, model: nn.Module | None = None, placed: bool = False) -> None:
+        self._placed = placed
         self._own: dict[int, str] = {}
         self._above: list[object] = []      # functions around the one that is looked at: a closure may hold itself
         if model is not None:
@@ -152,7 +156,9 @@ class _Freezer:
         if isinstance(value, weakref.ref):
             return self(value())
         if isinstance(value, Tensor):
-            return ("the model's", self._own[id(value)]) if id(value) in self._own else _content(value)
+            if id(value) in self._own:
+                return "the model's", self._own[id(value)]
+            return _Same(value) if self._placed and value.device.type != "cpu" else _content(value)
         if isinstance(value, (list, tuple)):
             return type(value), tuple(map(self, value))
         if isinstance(value, (set, frozenset)):
@@ -179,6 +185,11 @@ class _Freezer:
 def frozen(value: Any) -> Hashable:
     """A value as something that can be compared and hashed, by law 3."""
     return _Freezer()(value)
+
+
+def placed(value: Any) -> Hashable:
+    """As `frozen`, for whoever notes where tensors lie: on a device, one equals itself alone, and none of them is read."""
+    return _Freezer(placed=True)(value)
 
 
 def _content(tensor: Tensor) -> Hashable:

@@ -19,6 +19,7 @@ from ..training.drain import Tree, tree_map
 from ..training.evaluation import autocast
 from .calls import Calls
 from .engine import FEW, Strategy
+from .graphed import can_capture
 from .keys import keys_of
 from .reads import Reads
 from .room import OUT_OF_MEMORY, free, let_go
@@ -52,7 +53,7 @@ def best_size(runner: ModelRunner, trials: int | None, strategy: Strategy) -> Si
     most = min(MOST, trials or MOST)
     if strategy == "loop" or most <= FEW:
         return Size(1, 'one by one, as strategy="loop" asks for' if strategy == "loop" else f"there are {most} trials")
-    bench = Bench(runner)
+    bench = Bench(runner, strategy in ("auto", "graph") and can_capture(runner.member.device))
     alone = bench.alone() if strategy == "auto" else None       # who asks for stacks gets some
     return chosen(alone, *climbed(bench, most), bench.memory())
 
@@ -92,10 +93,10 @@ def chosen(alone: float | None, rates: dict[int, float], end: str, memory: str) 
 
 
 class Bench:
-    """Times updates of copies of one member, on one batch of its data each."""
+    """Times updates of copies of one member, on one batch of its data each. `graphed`: stacks of them are replayed from CUDA graphs."""
 
-    def __init__(self, runner: ModelRunner) -> None:
-        self.runner, self.device = runner, runner.member.device
+    def __init__(self, runner: ModelRunner, graphed: bool = False) -> None:
+        self.runner, self.device, self._graphed = runner, runner.member.device, graphed
         self._until = time.perf_counter() + SECONDS
         plan, self._load = runner.plan(), 0.0
         for number in range(min(2, len(plan.passes))):          # the first one may take longer to come
@@ -141,16 +142,16 @@ class Bench:
         if gpu:
             torch.cuda.reset_peak_memory_stats(self.device)
         before = torch.cuda.memory_allocated(self.device) if gpu else 0
-        stack = Stack([(member.model, member.optimizer)] * k)
+        stack = Stack([(member.model, member.optimizer)] * k, graphed=self._graphed)
         rows = torch.cuda.memory_allocated(self.device) - before if gpu else 0
         calls = Calls(Reads())
         hook, own = calls.training(member, stack.model), calls.own([member] * k)
-        in_dims = None if self._shared else 0
+        in_dims, keys = None if self._shared else 0, keys_of(bases, [0] * k, self.device)
 
         def update() -> None:
             batch = _copied(self._batch, None if self._shared else k)
             with autocast(member):
-                found = stack.gradients(hook, batch, in_dims, keys_of(bases, [0] * k, self.device), own)
+                found = stack.gradients(hook, batch, in_dims, keys, own, tuple)
             with torch.no_grad():
                 stack.update(found.parts)
 

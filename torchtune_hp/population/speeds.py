@@ -1,8 +1,9 @@
-"""Whether members of a kind are faster at once or one after another: found out by doing both, and never guessed.
+"""Whether members of a kind are faster at once, at once from a CUDA graph, or one after another: found out by doing it all, never guessed.
 
-A stack of k does in one update what k do in k; which is faster depends on the model, the device and k. Both are timed on the
-first iterations of a stack of about that size (sizes that need equally many bits count as one), and the faster is kept. A stack
-waits for a batch that its members share once, and members one after another wait each for their own.
+A stack of k does in one update what k do in k; which is faster depends on the model, the device and k. All are timed on the
+first iterations of a stack of about that size (sizes that need equally many bits count as one), and the fastest is kept. A stack
+waits for a batch that its members share once, and members one after another wait each for their own. What it takes to capture a
+graph is part of its time: where rows move in every iteration it is paid in every one, and of several iterations the best counts.
 """
 
 from __future__ import annotations
@@ -21,25 +22,58 @@ MARGIN = 0.95
 """One after another is taken where it needs less than this share of the stack's time: a measurement has its noise."""
 
 
-class Speeds:
-    """Of one structure. Times are seconds an update."""
+TRIES = 2
+"""Iterations that are replayed from graphs before it is decided: the first one captures them."""
 
-    def __init__(self) -> None:
+
+class Speeds:
+    """Of one structure. Times are seconds an update. `graphs`: whether steps can be replayed from CUDA graphs."""
+
+    def __init__(self, graphs: bool = False) -> None:
         self.alone: float | None = None
+        self.graphs = graphs
         self._load = 0.0        # of each update
         self._stacked: dict[int, float] = {}
+        self._replayed: dict[int, list[float]] = {}
 
-    def note(self, k: int, seconds: float, load: float) -> None:
+    def note(self, k: int, seconds: float, load: float, replayed: bool = False) -> None:
         """A stack of k needed so long, of which `load` for a batch that all share; the best of several counts."""
         bits, self._load = k.bit_length(), load
-        self._stacked[bits] = min(seconds, self._stacked.get(bits, seconds))
+        if replayed:
+            self._replayed.setdefault(bits, []).append(seconds)
+        else:
+            self._stacked[bits] = min(seconds, self._stacked.get(bits, seconds))
+
+    def replays(self, k: int) -> bool:
+        """Whether the next iteration of k is to be replayed from graphs: to be timed, or because that is faster."""
+        stacked, replayed = self._times(k)
+        return self.graphs and stacked is not None and (self._tries(k) or replayed < stacked)
 
     def loses(self, k: int) -> str | None:
         """Why k are better trained one after another; None where a stack is faster, or was not tried yet."""
-        stacked = self._stacked.get(k.bit_length())
-        if stacked is None or self.alone is None or k * (self.alone + self._load) > MARGIN * stacked:
+        stacked, replayed = self._times(k)
+        if stacked is None or self.alone is None or self._tries(k) or self._one_by_one(k) > MARGIN * min(stacked, replayed):
             return None
-        return f"{k} at once take {stacked * 1e3:.3g} ms an update, one after another {k * (self.alone + self._load) * 1e3:.3g} ms"
+        return self._shown(k)
+
+    def graph(self, k: int) -> str | None:
+        """What was found of graphs for k, in figures; None where they were not timed, or not yet."""
+        return self._shown(k) if self.graphs and k.bit_length() in self._stacked and not self._tries(k) else None
+
+    def _tries(self, k: int) -> bool:
+        return self.graphs and len(self._replayed.get(k.bit_length(), ())) < TRIES
+
+    def _times(self, k: int) -> tuple[float | None, float]:
+        replayed = self._replayed.get(k.bit_length(), ()) if self.graphs else ()
+        return self._stacked.get(k.bit_length()), min(replayed, default=float("inf"))
+
+    def _one_by_one(self, k: int) -> float:
+        return k * ((self.alone or 0.0) + self._load)
+
+    def _shown(self, k: int) -> str:
+        stacked, replayed = self._times(k)
+        graph = "" if replayed == float("inf") else f", from a CUDA graph {replayed * 1e3:.3g} ms"
+        return f"{k} at once take {(stacked or 0.0) * 1e3:.3g} ms an update{graph}, one after another {self._one_by_one(k) * 1e3:.3g} ms"
 
 
 def time_alone(runner: ModelRunner, batch: Callable[[], Any]) -> float:

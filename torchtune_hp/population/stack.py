@@ -18,6 +18,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,11 +31,12 @@ from .memory import keep_freed_memory
 from .optimizers import Numbers, Rule, dump_row, fresh, load_row, numbers_of, rule_of, why_not
 from .padding import common, front, holds, put, widened
 from .program import Gradients, Hook, Program, Rows
-from .signature import frozen, lifted
+from .signature import frozen, lifted, placed
 
 Member = tuple[nn.Module, Optimizer]
 if TYPE_CHECKING:
     from .compiled import CompiledGradients
+    from .graphed import GraphedStep
 
 
 class Unstackable(Exception):
@@ -44,12 +46,14 @@ class Unstackable(Exception):
 class Stack:
     """`members`: at least one, of one signature but for widths. Tensors lie where the first member's do.
 
-    `compiled`: steps go through torch.compile. `program`: of another stack, that holds these members' widths.
+    `compiled`: steps go through torch.compile. `graphed`: they are replayed from CUDA graphs, unless `replay` says
+    otherwise. `program`: of another stack, that holds these members' widths.
     """
 
     def __init__(
-        self, members: Sequence[Member], idle: Sequence[str] = (), compiled: bool = False, program: Program | None = None
-    ) -> None:
+        self, members: Sequence[Member], idle: Sequence[str] = (), compiled: bool = False, program: Program | None = None,
+        graphed: bool = False,
+    ) -> None:  # fmt: skip
         model, optimizer = members[0]
         rule = rule_of(optimizer)
         if rule is None:
@@ -69,6 +73,15 @@ class Stack:
             from .compiled import CompiledGradients, CompiledUpdate  # the compiler takes seconds to import
 
             self._compiled, self._step = CompiledGradients(self.program), CompiledUpdate(self._updated)
+        self.graphs: GraphedStep | None = None
+        if graphed:
+            from .graphed import CAPTURES, GraphedStep
+
+            device = next(model.parameters()).device
+            if device.type not in CAPTURES:
+                raise Unstackable(f"a CUDA graph replays what runs on a GPU, but these members lie on the {device}")
+            self.graphs = GraphedStep(self.program, partial(_clipped, self._updated), CAPTURES[device.type](device))
+        self._replayed = graphed
         self.flats: list[Tensor] = []                   # (k, D) each, a block's
         self.numbers: list[dict[str, Tensor]] = []      # (k,) each, float64
         self.states: list[dict[str, Tensor]] = []       # (k, D) and (k,)
@@ -104,7 +117,11 @@ class Stack:
         self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, more: Any = None, token: Callable[[], Hashable] | None = None
     ) -> Gradients:
         """The forward and the backward pass in training mode; buffers move on. `token()`: equal for hooks that do the same."""
-        if self._compiled is None:
+        if self.graphs is not None and self.replayed:
+            first = self.members[0][0]      # whose hook it is: what it holds of its own on the device may have another's content alike
+            own = partial(placed, hook) if token is None else lambda: (token(), id(first))
+            found = self.graphs.gradients(hook, own, self._rows(), keys, batch, in_dims, more)
+        elif self._compiled is None:
             found = self.program.gradients(hook, self._rows(), keys, batch, in_dims, more)
         else:
             found = self._compiled(hook, token or partial(frozen, hook), self._rows(), keys, batch, in_dims, more)
@@ -127,11 +144,22 @@ class Stack:
             self._read()
         else:
             self._move(moved)
-        scale = None
-        if clip is not None:
-            norms = torch.stack([torch.linalg.vector_norm(gradient, dim=1) for gradient in gradients]).norm(dim=0)
-            scale = (clip / (norms + 1e-6)).clamp(max=1.0).unsqueeze(1)
-        self._step([flat.detach() for flat in self.flats], list(gradients), self.states, self.numbers, scale)
+        rows = [flat.detach() for flat in self.flats], list(gradients), self.states, self.numbers
+        if self.graphs is not None and self.replayed:
+            self.graphs.update(*rows, clip)
+        else:
+            _clipped(self._step, *rows, clip)
+
+    def replay(self, on: bool) -> None:
+        """Whether steps are replayed from graphs from now on; without them, their memory is free."""
+        self._replayed = on
+        if self.graphs is not None and not on:
+            self.graphs.clear()
+
+    @property
+    def replayed(self) -> bool:
+        """Whether steps are replayed from graphs."""
+        return self._replayed and self.graphs is not None and not self.graphs.why
 
     @torch.no_grad()
     def evaluate(self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, more: Any = None) -> Any:
@@ -333,8 +361,7 @@ class Stack:
         ]
         groups = [[numbers_of(optimizer.param_groups[block.group]) for _, optimizer in self.members] for block in self.layout.blocks]
         for numbers, each in zip(self.numbers, groups):
-            for name, tensor in numbers.items():
-                tensor.copy_(torch.tensor([found[name] for found in each], dtype=torch.float64))
+            _upload(numbers, each)
         parts = zip(self.layout.blocks, self.flats, self.numbers)
         self.states = [fresh(self.rule, block.flags, flat.detach(), numbers) for block, flat, numbers in parts]
         differs = [name for name in self.layout.fixed if not self._alike(name)]
@@ -378,15 +405,31 @@ class Stack:
         """The hyperparameters as the members' own optimizers have them now: a scheduler may have moved them."""
         for place, (block, numbers) in enumerate(zip(self.layout.blocks, self.numbers)):
             groups = [optimizer.param_groups[block.group] for _, optimizer in self.members]
-            now = [[group[name] for name in _SCHEDULED if name in group] for group in groups]
+            now = list(map(itemgetter(*(name for name in _SCHEDULED if name in groups[0])), groups))      # of all, at every step
             if self._boxed:
-                now = [[_unboxed(value) for value in values] for values in now]
+                now = [tuple(map(_unboxed, values)) for values in now]
             if now == self._seen[place]:
                 continue
             self._seen[place] = now
-            found = [numbers_of(group) for group in groups]
-            for name, tensor in numbers.items():
-                tensor.copy_(torch.tensor([each[name] for each in found], dtype=torch.float64))
+            _upload(numbers, [numbers_of(group) for group in groups])
+
+
+def _upload(numbers: Numbers, each: Sequence[Mapping[str, float]]) -> None:
+    """Every member's values into (k,) each, in one transfer that nobody waits for."""
+    table = torch.tensor([[own[name] for own in each] for name in numbers], dtype=torch.float64)
+    for tensor, values in zip(numbers.values(), table.to(next(iter(numbers.values())).device, non_blocking=True)):
+        tensor.copy_(values)
+
+
+def _clipped(
+    update: Callable[..., None], flats: list[Tensor], gradients: Sequence[Tensor], states: list[dict[str, Tensor]], numbers: list[Numbers],
+    clip: Tensor | None,
+) -> None:  # fmt: skip
+    scale = None
+    if clip is not None:
+        norms = torch.stack([torch.linalg.vector_norm(gradient, dim=1) for gradient in gradients]).norm(dim=0)
+        scale = (clip / (norms + 1e-6)).clamp(max=1.0).unsqueeze(1)
+    update(flats, gradients, states, numbers, scale)
 
 
 def _update(

@@ -7,6 +7,7 @@ do, so the functions stack; all draws are `torch.rand`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,8 +23,7 @@ def normalize(images: Tensor, mean: Sequence[float] | float, std: Sequence[float
     """(images - mean) / std per channel; whole-number images are first scaled to [0, 1]."""
     if not images.is_floating_point():
         images = images.to(torch.get_default_dtype()) / 255
-    center, scale = (torch.as_tensor(part, dtype=images.dtype, device=images.device).reshape(-1, 1, 1) for part in (mean, std))
-    return (images - center) / scale
+    return (images - _each(mean, images)) / _each(std, images)
 
 
 def random_flip(images: Tensor, p: float = 0.5) -> Tensor:
@@ -79,6 +79,15 @@ def mixup(inputs: Tensor, targets: Tensor, alpha: float = 0.2, classes: int | No
         return share * part + (1 - share) * part.roll(1, 0)
 
     return mixed(inputs), mixed(targets)
+
+
+def _each(values: Any, like: Tensor) -> Tensor:
+    """(channels, 1, 1). Numbers are written where the images lie: an upload would wait for the device, and no CUDA graph can hold one."""
+    if isinstance(values, (tuple, list)):
+        return torch.cat([_each(value, like) for value in values])
+    if isinstance(values, (int, float)):
+        return torch.full((1, 1, 1), values, dtype=like.dtype, device=like.device)
+    return torch.as_tensor(values, dtype=like.dtype, device=like.device).reshape(-1, 1, 1)
 
 
 def _below(n: int, bound: int, device: torch.device) -> Tensor:

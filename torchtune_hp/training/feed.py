@@ -207,7 +207,7 @@ class TableFeed:
     def _ordered(self, epoch: int) -> Tensor:
         if self._order is None or self._order[0] != epoch:
             generator = torch.Generator().manual_seed(derive(self._seed, "order", epoch))
-            self._order = epoch, torch.randperm(self.table.size, generator=generator).to(self._device)
+            self._order = epoch, torch.randperm(self.table.size, generator=generator).to(self._device, non_blocking=True)
         return self._order[1]
 
     def _turn(self) -> None:
