@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..training.context import of_many
 from ..training.drain import tree_map
 from ..training.evaluation import autocast, is_scalar
 from ..training.hooks import ModelTrainable
@@ -19,7 +20,7 @@ from .check import same_metrics
 from .randomness import own_randomness
 from .reads import Read, Reads
 from .signature import is_torch_s
-from .view import Sight, given, view_of, watch
+from .view import Sight, given, unwritten, view_of, watch
 
 Own = dict[str, dict[Any, Tensor]]
 """What members are given of their own, (k,) or (k, ...): "hparams" by dotted names, "lifted" by reads."""
@@ -44,8 +45,9 @@ class Calls:
         view = view_of(member, model, self._sight)
 
         def hook(model: nn.Module, batch: Any, own: Own) -> Any:
-            with given(self._sight, model, own):
+            with given(self._sight, model, own), of_many():
                 found = view.training_step(model, view.augment(batch))
+            unwritten(view)
             return (found[0], tree_map(as_tensor, found[1])) if isinstance(found, tuple) else (found, {})
 
         return hook
@@ -55,8 +57,10 @@ class Calls:
         view = view_of(member, model, self._sight)
 
         def hook(model: nn.Module, batch: Any, own: Own) -> Any:
-            with given(self._sight, model, own):
-                return tree_map(as_tensor, dict(view.validation_step(model, batch)))
+            with given(self._sight, model, own), of_many():
+                found = tree_map(as_tensor, dict(view.validation_step(model, batch)))
+            unwritten(view)
+            return found
 
         return hook
 

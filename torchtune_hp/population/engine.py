@@ -305,7 +305,7 @@ class Engine:
 
     def _refuse(self, kind: Any, why: str) -> None:
         self._alone[kind] = why
-        self._say("stack", f"{kind[0][0].__name__}: trained one by one: {why}.")
+        self._say("stack", f"{kind[0][0].__name__}: trained one by one: {why.rstrip('.')}.")
 
     # Room ---------------------------------------------------------------------------------------------------------------
 

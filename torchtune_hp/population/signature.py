@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
-from .optimizers import flags_of
+from .optimizers import flags_of, own_step
 
 Signature = tuple[tuple[str, Hashable], ...]
 """(what it is, its value), in a fixed order."""
@@ -119,14 +119,21 @@ def _tensors(model: nn.Module) -> list[tuple[str, Hashable]]:
         else:
             found.append((f"shape of {name}", tuple(parameter.shape)))
             found.append((f"kind of {name}", (parameter.dtype, parameter.device.type, parameter.requires_grad)))
+            if watched(parameter):
+                found.append((f"a hook on the gradient of {name}", True))
     for name, buffer in model.named_buffers(remove_duplicate=False):
         found.append((f"shape of {name}", (tuple(buffer.shape), buffer.dtype, buffer.device.type)))
     return found
 
 
+def watched(parameter: Tensor) -> bool:
+    """Whether a hook waits for its gradient. The rows of a stack have none."""
+    return bool(parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None))
+
+
 def _optimizer(model: nn.Module, optimizer: Optimizer) -> list[tuple[str, Hashable]]:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found: list[tuple[str, Any]] = [("the optimizer", type(optimizer))]
+    found: list[tuple[str, Any]] = [("the optimizer", type(optimizer)), ("a step of the optimizer's own", own_step(optimizer))]
     for number, group in enumerate(optimizer.param_groups):
         found.append((f"parameters of param_groups[{number}]", tuple(names.get(id(p), "not the model's") for p in group["params"])))
         found.append((f"flags of param_groups[{number}]", flags_of(group)))

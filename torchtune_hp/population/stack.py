@@ -27,7 +27,7 @@ from .layout import Block, Layout, flatten, layout_of, parameters_of, unflatten
 from .memory import keep_freed_memory
 from .optimizers import Numbers, Rule, dump_row, fresh, load_row, numbers_of, rule_of, why_not
 from .program import Gradients, Hook, Program, Rows
-from .signature import frozen, lifted
+from .signature import frozen, lifted, watched
 
 Member = tuple[nn.Module, Optimizer]
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ class Stack:
         rule = rule_of(optimizer)
         if rule is None:
             raise Unstackable(why_not(optimizer))
+        hooked = next((name for name, parameter in model.named_parameters() if watched(parameter)), None)
+        if hooked is not None:
+            raise Unstackable(f"{hooked} has a hook on its gradient, which would not run")
         self.members: list[Member] = list(members)
         self.rule: Rule = rule
         self.layout: Layout = layout_of(model, optimizer, idle)
