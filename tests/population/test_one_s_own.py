@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 import torchtune_hp as hp
+from torchtune_hp.errors import ConfigurationError
 from torchtune_hp.population.population import Population
 
 from .test_engine import Toy, alone, same, together
@@ -210,6 +211,57 @@ def test_who_has_another_optimizer_after_an_iteration_goes_on_with_it(cls: type[
     fused, said, _ = together(cls, CONFIGS)
     assert not said
     same(fused, alone(cls, CONFIGS))
+
+
+class Lazy(Plain):
+    def build(self, config: Any) -> nn.Module:
+        return nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.LazyLinear(3))
+
+
+def test_lazy_layers_are_stacked_once_they_have_shapes() -> None:
+    fused, said, engine = together(Lazy, CONFIGS)
+    assert engine.stacks() == [6] and not said
+    same(fused, alone(Lazy, CONFIGS))
+
+
+class Complex(Plain):
+    def validation_step(self, model: nn.Module, batch: Any) -> Any:
+        return {**super().validation_step(model, batch), "z": batch[0].mean() * 1j}
+
+
+def test_a_complex_metric_is_refused_as_it_is_alone() -> None:
+    fused, _, _ = together(Complex, CONFIGS, n=1)
+    assert all(isinstance(look, ConfigurationError) and "'z' must be a number" in str(look) for (look,) in fused)
+
+
+class Backbone(Plain):
+    body = nn.Linear(6, 6).double()
+
+    def build(self, config: Any) -> nn.Module:
+        return nn.Sequential(self.body, nn.Linear(6, 3))
+
+
+class Frozen(Backbone):
+    body = nn.Linear(6, 6).double().requires_grad_(False)
+
+
+def test_a_trained_backbone_that_trials_share_is_refused_and_a_frozen_one_is_not() -> None:
+    with pytest.raises(ConfigurationError, match="Backbone.model: each trial must have .* but 0.weight is also trial 0's"):
+        alone(Backbone, CONFIGS)
+    fused, said, _ = together(Frozen, CONFIGS)
+    assert not said
+    same(fused, alone(Frozen, CONFIGS))
+
+
+class Generated(Plain):
+    def setup(self, config: Any) -> None:
+        super().setup(config)
+        self.lr_scheduler = (torch.optim.lr_scheduler.ExponentialLR(self.optimizer, 0.5) for _ in range(1))  # type: ignore[assignment]
+
+
+def test_schedulers_that_would_be_stepped_once_at_most_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="lr_scheduler: it is stepped again and again, so it must be a list"):
+        alone(Generated, CONFIGS)
 
 
 class Leaves(Plain):

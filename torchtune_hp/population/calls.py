@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import ConfigurationError
 from ..training.context import of_many
 from ..training.drain import tree_map
 from ..training.evaluation import autocast, is_scalar
@@ -99,5 +100,7 @@ def check_validation(member: ModelTrainable, model: nn.Module, batch: Any, key: 
 
 
 def as_tensor(value: Any) -> Any:
-    """vmap hands out tensors only."""
+    """vmap hands out tensors only. ConfigurationError for what is complex: on the host it would lose a part in silence."""
+    if isinstance(value, Tensor) and value.is_complex():
+        raise ConfigurationError("A metric must be a real number, but one is complex. Take its abs().")
     return torch.as_tensor(value, dtype=torch.float64) if not isinstance(value, Tensor) and is_scalar(value) else value

@@ -6,7 +6,7 @@ import copy
 from collections import deque
 from typing import Any
 
-CONTAINERS = (list, deque, dict, set)
+CONTAINERS: Any = (list, deque, dict, set)
 
 
 def copied(value: Any) -> Any:

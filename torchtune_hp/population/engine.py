@@ -23,6 +23,8 @@ import warnings
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal
 
+from torch.nn.parameter import is_lazy
+
 from ..training.alone import ModelRunner
 from ..training.runner import Look
 from ..training.stream import Stream
@@ -65,6 +67,7 @@ class Engine:
         self._numbers: dict[Any, int] = {}              # of the kinds that were stacked
         self._alone: dict[Hashable, str] = {}           # by kind: why its members are trained one by one
         self._uncompiled: set[Hashable] = set()         # structures on which the compiler failed
+        self._unshaped: set[ModelRunner] = set()        # whose models have lazy layers that saw no batch yet
         self._said: set[Hashable] = set()
         self.census = Census()
         self._most: dict[Hashable, int] = {}            # by kind: how many at once have room
@@ -158,6 +161,8 @@ class Engine:
         if known is None:
             self._residents.only([runner])
             shape = structure_of(runner)
+            if any(map(is_lazy, runner.member.model.parameters())):
+                self._unshaped.add(runner)
             if shape not in self._reads:
                 self._reads[shape] = Reads({read for other, reads in self._reads.items() if other[0] is shape[0] for read in reads.lifted})
             known = (shape, self._reads[shape].values(runner.member))
@@ -327,8 +332,9 @@ class Engine:
         self._say("slots", f"{name}: the device has no room for all trials at once. Who is not being trained waits in host memory.")
 
     def _changed(self, runner: ModelRunner) -> None:
-        """After `on_iteration_end`, which may change what a stack depends on, the kind is found out anew."""
-        if runner.hooked:
+        """After `on_iteration_end`, which may change what a stack depends on, and once lazy layers have shapes, its kind is another."""
+        if runner.hooked or runner in self._unshaped:
+            self._unshaped.discard(runner)
             self._forget(runner)
             self._kind(runner)
 

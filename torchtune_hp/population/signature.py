@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
@@ -117,12 +118,13 @@ def _tensors(model: nn.Module) -> list[tuple[str, Hashable]]:
         if tied != name:
             found.append((name, ("tied to", tied)))
         else:
-            found.append((f"shape of {name}", tuple(parameter.shape)))
+            found.append((f"shape of {name}", "not yet known" if is_lazy(parameter) else tuple(parameter.shape)))
             found.append((f"kind of {name}", (parameter.dtype, parameter.device.type, parameter.requires_grad)))
             if watched(parameter):
                 found.append((f"a hook on the gradient of {name}", True))
     for name, buffer in model.named_buffers(remove_duplicate=False):
-        found.append((f"shape of {name}", (tuple(buffer.shape), buffer.dtype, buffer.device.type)))
+        shape = "not yet known" if is_lazy(buffer) else tuple(buffer.shape)
+        found.append((f"shape of {name}", (shape, buffer.dtype, buffer.device.type)))
     return found
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from .cohort import Entry
@@ -48,6 +49,9 @@ class Stack:
         rule = rule_of(optimizer)
         if rule is None:
             raise Unstackable(why_not(optimizer))
+        lazy = next((name for name, parameter in model.named_parameters() if is_lazy(parameter)), None)
+        if lazy is not None:
+            raise Unstackable(f"{lazy} has no shape before the model has seen a batch. Show it one in setup")
         hooked = next((name for name, parameter in model.named_parameters() if watched(parameter)), None)
         if hooked is not None:
             raise Unstackable(f"{hooked} has a hook on its gradient, which would not run")
