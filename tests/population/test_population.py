@@ -48,6 +48,7 @@ def close(one: Any, other: Any) -> None:
 
 def test_at_once_and_one_by_one_are_the_same() -> None:
     fused, alone = population(strategy="vmap"), population(strategy="loop")
+    assert repr(fused) == "Population(4 members; 4 at once)"
     assert fused.reason == "4 at once" and alone.reason == "one by one, as asked for"
     close(run(fused, 8), run(alone, 8))
     close(fused.evaluate(logits, (X, Y)), alone.evaluate(logits, (X, Y)))

@@ -84,6 +84,9 @@ class Population:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def __repr__(self) -> str:
+        return f"Population({len(self)} members; {self.reason})"
+
     def step(self, loss_fn: Hook, batch: Any, in_dims: Any = None) -> Tensor:
         """One update of every member -> losses (k,), as they were before it.
 
