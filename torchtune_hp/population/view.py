@@ -21,6 +21,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from inspect import getattr_static
 from types import FunctionType
 from typing import Any
@@ -137,15 +138,14 @@ class _Viewing:
         if view is None or name.startswith("__"):
             return object.__getattribute__(self, name)
         model, sight, _ = view
+        cls: Any = type(self)
         if name == "model":
             return model
         if name == "hparams":
             return _Lifted(sight.hparams)
         if name == "config":
             return sight.read(("config",), object.__getattribute__(self, name))
-        if name not in own and name != "trial_id" and _is_code(getattr_static(type(self), name, None)):
-            return object.__getattribute__(self, name)
-        if name in _WORDS:
+        if name in _WORDS or name not in own and name != "trial_id" and _is_code(cls, name):
             return object.__getattribute__(self, name)
         try:
             value = object.__getattribute__(self, name)
@@ -161,9 +161,10 @@ class _Viewing:
         raise Written(name)
 
 
-def _is_code(found: Any) -> bool:
-    """What a class holds for all its members; what it reads of them is seen."""
-    return isinstance(found, (FunctionType, classmethod, staticmethod, property))
+@cache
+def _is_code(cls: Any, name: str) -> bool:
+    """Whether this is a method or property of the class; what it reads of a member is seen."""
+    return isinstance(getattr_static(cls, name, None), (FunctionType, classmethod, staticmethod, property))
 
 
 class _Watching:
