@@ -8,11 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
 import torchtune_hp as hp
+from torchtune_hp.errors import DivergedError
 from torchtune_hp.population import compiled
+from torchtune_hp.population.engine import Engine
 from torchtune_hp.population.program import CompilerFailed
 from torchtune_hp.population.stack import Stack
+from torchtune_hp.training.model import ModelRecipe
+from torchtune_hp.training.runner import Place
+from torchtune_hp.trial import Trial
 
 K = 9       # compiled for 16 rows, 7 of them spare
 
@@ -147,3 +153,59 @@ def test_where_the_compiler_fails_a_study_goes_on_and_its_log_says_so(monkeypatc
     ]
 
 
+
+
+# What is ill is its own, compiled as well -------------------------------------------------------------------------------------
+
+
+def trained(ill: int | None, clip: float | None) -> tuple[Tensor, list[list[Tensor]]]:
+    """Losses (3, k) and tensors of members of which `ill` has a weight of NaN."""
+    models, optimizers = members()
+    if ill is not None:
+        with torch.no_grad():
+            models[ill][0].weight.fill_(float("nan"))  # type: ignore[index,operator,union-attr]
+    population = hp.Population(models, optimizers, max_grad_norm=clip, strategy="compile")
+    losses = torch.stack([population.step(loss, data(), in_dims=0) for _ in range(3)])
+    pairs = zip(population.unstack(), optimizers)
+    return losses, [[*model.state_dict().values(), *tree_leaves(optimizer.state_dict())] for model, optimizer in pairs]
+
+
+@pytest.mark.parametrize("ill", [0, 3], ids=["the first, whom spare rows repeat", "another"])
+@pytest.mark.parametrize("clip", [None, 0.5], ids=["unclipped", "clipped"])
+def test_nan_in_one_member_reaches_no_bit_of_another(ill: int, clip: float | None) -> None:
+    (losses, well), (wrong, sick) = trained(None, clip), trained(ill, clip)
+    assert wrong[:, ill].isnan().all()
+    for place in set(range(K)) - {ill}:
+        assert torch.equal(losses[:, place], wrong[:, place])
+        for one, other in zip(well[place], sick[place], strict=True):
+            assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
+
+
+class Ill(Digits):
+    """`ill` is the update from which its loss is NaN."""
+
+    def setup(self, config: Any) -> None:
+        super().setup(config)
+        self.model.register_buffer("updates", torch.zeros(()))
+
+    def training_step(self, model: nn.Module, batch: Any) -> Tensor:
+        model.updates += 1  # type: ignore[operator]
+        found: Tensor = super().training_step(model, batch)
+        return found * torch.where(model.updates > self.hparams["at"], float("nan"), 1.0)  # type: ignore[operator]
+
+
+def curves(at: float) -> list[list[Any]]:
+    configs = [{"lr": 0.01 * (1 + k), "scale": 1.0, "at": at if k == 3 else 999.0} for k in range(K)]
+    recipe, place = ModelRecipe(Ill), Place(None, "cpu", 9, ("loss",), "toy")
+    runners = [recipe.start(Trial(k, (), config, seed=k), place) for k, config in enumerate(configs)]
+    said: list[str] = []
+    engine = Engine(lambda kind, text: said.append(text), "compile")
+    answers = [engine.advance(runners) for _ in range(2)]
+    assert [text for text in said if "begins with" not in text] == [] and engine.stacks() == [K]
+    return [[answer[runner] for answer in answers] for runner in runners]
+
+
+def test_a_trial_that_diverges_in_a_compiled_stack_ends_by_itself() -> None:
+    well, ill = curves(999.0), curves(1.0)
+    assert isinstance(ill[3][0], DivergedError)
+    assert [ill[k] for k in range(K) if k != 3] == [well[k] for k in range(K) if k != 3]

@@ -48,6 +48,7 @@ def close(one: Any, other: Any) -> None:
 
 def test_at_once_and_one_by_one_are_the_same() -> None:
     fused, alone = population(strategy="vmap"), population(strategy="loop")
+    assert repr(fused) == "Population(4 members; 4 at once)"
     assert fused.reason == "4 at once" and alone.reason == "one by one, as asked for"
     close(run(fused, 8), run(alone, 8))
     close(fused.evaluate(logits, (X, Y)), alone.evaluate(logits, (X, Y)))
@@ -193,6 +194,11 @@ def test_extra_parameters_that_no_optimizer_trains_stay_as_they_are() -> None:
     assert all(torch.equal(model[0].weight, old) for model, old in zip(found.unstack(), before))
 
 
+def added() -> tuple[nn.Module, torch.optim.Optimizer]:
+    model = mlp(9)
+    return model, adam(model)
+
+
 WRONG: dict[str, tuple[Any, str]] = {
     "none": (lambda: Population([], []), "at least one model is needed"),
     "counts": (lambda: Population([mlp(0)], []), "got 1 models and 0 optimizers"),
@@ -201,6 +207,21 @@ WRONG: dict[str, tuple[Any, str]] = {
     "another's": (lambda: Population([mlp(0)], [adam(mlp(1))]), "optimizer 0 must train parameters of model 0"),
     "seeds": (lambda: population(seeds=[1, 2]), "a seed for each model is needed, but got 2 for 4"),
     "clip": (lambda: population(max_grad_norm=-1.0), "max_grad_norm must be positive"),
+    "a seed": (lambda: population(seeds=["a"] * 4), "seeds must be a list with an int for each model, but got ['a', "),
+    "one seed": (lambda: population(seeds=3), "seeds must be a list with an int for each model, but got 3"),
+    "a clip": (lambda: population(max_grad_norm=[1, None, 1, 1]), "max_grad_norm must be positive, one number or one for each of 4"),
+    "a bool": (lambda: population(max_grad_norm=True), "max_grad_norm must be positive"),
+    "an added clip": (lambda: population().add(*added(), max_grad_norm=-3.0), "max_grad_norm must be positive"),
+    "an added seed": (lambda: population().add(*added(), seed="a"), "seeds must be a list with an int"),  # type: ignore[arg-type]
+    "no place": (lambda: population().take_out([1, 2]), "there are members 0 to 3, but got [[1, 2]]"),  # type: ignore[arg-type]
+    "copy": (lambda: population().copy(0, 9), "Population.copy: there are members 0 to 3, but got [9]"),
+    "lazy": (lambda: Population([(m := nn.LazyLinear(2))], [adam(m)]), "lazy layers must have seen a batch, but model 0"),
+    "closure": (lambda: Population([(m := mlp(0))], [torch.optim.LBFGS(m.parameters())]), "LBFGS evaluates the loss several times"),
+    "parts": (lambda: population().step(lambda model, batch: model(batch).mean(), X, in_dims=0), "so it must be 4, but one has the shape"),
+    "no parts": (
+        lambda: population(strategy="loop").step(lambda model, batch: model(batch).mean(), X, in_dims=0),
+        "so it must be 4, but one has the shape",
+    ),
     "strategy": (lambda: population(strategy="fast"), "strategy must be one of 'auto', 'vmap', 'loop', 'compile', 'graph', but got 'fast'"),
     "place": (lambda: population().take_out(7), "there are members 0 to 3, but got [7]"),
     "all": (lambda: population().take_out(0, 1, 2, 3), "at least one member must stay"),
@@ -240,3 +261,47 @@ def test_the_norm_is_that_of_what_the_optimizer_was_given(strategy: Any) -> None
             moved = torch.cat([(model[1].weight - old).flatten(), model[1].bias - model[1].bias])  # type: ignore[index,operator]
             assert number or 0.05 < float(moved.norm()) <= 0.1
     assert all(model[0].weight.grad is None or strategy == "loop" for model in models)  # type: ignore[index]
+
+
+def over(body: nn.Module) -> tuple[list[nn.Module], list[torch.optim.Optimizer]]:
+    models: list[nn.Module] = [nn.Sequential(body, nn.Linear(4, 2)) for _ in range(3)]
+    return models, [adam(model) for model in models]
+
+
+@pytest.mark.parametrize("body", [nn.Linear(4, 4), nn.BatchNorm1d(4).requires_grad_(False)], ids=["trained", "running statistics"])
+@pytest.mark.parametrize("strategy", ["vmap", "loop"])
+def test_what_two_members_would_write_is_refused(body: nn.Module, strategy: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"0.(weight|running_mean) of member 1 is also member 0's. Give each a copy.deepcopy"):
+        Population(*over(body), strategy=strategy)
+    population = Population(*(part[:1] for part in over(body)))  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"of member 1 is also member 0's"):
+        population.add(population._rows.members[0][0], population._rows.members[0][1])
+
+
+class Still(nn.BatchNorm1d):
+    """Stays in eval mode."""
+
+    def train(self, mode: bool = True) -> Still:
+        return super().train(False)
+
+
+def test_what_all_have_in_common_and_nobody_writes_is_held_once() -> None:
+    body = nn.Sequential(nn.Linear(4, 4), Still(4)).requires_grad_(False)
+    population = Population(*over(body))
+    assert population.reason == "3 at once"
+    population.step(lambda model, batch: model(batch).square().mean(), torch.ones(5, 4))
+
+
+LOSSES: dict[str, tuple[Any, str]] = {
+    "none": (lambda model, batch: None, "must be a 0-dim tensor, but is a? ?NoneType"),
+    "a number": (lambda model, batch: 1.0, "must be a 0-dim tensor, but is a? ?float"),
+    "detached": (lambda model, batch: model(batch.double()).mean().detach(), "must depend on what its optimizer trains"),
+}
+
+
+@pytest.mark.parametrize("strategy", ["vmap", "loop"])
+@pytest.mark.parametrize("case", LOSSES)
+def test_what_is_no_loss_is_told(case: str, strategy: Any) -> None:
+    loss, text = LOSSES[case]
+    with pytest.raises(ValueError, match=text):
+        population(strategy=strategy).step(loss, X)

@@ -15,7 +15,8 @@ from .samples import exact_of, ratio, result, samples_of, scored
 
 
 def roc_auc(scores: Tensor, targets: Tensor, weight: Tensor | None = None, *, multi_class: Literal["ovr"] | None = None) -> Tensor:
-    """The area under the ROC curve, by the trapezoidal rule, ties at their average rank: `sklearn.metrics.roc_auc_score`.
+    """The area under the ROC curve, by the trapezoidal rule, ties at their average rank: `sklearn.metrics.roc_auc_score`, which takes
+    the targets first.
 
     scores: (..., n), any increasing function of the odds of the positive class. targets: (..., n) or (n,), of any type; 1 is
     positive, all else (0, -1, False) negative. weight: (..., n) or (n,). Returns (...), NaN if one class only has weight.

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import ConfigurationError
+from ..training.context import of_many
 from ..training.drain import tree_map
 from ..training.evaluation import autocast, is_scalar
 from ..training.hooks import ModelTrainable
@@ -19,7 +21,7 @@ from .check import same_metrics
 from .randomness import own_randomness
 from .reads import Read, Reads
 from .signature import is_torch_s
-from .view import Sight, given, view_of, watch
+from .view import Sight, given, unwritten, view_of, watch
 
 Own = dict[str, dict[Any, Tensor]]
 """What members are given of their own, (k,) or (k, ...): "hparams" by dotted names, "lifted" by reads."""
@@ -44,8 +46,9 @@ class Calls:
         view = view_of(member, model, self._sight)
 
         def hook(model: nn.Module, batch: Any, own: Own) -> Any:
-            with given(self._sight, model, own):
+            with given(self._sight, model, own), of_many():
                 found = view.training_step(model, view.augment(batch))
+            unwritten(view)
             return (found[0], tree_map(as_tensor, found[1])) if isinstance(found, tuple) else (found, {})
 
         return hook
@@ -55,8 +58,10 @@ class Calls:
         view = view_of(member, model, self._sight)
 
         def hook(model: nn.Module, batch: Any, own: Own) -> Any:
-            with given(self._sight, model, own):
-                return tree_map(as_tensor, dict(view.validation_step(model, batch)))
+            with given(self._sight, model, own), of_many():
+                found = tree_map(as_tensor, dict(view.validation_step(model, batch)))
+            unwritten(view)
+            return found
 
         return hook
 
@@ -95,5 +100,7 @@ def check_validation(member: ModelTrainable, model: nn.Module, batch: Any, key: 
 
 
 def as_tensor(value: Any) -> Any:
-    """vmap hands out tensors only."""
+    """vmap hands out tensors only. ConfigurationError for what is complex: on the host it would lose a part in silence."""
+    if isinstance(value, Tensor) and value.is_complex():
+        raise ConfigurationError("A metric must be a real number, but one is complex. Take its abs().")
     return torch.as_tensor(value, dtype=torch.float64) if not isinstance(value, Tensor) and is_scalar(value) else value

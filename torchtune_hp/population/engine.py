@@ -24,6 +24,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from ..training.alone import ModelRunner
 from ..training.runner import Look
@@ -71,6 +72,7 @@ class Engine:
         self._by_shape: set[Hashable] = set()           # structures of any width that are not padded
         self._uncompiled: set[Hashable] = set()         # structures on which the compiler failed,
         self._uncaptured: set[Hashable] = set()         # and those whose steps no graph can hold
+        self._unshaped: set[ModelRunner] = set()        # whose models have lazy layers that saw no batch yet
         self._said: set[Hashable] = set()
         self.census = Census()
         self._most: dict[Hashable, int] = {}            # by kind: how many at once have room
@@ -168,6 +170,8 @@ class Engine:
             shape = structure_of(runner)
             if self._by_shape and any_width(shape) in self._by_shape:
                 shape = structure_of(runner, padded=False)
+            if any(map(is_lazy, runner.member.model.parameters())):
+                self._unshaped.add(runner)
             if shape not in self._reads:
                 self._reads[shape] = Reads({read for other, reads in self._reads.items() if other[0] is shape[0] for read in reads.lifted})
             known = (shape, self._reads[shape].values(runner.member))
@@ -361,7 +365,7 @@ class Engine:
 
     def _refuse(self, kind: Any, why: str) -> None:
         self._alone[kind] = why
-        self._say("stack", f"{kind[0][0].__name__}: trained one by one: {why}.")
+        self._say("stack", f"{kind[0][0].__name__}: trained one by one: {why.rstrip('.')}.")
 
     # Room ---------------------------------------------------------------------------------------------------------------
 
@@ -383,8 +387,9 @@ class Engine:
         self._say("slots", f"{name}: the device has no room for all trials at once. Who is not being trained waits in host memory.")
 
     def _changed(self, runner: ModelRunner) -> None:
-        """After `on_iteration_end`, which may change what a stack depends on, the kind is found out anew."""
-        if runner.hooked:
+        """After `on_iteration_end`, which may change what a stack depends on, and once lazy layers have shapes, its kind is another."""
+        if runner.hooked or runner in self._unshaped:
+            self._unshaped.discard(runner)
             self._forget(runner)
             self._kind(runner)
 

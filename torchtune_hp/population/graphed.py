@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from .loop import dims_of
+from .batched import dims_of
 from .program import Gradients, Hook, Program, Rows
 from .room import let_go
 from .signature import frozen

@@ -96,13 +96,15 @@ class Group(Seats):
                 continue
             try:
                 answers[runner] = runner.looked(metrics, validated.get(runner))
-                if runner.hooked:
+                if runner.hooked and stack.members[row] == (runner.member.model, runner.member.optimizer):
                     stack.load(row)
+                elif runner.hooked:         # with another optimizer, or another model, it comes anew
+                    self._gone.add(runner)
             except (Exception, SystemExit) as error:
                 answers[runner] = error
         return answers
 
-    def takes(self, read: Read) -> Exception | None:
+    def takes(self, read: Read) -> BaseException | None:
         """What the hooks raise where they are given a tensor in the place of this read; None if nothing. Nothing changes."""
         assert self.stack is not None
         self.reads.lifted.add(read)
@@ -111,7 +113,7 @@ class Group(Seats):
         finally:
             self.reads.lifted.discard(read)
 
-    def _tried(self, stack: Stack) -> Exception | None:
+    def _tried(self, stack: Stack) -> BaseException | None:
         """What the hooks raise on the first batches; what they read is known then. Nothing else changes."""
         before = stack.snapshot(), [Place(runner) for runner in self.runners], set(self.stale)
         own, first = self._own(), self.runners[0]
@@ -127,7 +129,7 @@ class Group(Seats):
             return None
         except OUT_OF_MEMORY:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return error
         finally:
             self._put_back(stack, *before)

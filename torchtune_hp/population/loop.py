@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from .batched import dims_of
 from .layout import trained
-from .program import Hook, detached
+from .program import NO_GRADIENT, Hook, detached
 from .randomness import own_randomness
 from .stack import Member
 
@@ -39,6 +39,8 @@ class Loop:
             if not isinstance(loss, Tensor) or loss.dim() != 0:
                 shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
                 raise ValueError(f"The loss of a member must be a 0-dim tensor, but is {shape}. Take its mean().")
+            if not loss.requires_grad:
+                raise ValueError(NO_GRADIENT)
             loss.backward()  # type: ignore[no-untyped-call]
             if largest is not None:
                 clip_grad_norm_(trained(optimizer), largest)

@@ -51,12 +51,8 @@ def why_not(optimizer: Optimizer) -> str:
             return f"{name} is a subclass of torch.optim.{known[0]} and may compute something else: {_ALONE}"
         return f"{name} is none of torch.optim's {', '.join(each.__name__ for each in RULES)}: {_ALONE}"
     name = f"torch.optim.{kind.__name__}"
-    own_step = vars(optimizer).get("step")
-    if own_step is not None and not hasattr(own_step, "_wrapped_by_lr_sched"):      # a scheduler's counter does no harm
-        return f"{name} with a `step` of its own may compute something else: {_ALONE}"
-    for hooks in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
-        if getattr(optimizer, hooks, None):
-            return f"{name} with a hook on its step cannot be fused, for the hook would not run: {_ALONE}"
+    if own_step(optimizer):
+        return f"{name} with {own_step(optimizer)}: {_ALONE}"
     for place, group in enumerate(optimizer.param_groups):
         where = f"{name}, param_groups[{place}]"
         for parameter in group["params"]:
@@ -70,6 +66,16 @@ def why_not(optimizer: Optimizer) -> str:
             return f"{where} has {', '.join(sorted(found - own))}, no option of this class: {_ALONE}"
         if own - found:
             return f"{where} lacks {', '.join(sorted(own - found))}: {_ALONE}"
+    return ""
+
+
+def own_step(optimizer: Optimizer) -> str:
+    """What is done in its step besides what its class does; "" if nothing."""
+    step = vars(optimizer).get("step")
+    if step is not None and not hasattr(step, "_wrapped_by_lr_sched"):      # a scheduler's counter does no harm
+        return "a `step` of its own may compute something else"
+    if any(getattr(optimizer, hooks, None) for hooks in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")):
+        return "a hook on its step cannot be fused, for the hook would not run"
     return ""
 
 

@@ -15,7 +15,9 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.nn.parameter import is_lazy
+from torch.optim import LBFGS, Optimizer
+from torch.utils._pytree import tree_leaves
 
 from ..errors import ConfigurationError
 from .keys import base_of, keys_of, later
@@ -24,6 +26,7 @@ from .program import Hook
 from .randomness import OwnRandomnessError
 from .signature import Signature, difference, signature
 from .stack import Member, Stack, Unstackable
+from .written import written
 
 Strategy = Literal["auto", "vmap", "loop", "compile", "graph"]
 FEW = 2
@@ -41,11 +44,13 @@ class Population:
             with the number of its steps, and from nothing else: not from its place among the others. Default: 0, 1, 2, ...
         max_grad_norm: clips the norm of each member's whole gradient; one number for all, or one for each.
         strategy: "vmap" trains all at once, "loop" one after another; "auto": all at once, but one after another where there are
-            at most two, or where it cannot be done. "compile": all at once, through torch.compile, which takes seconds for each form
-            of a step and pays where there are many. "graph": all at once, on a GPU, replayed from a CUDA graph, which takes about two
-            steps for each form. `reason` says which and why.
+            at most two, or where no stack can be made of them (what `loss_fn` does is seen only when it runs: one that calls `.item()`
+            needs "loop"). "compile": all at once, through torch.compile, which takes seconds for each form of a step and pays where
+            there are many. "graph": all at once, on a GPU, replayed from a CUDA graph, which takes about two steps for each form.
+            `reason` says which and why.
 
-    Raises ConfigurationError where members cannot share a stack, and names the first thing in which two of them differ.
+    Raises ConfigurationError where members cannot share a stack, and names the first thing in which two of them differ, and where
+    two train one tensor.
 
     While they are in the population, the tensors of the given modules and optimizers are stale; `unstack` writes them.
     """
@@ -70,6 +75,7 @@ class Population:
         """How the members are trained, and why."""
         self._signature = signature(*members[0])
         _agree(self._signature, members)
+        _no_tensor_of_two(members)
         self._seeds = [base_of(seed, "train") for seed in _seeds(seeds, len(members), 0)]
         self._steps = [0] * len(members)
         self._clips = _clips(max_grad_norm, len(members))
@@ -81,12 +87,16 @@ class Population:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def __repr__(self) -> str:
+        return f"Population({len(self)} members; {self.reason})"
+
     def step(self, loss_fn: Hook, batch: Any, in_dims: Any = None) -> Tensor:
         """One update of every member -> losses (k,), as they were before it.
 
         `loss_fn(model, batch)` is one member's view: the loss as a 0-dim tensor. `in_dims`: None, one batch for all; 0, the
         leading dimension of every tensor in it is the member; or a tree of those, as of torch.func.vmap.
         """
+        self._check(batch, in_dims)
         keys = self._keys()
         if self._clips is not None and self._norms is None:
             self._norms = torch.tensor(self._clips, device=self._device)
@@ -100,13 +110,17 @@ class Population:
 
     def evaluate(self, fn: Hook, batch: Any, in_dims: Any = None) -> Any:
         """What `fn(model, batch)` gives in eval mode and without gradients: a tensor, or a tree of them, each with a leading (k,)."""
+        self._check(batch, in_dims)
         return self._rows.evaluate(fn, batch, in_dims, self._keys())
 
     def add(self, model: nn.Module, optimizer: Optimizer, seed: int | None = None, max_grad_norm: float | None = None) -> int:
         """One more member, at the end; returns its place."""
         members = _members([model], [optimizer])
         _agree(self._signature, members)
-        self._seeds.append(base_of(self._born if seed is None else seed, "train"))
+        _no_tensor_of_two([*self._rows.members, *members])
+        (own,) = _seeds(None if seed is None else [seed], 1, self._born)
+        _clips(max_grad_norm, 1)
+        self._seeds.append(base_of(own, "train"))
         self._born += 1
         self._steps.append(0)
         self._next = self._norms = None
@@ -120,10 +134,9 @@ class Population:
 
     def take_out(self, *places: int) -> list[nn.Module]:
         """These members leave, written back as by `unstack`; the others close ranks, in order."""
-        wrong = [place for place in places if not 0 <= place < len(self)]
-        if wrong or len(set(places)) == len(self):
-            what = f"there are members 0 to {len(self) - 1}, but got {wrong}" if wrong else "at least one member must stay"
-            raise ConfigurationError(f"Population.take_out: {what}.")
+        self._are_there("take_out", places)
+        if len(set(places)) == len(self):
+            raise ConfigurationError("Population.take_out: at least one member must stay.")
         gone = self._rows.take_out(places)
         kept = [place for place in range(len(self._seeds)) if place not in set(places)]
         self._seeds = [self._seeds[place] for place in kept]
@@ -134,6 +147,7 @@ class Population:
 
     def copy(self, source: int, target: int) -> None:
         """Weights, buffers and optimizer state of one member onto another, which keeps its hyperparameters and its seed."""
+        self._are_there("copy", (source, target))
         self._rows.copy(source, target)
 
     def unstack(self) -> list[nn.Module]:
@@ -144,6 +158,22 @@ class Population:
         """Reads every member from its own module and optimizer again, after they were changed from outside."""
         for row in range(len(self)):
             self._rows.load(row)
+
+    def _are_there(self, word: str, places: Sequence[int]) -> None:
+        wrong = [place for place in places if not isinstance(place, int) or not 0 <= place < len(self)]
+        if wrong:
+            raise ConfigurationError(f"Population.{word}: there are members 0 to {len(self) - 1}, but got {wrong}.")
+
+    def _check(self, batch: Any, in_dims: Any) -> None:
+        """A batch of which each member has its own part has as many parts as there are members."""
+        if in_dims != 0 or isinstance(in_dims, bool):
+            return
+        for leaf in tree_leaves(batch):
+            if isinstance(leaf, Tensor) and leaf.shape[:1] != (len(self),):
+                raise ConfigurationError(
+                    f"Population: with in_dims=0 the leading dimension of each tensor of the batch is the member, so it must be "
+                    f"{len(self)}, but one has the shape {tuple(leaf.shape)}. One batch for all has in_dims=None."
+                )
 
     @property
     def _device(self) -> torch.device:
@@ -179,6 +209,11 @@ def _members(models: Sequence[nn.Module], optimizers: Sequence[Optimizer]) -> li
         wrong = next((each for each in given if not isinstance(each, kind)), None)
         if wrong is not None:
             problems.append(f"{what} must be of {kind.__module__}.{kind.__name__}, but one is a {type(wrong).__name__}.")
+    lazy = [place for place, model in enumerate(models) if isinstance(model, nn.Module) and any(map(is_lazy, model.parameters()))]
+    if lazy:
+        problems.append(f"lazy layers must have seen a batch, but model {lazy[0]} has some without shapes. Call each model once before.")
+    if any(isinstance(optimizer, LBFGS) for optimizer in optimizers):
+        problems.append("LBFGS evaluates the loss several times in a step, which `step` does not. Take another optimizer.")
     if problems:
         raise ConfigurationError("\n".join(f"Population: {problem}" for problem in problems))
     for place, (model, optimizer) in enumerate(zip(models, optimizers)):
@@ -198,17 +233,31 @@ def _agree(first: Signature, members: Sequence[Member]) -> None:
             )
 
 
+def _no_tensor_of_two(members: Sequence[Member]) -> None:
+    owners: dict[int, int] = {}
+    for place, (model, optimizer) in enumerate(members):
+        for name, tensor in written(model, optimizer):
+            if owners.setdefault(id(tensor), place) != place:
+                raise ConfigurationError(
+                    f"Population: each member must have the tensors that its steps write for itself, but {name} of member {place} is also "
+                    f"member {owners[id(tensor)]}'s. Give each a copy.deepcopy; what all have in common must be frozen."
+                )
+
+
 def _seeds(given: Sequence[int] | None, k: int, start: int) -> list[int]:
-    seeds = list(range(start, start + k)) if given is None else list(given)
-    if len(seeds) != k:
-        raise ConfigurationError(f"Population: a seed for each model is needed, but got {len(seeds)} for {k}.")
-    return seeds
+    if given is None:
+        return list(range(start, start + k))
+    if not isinstance(given, Sequence) or not all(isinstance(seed, int) for seed in given):
+        raise ConfigurationError(f"Population: seeds must be a list with an int for each model, but got {given!r:.60}.")
+    if len(given) != k:
+        raise ConfigurationError(f"Population: a seed for each model is needed, but got {len(given)} for {k}.")
+    return list(given)
 
 
 def _clips(given: float | Sequence[float] | None, k: int) -> list[float] | None:
     if given is None:
         return None
-    clips = [float(given)] * k if isinstance(given, (int, float)) else [float(each) for each in given]
-    if len(clips) != k or not all(clip > 0 for clip in clips):
+    clips = list(given) if isinstance(given, Sequence) else [given] * k
+    if len(clips) != k or not all(isinstance(clip, (int, float)) and not isinstance(clip, bool) and clip > 0 for clip in clips):
         raise ConfigurationError(f"Population: max_grad_norm must be positive, one number or one for each of {k}, but got {given!r}.")
-    return clips
+    return [float(clip) for clip in clips]

@@ -31,6 +31,9 @@ Hook = Callable[..., Any]
 """(model, batch) -> loss, or (loss, anything made of tensors); with `more`, (model, batch, more)."""
 
 
+NO_GRADIENT = "The loss of a member must depend on what its optimizer trains, but it has no gradient. Is it detached, or is all frozen?"
+
+
 class CompilerFailed(Exception):
     """torch.compile could not do it; the text says where it stopped."""
 
@@ -71,11 +74,19 @@ class Program:
 
     def gradients(self, hook: Hook, rows: Rows, keys: Tensor, batch: Any, in_dims: Any, more: Any = None) -> Gradients:
         """In training mode. The flats must require gradients."""
-        found, buffers = self.run(hook, rows, keys, batch, in_dims, more, training=True)
+        def checked(*given: Any) -> Any:
+            found = hook(*given)
+            loss = found[0] if isinstance(found, tuple) and len(found) == 2 else found
+            if not isinstance(loss, Tensor):
+                raise ValueError(f"The loss of a member must be a 0-dim tensor, but is a {type(loss).__name__}.")
+            return found
+
+        found, buffers = self.run(checked, rows, keys, batch, in_dims, more, training=True)
         losses, extras = found if isinstance(found, tuple) and len(found) == 2 else (found, {})
-        if not isinstance(losses, Tensor) or losses.dim() != 1:
-            shape = tuple(losses.shape[1:]) if isinstance(losses, Tensor) else type(losses).__name__
-            raise ValueError(f"The loss of a member must be a 0-dim tensor, but is {shape}. Take its mean().")
+        if losses.dim() != 1:
+            raise ValueError(f"The loss of a member must be a 0-dim tensor, but is {tuple(losses.shape[1:])}. Take its mean().")
+        if not losses.requires_grad:
+            raise ValueError(NO_GRADIENT)
         parts = torch.autograd.grad(losses, list(rows.flats), torch.ones_like(losses))      # of their sum
         return Gradients(losses.detach(), tree_map(detached, extras), parts, {name: buffer.detach() for name, buffer in buffers.items()})
 

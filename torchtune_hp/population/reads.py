@@ -82,6 +82,8 @@ def value_of(member: Any, read: Read) -> Any:
     if head == "model":
         module = dict(member.model.named_modules(remove_duplicate=False)).get(path[0])
         found, *path = None if module is None else vars(module).get(path[1]), *path[2:]
+    elif read == ("self", "trial_id"):
+        return member.trial_id
     elif head == "self":
         found, *path = vars(member).get(path[0], getattr(type(member), path[0], None)), *path[1:]
     for key in path:

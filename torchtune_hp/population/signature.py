@@ -21,10 +21,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
-from .optimizers import flags_of
+from .optimizers import flags_of, own_step
 from .padding import Place, UpTo, shapes
 
 Signature = tuple[tuple[str, Hashable], ...]
@@ -120,16 +121,25 @@ def _tensors(model: nn.Module, standing: Mapping[str, Hashable] = _NOTHING) -> l
         if tied != name:
             found.append((name, ("tied to", tied)))
         else:
-            found.append((f"shape of {name}", standing.get(name, tuple(parameter.shape))))
+            shape: Hashable = "not yet known" if is_lazy(parameter) else standing.get(name, tuple(parameter.shape))
+            found.append((f"shape of {name}", shape))
             found.append((f"kind of {name}", (parameter.dtype, parameter.device.type, parameter.requires_grad)))
+            if watched(parameter):
+                found.append((f"a hook on the gradient of {name}", True))
     for name, buffer in model.named_buffers(remove_duplicate=False):
-        found.append((f"shape of {name}", (standing.get(name, tuple(buffer.shape)), buffer.dtype, buffer.device.type)))
+        shape = "not yet known" if is_lazy(buffer) else standing.get(name, tuple(buffer.shape))
+        found.append((f"shape of {name}", (shape, buffer.dtype, buffer.device.type)))
     return found
+
+
+def watched(parameter: Tensor) -> bool:
+    """Whether a hook waits for its gradient. The rows of a stack have none."""
+    return bool(parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None))
 
 
 def _optimizer(model: nn.Module, optimizer: Optimizer) -> list[tuple[str, Hashable]]:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found: list[tuple[str, Any]] = [("the optimizer", type(optimizer))]
+    found: list[tuple[str, Any]] = [("the optimizer", type(optimizer)), ("a step of the optimizer's own", own_step(optimizer))]
     for number, group in enumerate(optimizer.param_groups):
         found.append((f"parameters of param_groups[{number}]", tuple(names.get(id(p), "not the model's") for p in group["params"])))
         found.append((f"flags of param_groups[{number}]", flags_of(group)))

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from .cohort import Entry
@@ -31,7 +32,7 @@ from .memory import keep_freed_memory
 from .optimizers import Numbers, Rule, dump_row, fresh, load_row, numbers_of, rule_of, why_not
 from .padding import common, front, holds, put, widened
 from .program import Gradients, Hook, Program, Rows
-from .signature import frozen, lifted, placed
+from .signature import frozen, lifted, placed, watched
 
 Member = tuple[nn.Module, Optimizer]
 if TYPE_CHECKING:
@@ -58,6 +59,12 @@ class Stack:
         rule = rule_of(optimizer)
         if rule is None:
             raise Unstackable(why_not(optimizer))
+        lazy = next((name for name, parameter in model.named_parameters() if is_lazy(parameter)), None)
+        if lazy is not None:
+            raise Unstackable(f"{lazy} has no shape before the model has seen a batch. Show it one in setup")
+        hooked = next((name for name, parameter in model.named_parameters() if watched(parameter)), None)
+        if hooked is not None:
+            raise Unstackable(f"{hooked} has a hook on its gradient, which would not run")
         self.members: list[Member] = list(members)
         self.rule: Rule = rule
         wide = program.model if program else widened(model, common([each for each, _ in self.members]))

@@ -7,8 +7,9 @@ would silently be every member's. So they are called on a view of the first memb
     model        as the model that holds each member's own tensors
     config       as a mapping that writes down which keys are read
 
-and writes down every other attribute that is read (reads.py); one that is lifted is a tensor with each member's own value. An
-attribute that is written raises `Written`: there is one `self`, and there are many members.
+and writes down every other attribute that is read (reads.py), be it there or not; one that is lifted is a tensor with each member's
+own value. What is written raises `Written`, and so does a list or dict that is filled: there is one `self`, and there are many members.
+What is one member's alone and cannot be written down (`optimizer`, `lr_scheduler`, `__dict__`) raises `Hidden`.
 
 Modules are the user's own code too. Those in which members differ are watched (`watch`): reading an attribute in which they do is
 written down in the same way. The others are left as they are, so watching costs nothing where there is nothing to be found.
@@ -20,18 +21,34 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
+from inspect import getattr_static
+from types import FunctionType
 from typing import Any
 
 from torch import Tensor, nn
 
+from .containers import CONTAINERS, as_before, copied
 from .reads import Read
 
-_WORDS = frozenset({"model", "optimizer", "lr_scheduler", "max_grad_norm", "validate_every", "_here", "batch_size", "accumulate"})
-"""What belongs to the engine; members of a stack agree in it, or have their own."""
+_WORDS = frozenset({"_here", "batch_size", "accumulate"})
+"""What belongs to the engine, and members of a stack agree in it."""
+
+_HIDDEN = frozenset({"optimizer", "lr_scheduler", "__dict__"})
 
 
 class Written(Exception):
-    """A hook wrote an attribute of self; `args[0]` is its name."""
+    """A hook wrote to self."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"a hook that runs once for many trials writes self.{name}. on_iteration_end may write it")
+
+
+class Hidden(Exception):
+    """A hook read what is one trial's. No AttributeError: `getattr` with a default would take it for an answer."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"a hook that runs once for many trials reads self.{name}, which is one trial's. self.hparams is each one's own")
 
 
 @dataclass
@@ -54,9 +71,18 @@ class Sight:
 def view_of(member: Any, model: nn.Module, sight: Sight) -> Any:
     """A stand-in for `member` as `self`, with this model."""
     made: Any = object.__new__(_subclass(_Viewing, type(member)))
-    vars(made).update(vars(member))
-    vars(made)["_view"] = (model, sight)
+    held = {name: value for name, value in vars(member).items() if isinstance(value, CONTAINERS)}
+    vars(made).update(vars(member) | {name: copied(value) for name, value in held.items()})
+    vars(made)["_view"] = (model, sight, {name: copied(value) for name, value in held.items()})
     return made
+
+
+def unwritten(view: Any) -> None:
+    """Raises Written where a list, dict or set of a view is not what it was. The member's own are as they were."""
+    own = object.__getattribute__(view, "__dict__")
+    for name, before in own["_view"][2].items():
+        if not as_before(own[name], before):
+            raise Written(name)
 
 
 @contextmanager
@@ -107,17 +133,26 @@ class _Viewing:
     def __getattribute__(self, name: str) -> Any:
         own = object.__getattribute__(self, "__dict__")
         view = own.get("_view")
+        if view is not None and name in _HIDDEN:
+            raise Hidden(name)
         if view is None or name.startswith("__"):
             return object.__getattribute__(self, name)
-        model, sight = view
+        model, sight, _ = view
+        cls: Any = type(self)
         if name == "model":
             return model
         if name == "hparams":
             return _Lifted(sight.hparams)
         if name == "config":
             return sight.read(("config",), object.__getattribute__(self, name))
-        value = object.__getattribute__(self, name)
-        return sight.read(("self", name), value) if name in own and name not in _WORDS and name != "_view" else value
+        if name in _WORDS or name not in own and name != "trial_id" and _is_code(cls, name):
+            return object.__getattribute__(self, name)
+        try:
+            value = object.__getattribute__(self, name)
+        except AttributeError:
+            sight.seen.add(("self", name))      # another member may have it
+            raise
+        return sight.read(("self", name), value)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise Written(name)
@@ -126,14 +161,22 @@ class _Viewing:
         raise Written(name)
 
 
+@cache
+def _is_code(cls: Any, name: str) -> bool:
+    """Whether this is a method or property of the class; what it reads of a member is seen."""
+    return isinstance(getattr_static(cls, name, None), (FunctionType, classmethod, staticmethod, property))
+
+
 class _Watching:
     def __getattribute__(self, name: str) -> Any:
         own = object.__getattribute__(self, "__dict__")
         watched = own.get("_watch")
         if watched is not None:
             path, names, sight = watched
-            if name in names and name in own:
-                return sight.read(("model", path, name), own[name])
+            if name in names:
+                if name in own:
+                    return sight.read(("model", path, name), own[name])
+                sight.seen.add(("model", path, name))       # another member has it, and this one what its class has
             if name == "__dict__" and _by_a_user():
                 sight.seen.update(("model", path, each) for each in names)
         return super().__getattribute__(name)

@@ -9,7 +9,8 @@ hand is an ordinary function.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,28 @@ class Session:
         _open.pop(id(self), None)
 
 
+@contextmanager
+def of_many() -> Iterator[None]:
+    """A block that is run once for many trials: there is no one of them for `context()` to tell of."""
+    token = _current.set(_MANY)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+class _Many(Session):
+    def __init__(self) -> None:
+        """Open nowhere, of nobody."""
+
+    @property
+    def context(self) -> Context:  # type: ignore[override]
+        raise ConfigurationError(
+            "hp.context() is one trial's, but here it is called in a hook that runs once for many trials. Read it in setup, and keep what "
+            "is needed on self."
+        )
+
+
 def current() -> Session | None:
     """The session of the calling code, None outside every trial. ConfigurationError where that cannot be told."""
     session = _current.get()
@@ -99,5 +122,6 @@ def current() -> Session | None:
     )
 
 
+_MANY = _Many()
 _current: ContextVar[Session | None] = ContextVar("torchtune_hp_session", default=None)
 _open: dict[int, Session] = {}

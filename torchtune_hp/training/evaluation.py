@@ -122,5 +122,7 @@ def _pair(key: str, value: Any, n: int) -> tuple[Any, Any]:
 
 
 def is_scalar(value: Any) -> bool:
-    """A number (numpy's too), a bool, or a 0-dim tensor."""
+    """A number (numpy's too), a bool, or a 0-dim tensor; nothing complex."""
+    if isinstance(value, Tensor) and value.is_complex():
+        return False
     return isinstance(value, (int, float)) or (getattr(value, "shape", None) == () and hasattr(value, "item"))

@@ -6,7 +6,7 @@ The author writes `setup`, `data`, `training_step` and `validation_step`; every 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import getattr_static
 from typing import Any, Literal
@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import ConfigurationError
+from ..population.written import written
 from ..seeds import derive
 from ..trial import Config, Trial
 from .data import Data, Loaded
@@ -157,8 +159,24 @@ def begin(cls: type[ModelTrainable], keywords: Mapping[str, Any], trial: Trial, 
     with seeded(derive(trial.seed, "setup")):
         member.setup(own_config(trial.config), **keywords)
     check(member)
+    _no_tensor_of_another(member, trial)
     move(member.model, member.optimizer, device)
     return member
+
+
+_owners: Any = WeakTensorKeyDictionary()
+"""Of each tensor that a trial writes, the (id, seed) of the trial."""
+
+
+def _no_tensor_of_another(member: ModelTrainable, trial: Trial) -> None:
+    for name, tensor in written(member.model, member.optimizer):
+        owner = _owners.setdefault(tensor, (trial.id, trial.seed))
+        if owner != (trial.id, trial.seed):
+            raise ConfigurationError(
+                f"{type(member).__name__}.model: each trial must have the tensors that its training writes for itself, but {name} is also "
+                f"trial {owner[0]}'s. Make it in setup, or copy.deepcopy it there. What all have in common must be frozen "
+                "(requires_grad_(False)), and its BatchNorm kept in eval mode."
+            )
 
 
 def own_end(cls: type[ModelTrainable]) -> int | None:
@@ -172,7 +190,7 @@ def schedulers(member: ModelTrainable) -> list[Any]:
     given: Any = member.lr_scheduler
     if given is None:
         return []
-    return list(given) if isinstance(given, Iterable) else [given]
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
 
 
 def driven(member: ModelTrainable) -> list[LRScheduler]:
@@ -198,6 +216,8 @@ def check(member: ModelTrainable) -> None:
                 "optimizer: its parameters must be self.model's, but some are not. Make the optimizer from the final model, and keep "
                 "further parameters inside the model."
             )
+    if isinstance(member.lr_scheduler, Iterator):
+        problems.append("lr_scheduler: it is stepped again and again, so it must be a list of schedulers, but it is a generator.")
     for scheduler in schedulers(member):
         if not isinstance(scheduler, LRScheduler):
             problems.append(f"lr_scheduler: expected a torch.optim.lr_scheduler, a list of them, or None, but got {_shown(scheduler)}.")

@@ -1,0 +1,32 @@
+"""What a step of one member writes: two members, and two trials, may not have it in common.
+
+A backbone that all share is no such thing where it is frozen, and its running statistics are not where its `train` leaves them in eval
+mode. In a stack each member would have a row of its own, and the last one that is written back would be everybody's; one after
+another, each would go on with what the one before it has trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.optim import Optimizer
+
+
+def written(model: nn.Module, optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor): parameters that are trained, and running statistics that move on in training mode."""
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and id(parameter) in trained:
+            yield name, parameter
+    before = [(module, module.training) for module in model.modules()]
+    model.train()
+    moving = [
+        (f"{path}.running_mean".lstrip("."), module.running_mean)
+        for path, module in model.named_modules()
+        if isinstance(module, _NormBase) and module.training and module.running_mean is not None
+    ]
+    for module, training in before:
+        module.training = training
+    yield from moving
