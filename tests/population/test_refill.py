@@ -12,7 +12,8 @@ from torch.optim import SGD, Adam
 
 from torchtune_hp.population.keys import base_of, keys_of
 from torchtune_hp.population.loop import Loop
-from torchtune_hp.population.stack import Member, Stack
+from torchtune_hp.population.rows import Member
+from torchtune_hp.population.stack import Stack
 
 X = torch.randn(16, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 Y = torch.arange(16) % 3

@@ -14,7 +14,7 @@ from .batched import dims_of
 from .layout import trained
 from .program import NO_GRADIENT, Hook, detached
 from .randomness import own_randomness
-from .stack import Member
+from .rows import Member
 
 
 class Loop:

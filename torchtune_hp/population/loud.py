@@ -24,7 +24,8 @@ from .check import FirstStep
 from .keys import keys_of
 from .layout import parameters_of
 from .per_member import of_row
-from .stack import Member, Stack
+from .rows import Member
+from .stack import Stack
 
 SEED = 0
 """Of the noise: it is the same for all, and in every run."""

@@ -24,8 +24,9 @@ from .keys import base_of, keys_of, later
 from .loop import Loop
 from .program import Hook
 from .randomness import OwnRandomnessError
+from .rows import Member, Unstackable
 from .signature import Signature, difference, signature
-from .stack import Member, Stack, Unstackable
+from .stack import Stack
 from .written import written
 
 Strategy = Literal["auto", "vmap", "loop", "compile", "graph"]

@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..training.alone import ModelRunner
-from .stack import Stack, Unstackable
+from .rows import Unstackable
+from .stack import Stack
 
 
 class Refused(Exception):

@@ -23,8 +23,9 @@ from .graphed import can_capture
 from .keys import keys_of
 from .reads import Reads
 from .room import OUT_OF_MEMORY, free, let_go
+from .rows import Unstackable
 from .speeds import wait
-from .stack import Stack, Unstackable
+from .stack import Stack
 
 MOST = 1024
 FIRST = 8

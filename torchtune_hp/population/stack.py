@@ -1,50 +1,39 @@
 """Members of one signature as rows of tensors, trained by one program: `torch.func.vmap` over the forward pass, one backward
 pass, one pass of the optimizer over all rows.
 
-Laws:
+Laws, besides those of rows.py:
 1. Row i computes what member i alone would: its losses, gradients, buffers, and its optimizer's state, up to rounding.
 2. Rows never meet: a NaN in one leaves all bits of the others as they would have been.
-3. A member's own module and optimizer are what it was made of and what it becomes again: `load` reads them, `dump` writes them,
-   and in between only the hyperparameters in `param_groups` are read.
+3. While members are rows, only the hyperparameters in their own `param_groups` are read.
 4. The loss that is differentiated is the sum over the members: a mean would divide every gradient by their number.
-5. Members that differ in widths lie in the front corners of wider rows (module padding). What is outside a corner is zero, and
-   gradients there are zeros, whatever they were.
+5. Outside of a narrower member's corner gradients are zeros, whatever they were.
 
 In-place changes of buffers and new tensors put in their place (running statistics, counters) are both kept.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
-from torch.optim import Optimizer
+from torch import Tensor
 
 from .cohort import Entry
-from .layout import Block, Layout, corner, flatten, layout_of, parameters_of, unflatten
-from .memory import keep_freed_memory
-from .optimizers import Numbers, Rule, dump_row, fresh, load_row, numbers_of, rule_of, why_not
-from .padding import common, front, holds, put, widened
+from .layout import Block
+from .optimizers import Numbers, Rule, numbers_of
 from .program import Gradients, Hook, Program, Rows
-from .signature import frozen, lifted, placed, watched
+from .rows import Member, MemberRows, Unstackable, upload
+from .signature import frozen, placed
 
-Member = tuple[nn.Module, Optimizer]
 if TYPE_CHECKING:
     from .compiled import CompiledGradients
     from .graphed import GraphedStep
 
 
-class Unstackable(Exception):
-    """These members cannot be a stack; the text says why. They can be trained one by one."""
-
-
-class Stack:
+class Stack(MemberRows):
     """`members`: at least one, of one signature but for widths. Tensors lie where the first member's do.
 
     `compiled`: steps go through torch.compile. `graphed`: they are replayed from CUDA graphs, unless `replay` says
@@ -55,24 +44,7 @@ class Stack:
         self, members: Sequence[Member], idle: Sequence[str] = (), compiled: bool = False, program: Program | None = None,
         graphed: bool = False,
     ) -> None:  # fmt: skip
-        model, optimizer = members[0]
-        rule = rule_of(optimizer)
-        if rule is None:
-            raise Unstackable(why_not(optimizer))
-        lazy = next((name for name, parameter in model.named_parameters() if is_lazy(parameter)), None)
-        if lazy is not None:
-            raise Unstackable(f"{lazy} has no shape before the model has seen a batch. Show it one in setup")
-        hooked = next((name for name, parameter in model.named_parameters() if watched(parameter)), None)
-        if hooked is not None:
-            raise Unstackable(f"{hooked} has a hook on its gradient, which would not run")
-        self.members: list[Member] = list(members)
-        self.rule: Rule = rule
-        wide = program.model if program else widened(model, common([each for each, _ in self.members]))
-        self.layout: Layout = layout_of(model, optimizer, idle, wide)
-        if not self.layout.blocks:
-            raise Unstackable("no parameter is trained: every one is frozen, or unused by the loss")
-        self.idle = tuple(idle)
-        self.program = program or Program(wide, self.layout.blocks)
+        super().__init__(members, idle, program)
         self._compiled: CompiledGradients | None = None
         self._updated = partial(_update, self.rule, self.layout.blocks)     # no method: a cycle would keep the rows of a stack that is gone
         self._step: Callable[..., None] = self._updated
@@ -84,29 +56,14 @@ class Stack:
         if graphed:
             from .graphed import CAPTURES, GraphedStep
 
-            device = next(model.parameters()).device
+            device = self.flats[0].device
             if device.type not in CAPTURES:
                 raise Unstackable(f"a CUDA graph replays what runs on a GPU, but these members lie on the {device}")
             self.graphs = GraphedStep(self.program, partial(_clipped, self._updated), CAPTURES[device.type](device))
         self._replayed = graphed
-        self.flats: list[Tensor] = []                   # (k, D) each, a block's
-        self.numbers: list[dict[str, Tensor]] = []      # (k,) each, float64
-        self.states: list[dict[str, Tensor]] = []       # (k, D) and (k,)
-        self.buffers: dict[str, Tensor] = {}
-        self.stacked: dict[str, Tensor] = {}            # parameters that are not trained, and differ
-        self.shared: dict[str, Tensor] = {}             # and those that do not
-        self.lifted: dict[tuple[str, str], Tensor] = {}
-        self.outside: dict[int, Tensor] = {}            # (k, D) bool for each block, where some member is narrower than the stack
-        self._single: dict[tuple[str, str], float] = {}     # what may be lifted, as the first member has it
-        self._seen: list[list[Any]] = []
-        self._boxed = False                             # hyperparameters that can change in place
-        self.checked = False                            # for whoever compares it with a member alone
-        self._load()
-
-    def __len__(self) -> int:
-        return len(self.members)
-
-    # One step -----------------------------------------------------------------------------------------------------------
+        self._seen: list[Any] = []      # hyperparameters as they were read last,
+        self._seen_at = -1              # and of which rows
+        self.checked = False            # for whoever compares it with a member alone
 
     def step(self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, clip: Tensor | None = None, more: Any = None) -> tuple[Tensor, Any]:
         """One update of all members -> (losses (k,), what the hook gave besides, each with a leading (k,)).
@@ -184,248 +141,31 @@ class Stack:
             if buffer.data_ptr() != self.buffers[name].data_ptr():
                 self.buffers[name] = buffer.detach().clone()
 
-    # Rows ---------------------------------------------------------------------------------------------------------------
-
-    def dump(self, row: int) -> Member:
-        """Writes a row into the member's own module and optimizer, and returns them."""
-        model, optimizer = self.members[row]
-        for block, flat, state in zip(self.layout.blocks, self.flats, self.states):
-            parameters = parameters_of(model, block)
-            place = corner(block, parameters)
-            unflatten(_cut(flat, row, place)[0], parameters)
-            own_state = {name: _cut(tensor, row, place) for name, tensor in state.items()}
-            dump_row(self.rule, block.flags, own_state, 0, optimizer, parameters)
-        own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        with torch.no_grad():
-            for name, tensor in (*self.buffers.items(), *self.stacked.items()):
-                own[name].copy_(front(tensor[row], own[name]))
-        return self.members[row]
-
-    def own(self, number: int, rows: Tensor, row: int) -> Tensor:
-        """Of (k, D) rows of a block, the part (d,) of a member: its parameters, one after another."""
-        block = self.layout.blocks[number]
-        return _cut(rows, row, corner(block, parameters_of(self.members[row][0], block)))[0]
-
-    def model_of(self, row: int) -> nn.Module:
-        """A row as a module of its own; the member's stays as it is."""
-        own = self.members[row]
-        self.members[row] = copy.deepcopy(own)
-        try:
-            return self.dump(row)[0]
-        finally:
-            self.members[row] = own
-
-    def load(self, row: int) -> None:
-        """Reads a row from the member's own module and optimizer; its hyperparameters are read before each step."""
-        if not self._fits(self.members[row][0]):
-            self._begin_anew(self.members, [other for other in range(len(self)) if other != row])
-            return
-        for name, values in self._attributes([self.members[row]]).items():
-            self.lifted[name][row] = values[0]
-        self._fill(row)
-
-    def _fill(self, row: int) -> None:
-        model, optimizer = self.members[row]
-        own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        for number, (block, flat, state) in enumerate(zip(self.layout.blocks, self.flats, self.states)):
-            parameters = parameters_of(model, block)
-            place = corner(block, parameters)
-            rows = [flat.detach(), *state.values()]
-            parts = [_cut(tensor, row, place) for tensor in rows]
-            flatten(parameters, parts[0][0])
-            load_row(self.rule, block.flags, dict(zip(state, parts[1:])), 0, optimizer, parameters)
-            for tensor, part in zip(rows, parts):
-                _paste(part, tensor, row, place)
-            if place is not None:
-                self._masked()
-            if self.outside:
-                self.outside[number][row] = place is not None
-                self.outside[number][row, place if place is not None else slice(0)] = False
-        for name, tensor in (*self.buffers.items(), *self.stacked.items()):
-            put(own[name], tensor[row])
-
-    def _masked(self) -> None:
-        """From now on it is held what lies outside the members' corners."""
-        if not self.outside:
-            self.outside.update({number: torch.zeros_like(flat, dtype=torch.bool) for number, flat in enumerate(self.flats)})
-
-    def add(self, members: Sequence[Member]) -> None:
-        """More rows, at the end."""
-        if not all(self._fits(model) for model, _ in members):
-            self._begin_anew([*self.members, *members], range(len(self)))
-            return
-        other = Stack(members, self.idle, program=self.program)
-        other.lifted = self._attributes(members)
-        if self.outside or other.outside:
-            self._masked()
-            other._masked()
-        with torch.no_grad():
-            flats = [torch.cat(pair) for pair in zip(self.flats, other.flats)]
-            groups = [{name: torch.cat([mine[name], its[name]]) for name in mine} for mine, its in zip(self._groups(), other._groups())]
-        self._hold([*self.members, *members], flats, groups)
-        self._boxed = self._boxed or other._boxed
-
-    def replace(self, rows: Sequence[int], members: Sequence[Member]) -> None:
-        """These rows are these members' from now on, in place, and nothing of who was there is written back."""
-        place = dict(zip(rows, members))
-        everyone = [place.get(row, member) for row, member in enumerate(self.members)]
-        if not all(self._fits(model) for model, _ in members):
-            self._begin_anew(everyone, [row for row in range(len(self)) if row not in place])
-            return
-        self.members = everyone
-        for name, values in self._attributes(members).items():
-            self.lifted[name][list(rows)] = values
-        for row, (_, optimizer) in place.items():
-            self._fill(row)
-            self._boxed = self._boxed or _in_place(optimizer)
-            optimizer._opt_called = True  # type: ignore[attr-defined]
-        self._seen = [[] for _ in self.layout.blocks]
-
-    def _begin_anew(self, members: Sequence[Member], known: Sequence[int]) -> None:
-        """A stack of these members, of whom the rows `known` hold some."""
-        for row in known:
-            self.dump(row)
-        anew = Stack(members, self.idle, program=self.program)
-        vars(self).update({name: getattr(anew, name) for name in _ROWS})
-
-    def holds(self, model: nn.Module) -> bool:
-        """Whether its rows are wide enough for a member."""
-        return holds(self.program.model, model)
-
-    def widths(self, model: nn.Module) -> Hashable:
-        """Those of a member, and the stack's."""
-        return tuple(part.shape for each in (model, self.program.model) for part in each.parameters())
-
-    def _fits(self, model: nn.Module) -> bool:
-        """Whether what is held once for all members, or stands in the program, is the same in this one."""
-        own = dict(model.named_parameters()) if self.shared else {}
-        alike = all(torch.equal(front(shared, own[name]), own[name]) for name, shared in self.shared.items())
-        return alike and all(value == self._single[place] for place, value in lifted(model).items() if place not in self.lifted)
-
-    def _attributes(self, members: Sequence[Member]) -> dict[tuple[str, str], Tensor]:
-        """These members' values of what each has its own of."""
-        each = [lifted(model) for model, _ in members] if self.lifted else []
-        return {place: tensor.new_tensor([own[place] for own in each]) for place, tensor in self.lifted.items()}
-
-    def take_out(self, rows: Sequence[int]) -> list[Member]:
-        """These members, written back into their own modules and optimizers; the others close ranks, in order."""
-        gone, leaving = [self.dump(row) for row in rows], set(rows)
-        self.keep([row for row in range(len(self)) if row not in leaving])
-        return gone
-
-    @torch.no_grad()
-    def keep(self, rows: Sequence[int]) -> None:
-        """Only these rows, in this order; the others are gone, and nothing of them is written back."""
-        index = torch.tensor(rows, dtype=torch.int64, device=self.flats[0].device)
-        flats = [flat.detach().index_select(0, index) for flat in self.flats]
-        groups = [{name: tensor.index_select(0, index) for name, tensor in group.items()} for group in self._groups()]
-        self._hold([self.members[row] for row in rows], flats, groups)
-
-    def _hold(self, members: list[Member], flats: Sequence[Tensor], groups: Sequence[Mapping[Any, Tensor]]) -> None:
-        """Other rows from now on. They are all made by now: where there is no room for them, the stack stays as it was."""
-        self.members = members
-        self.flats = [flat.requires_grad_() for flat in flats]
-        for group, made in zip(self._groups(), groups):
-            group.update(made)
-        self._seen = [[] for _ in self.layout.blocks]
-
-    @torch.no_grad()
-    def copy(self, source: int, target: int) -> None:
-        """Weights, buffers and optimizer state of one row onto another, which keeps its hyperparameters."""
-        for group in (dict(enumerate(self.flats)), self.buffers, self.stacked, *self.states):
-            for tensor in group.values():  # type: ignore[attr-defined]
-                tensor[target] = tensor[source].clone()
-
-    @torch.no_grad()
-    def snapshot(self) -> list[Any]:
-        """A copy of all rows, for `restore`."""
-        return [[flat.detach().clone() for flat in self.flats], [{k: v.clone() for k, v in group.items()} for group in self._groups()]]
-
-    @torch.no_grad()
-    def restore(self, snapshot: Sequence[Any]) -> None:
-        flats, groups = snapshot
-        for flat, old in zip(self.flats, flats):
-            flat.detach().copy_(old)
-        for group, before in zip(self._groups(), groups):
-            group.update(before)
-        self._seen = [[] for _ in self.layout.blocks]
-
-    @property
-    def model(self) -> nn.Module:
-        """The module that a hook is called with."""
-        return self.program.model
-
-    def _load(self) -> None:
-        model, _ = self.members[0]
-        k, device = len(self.members), next(model.parameters()).device
-        if device.type == "cpu":
-            keep_freed_memory()
-        first = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        wide = {**dict(self.program.model.named_parameters()), **dict(self.program.model.named_buffers())}
-        self.flats = [torch.empty(k, block.width, dtype=block.dtype, device=device).requires_grad_() for block in self.layout.blocks]
-        self.numbers = [
-            {name: torch.empty(k, dtype=torch.float64, device=device) for name in self.rule.numbers} for _ in self.layout.blocks
-        ]
-        groups = [[numbers_of(optimizer.param_groups[block.group]) for _, optimizer in self.members] for block in self.layout.blocks]
-        for numbers, each in zip(self.numbers, groups):
-            _upload(numbers, each)
-        parts = zip(self.layout.blocks, self.flats, self.numbers)
-        self.states = [fresh(self.rule, block.flags, flat.detach(), numbers) for block, flat, numbers in parts]
-        differs = [name for name in self.layout.fixed if not self._alike(name)]
-        self.shared = {name: torch.empty_like(wide[name], requires_grad=False) for name in self.layout.fixed if name not in differs}
-        for name, shared in self.shared.items():
-            put(first[name], shared)
-        self.stacked, self.buffers = (
-            {name: torch.empty(k, *wide[name].shape, dtype=first[name].dtype, device=device) for name in names}
-            for names in (differs, self.layout.buffers)
-        )
-        every = [lifted(member) for member, _ in self.members]
-        self._single = lifted(self.program.model)
-        self.lifted = {
-            place: torch.tensor([each[place] for each in every], dtype=torch.float64, device=device)
-            for place, value in self._single.items() if any(each[place] != value for each in every)
-        }   # fmt: skip
-        self._seen = [[] for _ in self.layout.blocks]
-        self._boxed = any(_in_place(optimizer) for _, optimizer in self.members)
-        for row in range(k):
-            self._fill(row)
-        for _, optimizer in self.members:
-            optimizer._opt_called = True  # type: ignore[attr-defined]  # or its schedulers would warn that nobody calls its step
-
-    def _groups(self) -> list[dict[Any, Tensor]]:
-        return [*self.numbers, *self.states, self.stacked, self.buffers, self.lifted, self.outside]
-
-    def _alike(self, name: str) -> bool:
-        first = dict(self.members[0][0].named_parameters())[name]
-        return not first.requires_grad and all(
-            torch.equal(first, dict(model.named_parameters())[name]) for model, _ in self.members[1:]
-        )
+    def _know(self) -> None:
+        """Forgets what was read of others."""
+        if self._seen_at != self.moved:
+            self._seen, self._seen_at = [None for _ in self.layout.blocks], self.moved
 
     def _move(self, moved: Mapping[Entry, Tensor]) -> None:
+        self._know()
         for place, (block, numbers) in enumerate(zip(self.layout.blocks, self.numbers)):
             for (group, name), values in moved.items():
                 if group == block.group:
                     numbers[name].copy_(values)
-                    self._seen[place] = []
+                    self._seen[place] = None
 
     def _read(self) -> None:
         """The hyperparameters as the members' own optimizers have them now: a scheduler may have moved them."""
+        self._know()
         for place, (block, numbers) in enumerate(zip(self.layout.blocks, self.numbers)):
             groups = [optimizer.param_groups[block.group] for _, optimizer in self.members]
             now = list(map(itemgetter(*(name for name in _SCHEDULED if name in groups[0])), groups))      # of all, at every step
-            if self._boxed:
+            if self.boxed:
                 now = [tuple(map(_unboxed, values)) for values in now]
             if now == self._seen[place]:
                 continue
             self._seen[place] = now
-            _upload(numbers, [numbers_of(group) for group in groups])
-
-
-def _upload(numbers: Numbers, each: Sequence[Mapping[str, float]]) -> None:
-    """Every member's values into (k,) each, in one transfer that nobody waits for."""
-    table = torch.tensor([[own[name] for own in each] for name in numbers], dtype=torch.float64)
-    for tensor, values in zip(numbers.values(), table.to(next(iter(numbers.values())).device, non_blocking=True)):
-        tensor.copy_(values)
+            upload(numbers, [numbers_of(group) for group in groups])
 
 
 def _clipped(
@@ -448,28 +188,7 @@ def _update(
         rule.update(flat, clipped, state, own, block.flags)
 
 
-_ROWS = ("members", "flats", "numbers", "states", "buffers", "stacked", "shared", "lifted", "outside", "_single", "_seen", "_boxed")
-"""What a stack holds of its members."""
-
 _SCHEDULED = ("lr", "weight_decay", "momentum", "betas", "dampening", "alpha", "rho", "eps", "lr_decay", "momentum_decay")
-
-
-def _cut(tensor: Tensor, row: int, place: Tensor | None) -> Tensor:
-    """A member's part of (k, D) or (k,), with a leading 1: a copy where it has a place in the row, else a view."""
-    part = tensor[row : row + 1]
-    return part if place is None or tensor.dim() == 1 else part[:, place]
-
-
-def _paste(part: Tensor, tensor: Tensor, row: int, place: Tensor | None) -> None:
-    """Writes back what was cut; zero where it was not."""
-    if place is not None and tensor.dim() == 2:
-        tensor[row] = 0
-        tensor[row, place] = part[0]
-
-
-def _in_place(optimizer: Optimizer) -> bool:
-    """Whether its hyperparameters can change in place."""
-    return any(isinstance(value, (Tensor, list)) for group in optimizer.param_groups for key, value in group.items() if key != "params")
 
 
 def _unboxed(value: Any) -> Any:
