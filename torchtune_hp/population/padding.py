@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 FLOOR = {"cpu": 64}
@@ -114,13 +115,13 @@ def _is_layer(module: nn.Module) -> bool:
 
 
 def _obstacle(model: nn.Module, found: Mapping[Place, Width]) -> str:
-    """A layer of another kind that has a width in its tensors, or a tensor that stands in two places."""
+    """A layer of another kind that has a width in its tensors, or has no shape yet, or a tensor that stands in two places."""
     sizes = {size for width in found.values() for size in (width.unit, width.unit * width.times)}
     seen: set[int] = set()
     for path, module in model.named_modules():
         named = f"{type(module).__name__} ({path})" if path else type(module).__name__
         for tensor in _own(module).values():
-            if id(tensor) in seen or not _is_layer(module) and sizes.intersection(tensor.shape):
+            if id(tensor) in seen or is_lazy(tensor) or not _is_layer(module) and sizes.intersection(tensor.shape):
                 return named
             seen.add(id(tensor))
     return ""
