@@ -56,7 +56,7 @@ def ranked(points: Sequence[Values]) -> Iterator[int]:
 
     That order begins with the best in the first objective and goes on with whoever is furthest from all before it, distances
     taken in units of the front's extent (the epsilon-net of Schmucker et al., "Multi-objective asynchronous successive halving",
-    2021, section 3.2). Ties go to the smaller index. A front of f points costs O(f**2), and only once it is reached.
+    2021). Ties go to the smaller index. A front of f points costs O(f**2), and only once it is reached.
     """
     for front in fronts(points):
         yield from _spread(points, front)

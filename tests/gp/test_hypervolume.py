@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,22 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor
+from torch.quasirandom import SobolEngine
 
 from torchtune_hp import pareto
-from torchtune_hp.gp.hypervolume import Cells, cells, hypervolume_improvement, log_expected_hypervolume_improvement
+from torchtune_hp.gp.climb import Column, Cube
+from torchtune_hp.gp.fantasies import fantasize
+from torchtune_hp.gp.fit import fit
+from torchtune_hp.gp.hypervolume import (
+    Cells,
+    cells,
+    hypervolume_improvement,
+    log_expected_hypervolume_improvement,
+    log_noisy_expected_hypervolume_improvement,
+)
+from torchtune_hp.gp.kernel import Hyper, Kernel
+from torchtune_hp.gp.maximize import pool, starts
+from torchtune_hp.gp.regression import Fitted, condition, predict, sample
 
 BOTORCH: dict[str, Any] = json.loads((Path(__file__).parent / "reference" / "hypervolume.json").read_text())
 OBJECTIVES = [2, 3, 4]
@@ -188,6 +202,83 @@ def test_beside_a_pending_point_the_expectation_is_that_of_the_fronts_it_may_mak
     both = torch.cat([pending, mean + deviation * normal(samples, 1, 2, seed=2)], -2)
     joint = hypervolume_improvement(both, cells(front, reference)) - hypervolume_improvement(pending, cells(front, reference))
     assert (beside - joint).mean().abs() < 5 * (beside - joint).std() / math.sqrt(samples)
+
+
+# Processes ----------------------------------------------------------------------------------------------------------------
+
+
+def processes(x: Tensor, count: int = 2) -> list[Fitted]:
+    """Independent processes that observed different functions at x (n, d)."""
+    made = []
+    for k in range(count):
+        hyper = Hyper(tensor([0.3 + 0.2 * k] * x.shape[-1]), tensor(1.0), tensor(0.02), tensor(0.5), tensor([]))
+        made.append(condition(Kernel(tuple(range(x.shape[-1]))), x, (x - k / max(1, count - 1)).square().sum(-1), hyper))
+    return made
+
+
+@pytest.mark.parametrize("m", [2, 3])
+def test_with_means_for_samples_noisy_improvement_is_improvement_on_their_front(m: int) -> None:
+    x, new, reference = random(8, 2), random(5, 2, seed=1), torch.full((m,), 1.5, dtype=torch.float64)
+    found = [fantasize(fitted, x, torch.zeros(1, 8, dtype=torch.float64)) for fitted in processes(x, m)]
+    free = cells(torch.stack([one.values for one in found], -1), reference)
+    means, variances = zip(*(predict(one.fitted, new) for one in found))
+    only = Cells(*(side[0] for side in free))
+    expected = log_expected_hypervolume_improvement(torch.stack(means, -1), torch.stack(variances, -1).sqrt(), only)
+    assert torch.allclose(log_noisy_expected_hypervolume_improvement(found, free, new), expected, rtol=1e-9)
+
+
+def test_noisy_improvement_is_the_mean_improvement_of_joint_samples() -> None:
+    """Of the process at 6 points and one more, drawn at once: by how much that one enlarges the hypervolume of the 6."""
+    x, new, reference, samples = random(6, 2), random(1, 2, seed=1), tensor([1.2, 1.2]), 2**13
+    fitted = processes(x)
+    found = [fantasize(one, x, normal(samples, 6, seed=k)) for k, one in enumerate(fitted)]
+    free = cells(torch.stack([one.values for one in found], -1), reference)
+    value = log_noisy_expected_hypervolume_improvement(found, free, new).exp().item()
+    drawn = torch.stack([sample(one, torch.cat([x, new]), normal(samples, 7, seed=9 + k)) for k, one in enumerate(fitted)], -1)
+    improved = hypervolume_improvement(drawn[:, 6:], cells(drawn[:, :6], reference))
+    assert value > 0 and abs(value - improved.mean().item()) < 6 * improved.std().item() / math.sqrt(samples)    # both sides are samples
+
+
+def test_the_gradient_of_noisy_improvement_is_its_slope() -> None:
+    x, reference = random(5, 2), tensor([1.5, 1.5])
+    found = [fantasize(one, x, normal(3, 5, seed=k)) for k, one in enumerate(processes(x))]
+    free = cells(torch.stack([one.values for one in found], -1), reference)
+    new = random(4, 2, seed=2).requires_grad_()
+    assert torch.autograd.gradcheck(lambda at: log_noisy_expected_hypervolume_improvement(found, free, at), new)
+
+
+def test_objectives_and_cells_that_do_not_fit_are_told_so() -> None:
+    x = random(4, 2)
+    found = [fantasize(one, x, normal(3, 4)) for one in processes(x)]
+    free = cells(torch.stack([one.values for one in found], -1), tensor([1.0, 1.0]))
+    with pytest.raises(ValueError, match="1 of .* samples"):
+        log_noisy_expected_hypervolume_improvement(found[:1], free, x)
+    with pytest.raises(ValueError, match=r"cells \(2, "):
+        log_noisy_expected_hypervolume_improvement(found, Cells(*(side[:2] for side in free)), x)
+
+
+def test_a_search_by_it_finds_more_of_a_front_than_chance_does() -> None:
+    """Eight points beyond six random ones on a problem whose front is known, against eight Sobol points."""
+    reference, cube = tensor([2.0, 2.0]), Cube([Column(), Column()], canonical=lambda x: x)
+
+    def outcome(x: Tensor) -> Tensor:
+        """The front is the diagonal from (0, 0) to (1, 1): sqrt(f) + sqrt(g) = sqrt(2)."""
+        return torch.stack([x.square().sum(-1), (x - 1).square().sum(-1)], -1)
+
+    for seed in range(2):
+        x = random(6, 2, seed=seed)
+        chance = torch.cat([x, SobolEngine(2, scramble=True, seed=seed).draw(8, dtype=torch.float64)])
+        for turn in range(8):
+            y = outcome(x)
+            z = (y - y.mean(0)) / y.std(0)
+            kernel = Kernel((0, 1))
+            fitted = [condition(kernel, x, values, fit(kernel, x, values, restarts=1).hyper) for values in z.mT]
+            found = [fantasize(one, x, normal(8, len(x), seed=turn + k)) for k, one in enumerate(fitted)]
+            free = cells(torch.stack([one.values for one in found], -1), (reference - y.mean(0)) / y.std(0))
+            score = partial(log_noisy_expected_hypervolume_improvement, found, free)
+            best = pool(score, cube, starts(cube, 32, x, seed=turn), x, climbs=4)
+            x = torch.cat([x, best.x[:1]])
+        assert volume(outcome(x), reference) > volume(outcome(chance), reference)
 
 
 # BoTorch ------------------------------------------------------------------------------------------------------------------

@@ -12,10 +12,10 @@ A value y improves the hypervolume by sum_c prod_j (u_cj - max(l_cj, y_j))+. The
 
     EHVI = sum_c prod_j (EI_j(u_cj) - EI_j(l_cj))       EI_j(b) = E (b - y_j)+
 
-(Emmerich, Deutz and Klinkenberg, CEC 2011; Yang et al., J. Global Optim. 75 (2019), eq. 16.)
+(Emmerich, Deutz and Klinkenberg, CEC 2011; Yang et al., J. Global Optim. 75 (2019).)
 
-Everything is float64 and broadcasts over "..."; batches of fronts are what a point is worth beside pending ones whose values were
-sampled. Of dominated values, `torchtune_hp.pareto` knows the volume itself.
+Everything is float64 and broadcasts over "...": over points, and over fronts, of which there is one for each sample where what is
+known is noisy or pending. The hypervolume itself is `torchtune_hp.pareto`'s.
 
 Laws, each a test: cells are disjoint, and with what F dominates they fill the space up to r; a value's improvement is the
 difference of two hypervolumes; EHVI is the mean improvement of samples; its logarithm climbs from however hopeless a point.
@@ -24,6 +24,7 @@ difference of two hypervolumes; EHVI is the mean improvement of samples; its log
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -31,7 +32,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from .acquisition import log_expected_improvement
+from .acquisition import deviation, log_expected_improvement
+from .fantasies import Fantasies, moments
 
 MOST_TOGETHER = 10
 """How many values may improve a front together: their overlaps are 2**q subsets."""
@@ -78,10 +80,29 @@ def log_expected_hypervolume_improvement(mean: Tensor, deviation: Tensor, cells:
     return sides.sum(-1).masked_fill(void, -torch.inf).logsumexp(-1)
 
 
+def log_noisy_expected_hypervolume_improvement(objectives: Sequence[Fantasies], cells: Cells, x: Tensor) -> Tensor:
+    """log NEHVI (q,) at x (q, d): log EHVI averaged over s samples of what is not known (Daulton et al., NeurIPS 2021).
+
+    `objectives`: m processes, each with s samples at the same points: the best observed, and all that are pending. `cells`
+    (s, c, m): of the fronts that those make, `cells(torch.stack([one.values for one in objectives], -1), reference)`. A batch is chosen
+    one by one, each joining the pending. Differentiable in x. Raises ValueError where the numbers of objectives or samples differ.
+    """
+    s, m = cells.lower.shape[0], cells.lower.shape[-1]
+    if cells.lower.ndim != 3 or len(objectives) != m or any(len(one.best) != s for one in objectives):
+        raise ValueError(
+            f"m objectives of s samples and cells (s, c, m) are needed, but got {len(objectives)} of "
+            f"{[len(one.best) for one in objectives]} samples and cells {tuple(cells.lower.shape)}; make the cells of their values"
+        )
+    means, variances = zip(*(moments(one, x) for one in objectives))
+    mean, spread = torch.stack(means, -1), deviation(torch.stack(variances, -1))        # (s, q, m), (q, m)
+    each = log_expected_hypervolume_improvement(mean, spread, Cells(cells.lower[:, None], cells.upper[:, None]))
+    return each.logsumexp(0) - math.log(s)
+
+
 def hypervolume_improvement(values: Tensor, cells: Cells) -> Tensor:
     """By how much q values together (..., q, m) enlarge the hypervolume: (...). Differentiable.
 
-    Averaged over joint samples of the objectives it is qEHVI (Daulton, Balandat and Bakshy, NeurIPS 2020, eq. 3), which needs no
+    Averaged over joint samples of the objectives it is qEHVI (Daulton, Balandat and Bakshy, NeurIPS 2020), which needs no
     independence. What they dominate together is counted by inclusion and exclusion, so q is at most MOST_TOGETHER: ValueError.
     For more, go one by one, each with the `cells` of a front that holds the ones before it.
     """
