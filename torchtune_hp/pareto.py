@@ -13,13 +13,14 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
+from operator import le, lt
 
 Values = tuple[float, ...]
 
 
 def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
     """`a` is nowhere worse than `b`, and somewhere better (smaller is better)."""
-    return all(x <= y for x, y in zip(a, b)) and any(x < y for x, y in zip(a, b))
+    return all(map(le, a, b)) and any(map(lt, a, b))
 
 
 def beaten(front: Sequence[Values], values: Values) -> bool:
@@ -29,7 +30,7 @@ def beaten(front: Sequence[Values], values: Values) -> bool:
     """
     if front and front[-1] == values:
         return False
-    return any(all(x <= y for x, y in zip(other, values)) for other in (front if len(values) > 2 else front[-1:]))
+    return any(all(map(le, other, values)) for other in (front if len(values) > 2 else front[-1:]))
 
 
 def fronts(points: Sequence[Values]) -> list[list[int]]:
@@ -52,21 +53,22 @@ def fronts(points: Sequence[Values]) -> list[list[int]]:
 
 
 def ranked(points: Sequence[Values]) -> Iterator[int]:
-    """The indices of the points, best first: front by front, and within a front so that any beginning of it covers it.
-
-    That order begins with the best in the first objective and goes on with whoever is furthest from all before it, distances
-    taken in units of the front's extent (the epsilon-net of Schmucker et al., "Multi-objective asynchronous successive halving",
-    2021). Ties go to the smaller index. A front of f points costs O(f**2), and only once it is reached.
-    """
+    """The indices of the points, best first: front by front, each in the order of `spread`. Ties go to the smaller index."""
     for front in fronts(points):
-        yield from _spread(points, front)
+        yield from (front[i] for i in spread([points[i] for i in front]))
 
 
-def _spread(points: Sequence[Values], front: list[int]) -> Iterator[int]:
-    low, high = _extent([points[i] for i in front])
-    scaled = {i: [(x - a) / (b - a) if b > a else 0.0 for x, a, b in zip(points[i], low, high)] for i in front}
-    away = dict.fromkeys(front, math.inf)
-    chosen = min(front, key=points.__getitem__)
+def spread(front: Sequence[Values]) -> Iterator[int]:
+    """The indices of the points of a front, in such an order that any beginning covers it; at least one point.
+
+    It begins with the best in the first objective and goes on with whoever is furthest from all before it, distances taken in units
+    of the front's extent (the epsilon-net of Schmucker et al., "Multi-objective asynchronous successive halving", 2021). Ties go to
+    the smaller index. O(f**2) for f points.
+    """
+    low, high = _extent(front)
+    scaled = [[(x - a) / (b - a) if b > a else 0.0 for x, a, b in zip(values, low, high)] for values in front]
+    away = dict.fromkeys(range(len(front)), math.inf)
+    chosen = min(away, key=front.__getitem__)
     while True:
         yield chosen
         del away[chosen]
@@ -74,7 +76,7 @@ def _spread(points: Sequence[Values], front: list[int]) -> Iterator[int]:
             return
         for i in away:
             away[i] = min(away[i], math.dist(scaled[i], scaled[chosen]))
-        chosen = max(away, key=away.__getitem__)      # the first of equals: `front` ascends
+        chosen = max(away, key=away.__getitem__)      # the first of equals
 
 
 def hypervolume(points: Iterable[Values], reference: Values) -> float:
@@ -90,7 +92,7 @@ def hypervolume(points: Iterable[Values], reference: Values) -> float:
     rest: list[Values] = []     # the front of what is left of the points before this slice
     for here, after in pairwise([*inside, reference]):
         tail = here[1:]
-        if not any(all(x <= y for x, y in zip(other, tail)) for other in rest):
+        if not any(all(map(le, other, tail)) for other in rest):
             rest = [other for other in rest if not dominates(tail, other)]
             rest.append(tail)
             area = hypervolume(rest, reference[1:])
@@ -123,4 +125,4 @@ def _extent(points: Sequence[Values]) -> tuple[list[float], list[float]]:
 
 
 def _inside(point: Values, reference: Values) -> bool:
-    return all(x < r for x, r in zip(point, reference))
+    return all(map(lt, point, reference))

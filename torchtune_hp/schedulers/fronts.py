@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from itertools import islice
 from operator import itemgetter
 
-from ..pareto import Values, dominates, ranked
+from ..pareto import Values, dominates, ranked, spread
 from ..trial import Report
 from .rungs import score
 
@@ -33,8 +32,9 @@ def by_rank(came: list[tuple[Values, int]]) -> list[int]:
 class FrontRung:
     """A `Rung` of several objectives: who came to one level, and the best floor(n / eta) of the n recorded, at least `least`.
 
-    Worst values count in n and are never in the share. A newcomer is compared with all, O(n), and the order is found anew when it is
-    asked for after that: O(n log n) for two objectives. Ties go to the smaller trial id.
+    Worst values count in n and are never in the share. Ties go to the smaller trial id. A newcomer is compared with all, O(n); the
+    fronts are kept up with it (incremental non-dominated sort: Li et al., IEEE Trans. Cybernetics 47 (2017)), and only those that
+    changed are ordered anew.
     """
 
     key = staticmethod(values_of)
@@ -50,6 +50,8 @@ class FrontRung:
         self._came: dict[int, Values] = {}
         self._ahead: dict[int, int] = {}        # how many of those dominate each
         self._rests: set[int] = set()
+        self._fronts: list[set[int]] = []
+        self._orders: list[list[int] | None] = []       # of each front, best first; None: it changed since
         self._share: list[int] | None = []      # best first; None: somebody came since
 
     @property
@@ -63,15 +65,17 @@ class FrontRung:
         self._share = None
         if not values < self.worst:
             return
-        self._ahead[trial] = 0
+        above = set()
         for other, theirs in self._came.items():
             if dominates(theirs, values):
-                self._ahead[trial] += 1
+                above.add(other)
             elif dominates(values, theirs):
                 self._ahead[other] += 1
+        self._ahead[trial] = len(above)
         self._came[trial] = values
         if rests:
             self._rests.add(trial)
+        self._enter(trial, next((k for k, front in enumerate(self._fronts) if not front & above), len(self._fronts)))
 
     def shares(self, values: Values, trial: int) -> bool:
         """Whether a recorded trial is in the best share now."""
@@ -98,12 +102,33 @@ class FrontRung:
         self._rests -= gone
         return sorted(gone)
 
+    def _enter(self, trial: int, k: int) -> None:
+        """Puts a trial into front k. Whom it dominates there goes one front down, and so on."""
+        coming = {trial}
+        while coming:
+            if k == len(self._fronts):
+                self._fronts.append(set())
+                self._orders.append(None)
+            front = self._fronts[k]
+            beaten = {other for other in front if any(dominates(self._came[one], self._came[other]) for one in coming)}
+            front -= beaten
+            front |= coming
+            self._orders[k] = None
+            coming, k = beaten, k + 1
+
     def _size(self, n: int) -> int:
         return max(self.least, int(n / self._eta))
 
     def _best(self) -> list[int]:
         if self._share is None:
-            trials = sorted(self._came)
-            order = ranked([self._came[trial] for trial in trials])
-            self._share = [trials[i] for i in islice(order, self._size(self.n))]
+            best: list[int] = []
+            for k, front in enumerate(self._fronts):
+                if len(best) >= self._size(self.n):
+                    break
+                best += self._orders[k] or self._order(k, sorted(front))
+            self._share = best[: self._size(self.n)]
         return self._share
+
+    def _order(self, k: int, front: list[int]) -> list[int]:
+        order = self._orders[k] = [front[i] for i in spread([self._came[trial] for trial in front])]
+        return order

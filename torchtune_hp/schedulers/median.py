@@ -22,6 +22,7 @@ from operator import attrgetter
 from ..trial import Decision, Drop, New, Report, Setting, Train
 from .arguments import ordered, refuse, whole
 from .fronts import values_of
+from .rungs import score
 
 _BY_TRIAL = attrgetter("trial")
 
@@ -81,7 +82,7 @@ class MedianStopping:
             objective.record(report.trial, report.step, value)
 
     def _goes_on(self, report: Report) -> bool:
-        if report.done or report.step == self._end or values_of(report)[0] == math.inf:
+        if report.done or report.step == self._end or score(report) == math.inf:
             return False
         others = self._objectives[0].came(report.step) - 1
         if report.step < self.grace_period or others < self.min_samples_required:
