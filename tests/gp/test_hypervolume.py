@@ -105,6 +105,15 @@ def test_a_batch_of_fronts_has_the_cells_of_each_padded_with_nothing(m: int) -> 
     assert log_expected_hypervolume_improvement(y[0], y[0], together).shape == (2, 3)
 
 
+def test_padding_is_worth_nothing_even_to_the_most_hopeless_point() -> None:
+    fronts, reference = random(3, 6, 3) - 5, torch.full((3,), -4.0, dtype=torch.float64)     # padding stands at 0, nearer to the point
+    fronts[0] = fronts[0, 0]
+    mean, one = torch.full((3,), 200.0, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
+    together = log_expected_hypervolume_improvement(mean, one, cells(fronts, reference))
+    alone = [log_expected_hypervolume_improvement(mean, one, cells(front, reference)) for front in fronts]
+    assert torch.allclose(together, torch.stack(alone), rtol=1e-14)
+
+
 def test_three_objectives_have_a_number_of_cells_that_grows_as_the_front() -> None:
     for n in (10, 40):
         front = normal(n, 3).abs()

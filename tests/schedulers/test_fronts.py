@@ -66,6 +66,16 @@ def test_who_was_called_hopeless_is_in_no_later_share(first: list[Values], later
     assert rung.resting == len(share(dict(enumerate(first + later)), rung.n, eta)), "at the end only the share rests"
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0]])
+def test_who_is_dominated_by_as_many_as_can_ever_be_promoted_is_hopeless_and_nobody_else(order: list[int]) -> None:
+    rung = FrontRung(Fraction(2))
+    for trial in order:
+        rung.add((float(trial), float(trial)), trial, rests=True)
+    assert rung.hopeless(9) == []                   # four of nine may be promoted
+    assert rung.hopeless(6) == [3]                  # three may, and three are better
+    assert rung.hopeless(5) == [2] and rung.resting == 2
+
+
 def test_a_newcomer_may_bring_a_trial_back_into_the_share() -> None:
     rung = FrontRung(Fraction(2))
     for trial, values in enumerate([(0.0, 9.0), (2.0, 2.0), (3.0, 1.5), (9.0, 0.0)]):
@@ -99,6 +109,7 @@ def test_ranks_put_a_better_front_first_and_one_objective_is_plainly_sorted(poin
     order = by_rank([(values, 10 + trial) for trial, values in enumerate(points)][::-1])
     depth = {10 + i: k for k, front in enumerate(fronts(points)) for i in front}
     assert [depth[trial] for trial in order] == sorted(depth.values())
+    assert by_rank([((1.0, 2.0), 5), ((1.0, 2.0), 3), ((2.0, 1.0), 4)]) == [3, 4, 5]
     assert by_rank([(values[:1], trial) for trial, values in enumerate(points)]) == sorted(range(len(points)), key=lambda i: points[i][0])
 
 
