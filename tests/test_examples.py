@@ -23,6 +23,7 @@ LINES = {
     "digits_demo": r"Its test accuracy: +(0\.9[789]\d\d|1\.0000)",        # the slowest: 64 trainings, the whole of the demo
     "ensemble": r"32 plain modules from runs.ensemble\.pt predict the same: True",
     "function": r"best \{'lr': .*\}: loss (\S+) when reported, \1 with the weights that were kept",
+    "gp_in_one_dimension": r"best of 10 trials: learning rate \S+, loss 0\.3[567]\d, of 0\.350 at best; see runs.gp_in_one_dimension\.html",
     "generator": r"best of 30: .*, accuracy 0\.9\d\d; trials: \{'completed': \d+, 'stopped': \d+\}",
     "model_trainable": r"validation: auc 0\.99\d\d; test: accuracy 0\.9\d\d\d, auc 0\.9\d\d\d",
     "own_scheduler": r"best loss 0\.0\d+; trials: \{'completed': \d+, 'stopped': \d+\}",
@@ -30,6 +31,9 @@ LINES = {
     "simulated_cluster": r"ASHA +best error 0\.0\d+ of 5000 trials, \d+\.\d virtual hours, \d+\.\d real seconds",
     "trainable": r"best after \d+ steps: loss (\S+) when reported, \1 with the weights that were kept",
 }
+
+NEEDS = {"gp_in_one_dimension": "plotly"}
+"""Packages of an extra, without which an example is not run."""
 
 
 def python(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -39,10 +43,19 @@ def python(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[
 
 @pytest.mark.parametrize("name", LINES)
 def test_an_example_runs_to_its_end_and_says_what_it_should(name: str, tmp_path: Path) -> None:
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
     ran = python(EXAMPLES / f"{name}.py", folder=tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert any(re.fullmatch(LINES[name], line) for line in ran.stdout.splitlines()), ran.stdout
     assert {path.name for path in tmp_path.iterdir()} <= {"runs"}, "studies lie in runs/, and nothing else is left"
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_an_example_without_its_package_names_the_extra(name: str, tmp_path: Path) -> None:
+    (tmp_path / f"{NEEDS[name]}.py").write_text("raise ImportError('not here')")
+    ran = python("-c", f"import sys; sys.path.insert(0, '.'); exec(open({str(EXAMPLES / f'{name}.py')!r}).read())", folder=tmp_path)
+    assert ran.returncode == 1 and re.search(r'^ImportError: .* pip install "torchtune-hp\[plots\]"$', ran.stderr, re.MULTILINE), ran.stderr
 
 
 def test_every_example_is_run() -> None:

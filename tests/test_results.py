@@ -165,6 +165,38 @@ def test_the_front_names_each_trial_once_with_the_kept_report_or_the_earliest() 
     assert [(result.trial, result.step) for result in results] == [(0, 2), (1, 2), (2, 1), (3, 2)]
 
 
+def test_the_hypervolume_grows_with_each_report_that_adds_to_the_front() -> None:
+    looks = [
+        [(0, 1, {"a": 1.0, "b": 1.0}), (1, 1, {"a": NAN, "b": 9.0})],
+        [(2, 1, {"a": 2.0, "b": 2.0}), (0, 2, {"a": 1.5, "b": 0.5})],       # the last is dominated
+        [(3, 1, {"a": 9.0, "b": 9.0}), (2, 2, {"a": 0.0, "b": 3.0})],       # beyond the reference; then one that dominates all
+    ]
+    results = Results(study(looks, **BOTH))
+    assert results.hypervolume((4, 0)) == [(0, 1, 10.0, 1, 3.0), (2, 1, 20.0, 3, 5.0), (2, 2, 30.0, 4, 12.0)]
+    assert results.hypervolume((4, 0))[-1].hypervolume == 12.0
+    assert results.hypervolume((0, 9)) == []
+
+
+def test_the_reference_of_a_hypervolume_is_found_behind_the_front() -> None:
+    looks = [[(0, 1, {"a": 0.0, "b": 0.0}), (1, 1, {"a": 10.0, "b": 20.0}), (2, 1, {"a": 99.0, "b": -99.0})]]
+    results = Results(study(looks, **BOTH))
+    assert results.hypervolume() == results.hypervolume((11, -2))
+    assert results.hypervolume()[-1].hypervolume == pytest.approx(11 * 2 + 1 * 20)
+    assert Results(study([], **BOTH)).hypervolume() == Results(study([[(0, 1, {"a": NAN, "b": 1})]], **BOTH)).hypervolume() == []
+
+
+def test_a_report_that_violates_a_constraint_adds_nothing_to_the_hypervolume() -> None:
+    looks = [[(0, 1, {"a": 1.0, "b": 1.0, "c": 5.0}), (1, 1, {"a": 0.5, "b": 1.0, "c": 0.0})]]
+    results = Results(study(looks, **BOTH | {"outcome_constraints": ["c <= 1"]}))
+    assert [row.trial for row in results.hypervolume((2.0, 0.0))] == [1]
+
+
+@pytest.mark.parametrize("reference", [(1.0,), (1.0, 2.0, 3.0), (1.0, NAN), (1.0, INF), (1.0, "2")])
+def test_a_reference_is_one_finite_number_for_each_metric(reference: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"reference: one finite number for each of \['a', 'b'\]"):
+        Results(study([], **BOTH)).hypervolume(reference)
+
+
 def test_the_front_of_one_objective_is_the_best_and_its_equals() -> None:
     results = Results(study([[(0, 1, 0.5), (1, 1, 0.2)], [(2, 1, 0.2), (1, 2, 0.2, True)]]))
     assert [(result.trial, result.step) for result in results.pareto] == [(1, 1), (2, 1)]

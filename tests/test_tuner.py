@@ -279,9 +279,13 @@ def test_a_class_without_an_end_needs_one(tmp_path: Path) -> None:
     assert len(hp.Tuner(**counting(tmp_path, scheduler=None, stop=hp.MaxSteps(2))).fit()) == 5
 
 
-def test_a_scheduler_that_ranks_refuses_several_objectives(tmp_path: Path) -> None:
-    with pytest.raises(hp.ConfigurationError, match="objective"):
-        hp.Tuner(**counting(tmp_path, metric=["loss", "steps"], mode="min", scheduler=hp.ASHA(max_t=3)))
+def test_a_scheduler_that_ranks_serves_several_objectives_and_keeps_a_front_going(tmp_path: Path) -> None:
+    scheduler = hp.ASHA(max_t=3, reduction_factor=3)
+    results = hp.Tuner(**counting(tmp_path, metric=["loss", "steps"], mode="min", scheduler=scheduler, trials=9)).fit()
+    assert len(results) == 9 and results.pareto
+    went_on = {trial for trial, curve in results.curves().items() if curve[-1]["step"] == 3}
+    first = {trial: curve[0]["loss"] for trial, curve in results.curves().items()}      # after one step they differ in the loss alone
+    assert went_on == set(sorted(first, key=first.__getitem__)[:3])
 
 
 # Going on -----------------------------------------------------------------------------------------------------------------

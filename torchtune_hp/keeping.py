@@ -6,10 +6,9 @@ What is kept is the state of a trial's best *report*, so it is saved when that r
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Protocol
 
-Values = tuple[float, ...]
+from .pareto import Values, dominates
 
 
 class Keeper(Protocol):
@@ -75,8 +74,3 @@ class Front:
             del self._kept[other]
         self._kept[trial] = values
         return beaten
-
-
-def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
-    """`a` is nowhere worse than `b`, and somewhere better (smaller is better)."""
-    return all(x <= y for x, y in zip(a, b)) and any(x < y for x, y in zip(a, b))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .pareto import beaten
 from .trial import Scalar
 
 if TYPE_CHECKING:
@@ -98,12 +99,10 @@ def flat(config: Mapping[str, Any], prefix: str = "config") -> dict[str, Any]:
     return items
 
 def front(points: Iterable[Point]) -> Iterator[Point]:
-    """Points none of which is dominated. In lexicographic order only earlier ones can dominate; of two numbers, only the last kept."""
+    """The points that no other dominates, in lexicographic order, in which only earlier ones can dominate."""
     kept: list[tuple[float, ...]] = []
     for point in sorted(points):
         values = point[0]
-        if kept and kept[-1] == values:
-            yield point
-        elif not any(all(a <= b for a, b in zip(other, values)) for other in (kept if len(values) > 2 else kept[-1:])):
+        if not beaten(kept, values):
             kept.append(values)
             yield point

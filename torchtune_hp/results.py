@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from .configs import whole_config
 from .errors import CheckpointError, ConfigurationError, SeveralObjectivesError, SpaceError, TorchtuneError
+from .growth import Growth, growth
 from .journal import Journal
 from .journal_text import from_json, text_of, to_json
 from .objective import VIOLATED, Mode, Objective
@@ -105,6 +106,15 @@ class Results:
             shown[trial] = min(entry, shown.get(trial, entry))
         ordered = sorted((values, report, trial) for trial, (_, report, values) in shown.items())
         return [self._result(trial, report) for _, report, trial in ordered]
+
+    def hypervolume(self, reference: Sequence[float] | None = None) -> list[Growth]:
+        """How the volume between the reports and a reference point grew: a row for each report that enlarged it, in order.
+
+        `reference`: a value for each metric, in its own direction, at which a report is worth nothing; what is worse in any metric
+        counts for nothing. Studies are compared with one reference for all. None: a tenth of the extent behind this study's front.
+        Empty if no report is finite or none is better than the reference.
+        """
+        return growth(self.journal, self.objective, reference)
 
     def get_best_result(
         self, metric: str | None = None, mode: Mode | None = None, scope: Literal["best", "last"] = "best"

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable
 
 from ..errors import ConfigurationError
-from ..trial import Setting
 
 
 def refuse(problems: Iterable[str | None]) -> None:
@@ -14,15 +13,6 @@ def refuse(problems: Iterable[str | None]) -> None:
     found = [problem for problem in problems if problem is not None]
     if found:
         raise ConfigurationError("\n".join(found))
-
-
-def refuse_several(setting: Setting, scheduler: object) -> None:
-    """A scheduler that ranks trials needs one number to rank them by."""
-    if setting.objectives != 1:
-        raise ConfigurationError(
-            f"scheduler: {type(scheduler).__name__} ranks trials by one objective, but got {setting.objectives}. "
-            "FullRuns serves several objectives."
-        )
 
 
 def whole(name: str, value: object, least: int = 1) -> str | None:

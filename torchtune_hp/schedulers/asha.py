@@ -12,6 +12,8 @@ Where the paper is silent:
 - A failure or a NaN counts as placed, in last place, and is never promoted; a trial that ended by itself keeps its place too.
 - Stopping: a trial goes on if it ranks among the best max(1, floor(n / eta)) of the n recorded at its rung, itself and all
   who came in the same call included. It waits if there is no free slot; who is furthest goes first, then who is best.
+- Several objectives: trials are ranked front by front (`fronts.py`). Among those that wait for a slot, who is best in the first
+  objective goes first.
 - Brackets: bracket s starts at rung s. Promotions come before fresh trials, bracket 0 first; a fresh trial goes to the
   bracket that is furthest behind its part, where the parts are Hyperband's bracket sizes (ties to the lower bracket).
 """
@@ -24,11 +26,12 @@ from fractions import Fraction
 from heapq import heappop, heappush
 from itertools import pairwise
 from operator import attrgetter
-from typing import Literal
+from typing import Any, Literal
 
 from ..trial import Decision, Drop, New, Report, Setting, Train
-from .arguments import factor, is_whole, ordered, refuse, refuse_several, whole
-from .rungs import Rung, exact, levels, score
+from .arguments import factor, is_whole, ordered, refuse, whole
+from .fronts import FrontRung
+from .rungs import Rung, exact, levels
 
 _BY_TRIAL = attrgetter("trial")
 
@@ -83,11 +86,11 @@ class ASHA:
         self._ladder = levels(grace_period, max_t, exact(reduction_factor))
 
     def begin(self, setting: Setting) -> None:
-        refuse_several(setting, self)
         eta, ladder = exact(self.reduction_factor), self._ladder
         promotes = self.variant == "promotion" or (self.variant == "auto" and setting.saves)
         kind = _Promotion if promotes else _Stopping
-        self._brackets: list[_Promotion | _Stopping] = [kind(ladder[s:], eta, s) for s in range(self.brackets)]
+        rung = Rung if setting.objectives == 1 else FrontRung
+        self._brackets: list[_Promotion | _Stopping] = [kind(ladder[s:], eta, s, rung) for s in range(self.brackets)]
         parts = [_part(s, len(ladder), eta) for s in range(self.brackets)]
         self._stride = [math.lcm(*parts) // part for part in parts]     # a large part, small strides
         self._begun = [0] * self.brackets
@@ -119,10 +122,10 @@ class ASHA:
 class _Promotion:
     """One bracket of Algorithm 2: trials rest at their rung until they are promoted, or cannot be any more."""
 
-    def __init__(self, ladder: tuple[int, ...], eta: Fraction, tag: int) -> None:
+    def __init__(self, ladder: tuple[int, ...], eta: Fraction, tag: int, rung: type[Rung | FrontRung]) -> None:
         self._new = New(ladder[0], tag)
         self._end = ladder[-1]
-        self._rungs = {level: Rung(eta) for level in ladder}    # the last one, at max_t, only counts who is heading there
+        self._rungs = {level: rung(eta) for level in ladder}    # the last one, at max_t, only counts who is heading there
         self._lowest = self._rungs[ladder[0]]
         self._below = [self._rungs[level] for level in ladder[:-1]]
         self._steps = [(self._rungs[low], self._rungs[high], high) for low, high in pairwise(ladder)][::-1]     # top one first
@@ -130,10 +133,10 @@ class _Promotion:
     def record(self, report: Report, drops: list[Decision]) -> None:
         rung = self._rungs[report.step]
         rung.heading -= 1
-        value = score(report)
-        rests = value < math.inf and not report.done and report.step < self._end
+        key: Any = rung.key(report)
+        rests = key < rung.worst and not report.done and report.step < self._end
         if report.step < self._end:
-            rung.add(value, report.trial, rests)
+            rung.add(key, report.trial, rests)
         if not rests:
             drops.append(Drop(report.trial))
 
@@ -162,28 +165,29 @@ class _Promotion:
 class _Stopping:
     """One bracket in which a trial is judged once, on coming to a rung."""
 
-    def __init__(self, ladder: tuple[int, ...], eta: Fraction, tag: int) -> None:
+    def __init__(self, ladder: tuple[int, ...], eta: Fraction, tag: int, rung: type[Rung | FrontRung]) -> None:
         self._new = New(ladder[0], tag)
         self._ladder = ladder
-        self._rungs = [Rung(eta, least=1) for _ in ladder[:-1]]
+        self._rungs = [rung(eta, least=1) for _ in ladder[:-1]]
         self._at = {level: k for k, level in enumerate(ladder)}
-        self._came: list[tuple[int, float, int]] = []       # recorded, to be judged when the whole call is recorded
-        self._going: list[tuple[int, float, int]] = []      # heap of (-rung, score, trial): judged, waiting for a slot
+        self._key, self._worst = rung.key, rung.worst
+        self._came: list[tuple[int, Any, int]] = []         # recorded, to be judged when the whole call is recorded
+        self._going: list[tuple[int, Any, int]] = []        # heap of (-rung, key, trial): judged, waiting for a slot
 
     def record(self, report: Report, drops: list[Decision]) -> None:
         k = self._at[report.step]
-        value = score(report)
+        key: Any = self._key(report)
         if report.step < self._ladder[-1]:
-            self._rungs[k].add(value, report.trial, rests=False)
-        if value == math.inf or report.done or report.step == self._ladder[-1]:
+            self._rungs[k].add(key, report.trial, rests=False)
+        if not key < self._worst or report.done or report.step == self._ladder[-1]:
             drops.append(Drop(report.trial))
         else:
-            self._came.append((k, value, report.trial))
+            self._came.append((k, key, report.trial))
 
     def go_on(self, free: int, starts: list[Decision], drops: list[Decision]) -> None:
-        for k, value, trial in self._came:
-            if self._rungs[k].shares(value, trial):
-                heappush(self._going, (-k, value, trial))
+        for k, key, trial in self._came:
+            if self._rungs[k].shares(key, trial):
+                heappush(self._going, (-k, key, trial))
             else:
                 drops.append(Drop(trial))
         self._came.clear()

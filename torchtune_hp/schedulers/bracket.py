@@ -7,6 +7,7 @@ Where the paper is silent:
 - A rung promotes floor(n / eta) of the n that came to it, but at least one, so that a bracket that shrank still brings its
   best trial to the top. Failed and NaN trials count among the n and are never promoted; a trial that ended by itself keeps its
   place and goes no further. Then fewer are promoted, and the bracket shrinks.
+- Trials of several objectives are ranked front by front (`fronts.py`).
 - A bracket shrinks to what can still be started: with `fresh` used up, its lowest rung is full when all it started are there.
 - Slots that an older bracket leaves free go to the next one, so brackets overlap at their ends; the oldest is always served
   first, and trials are compared inside their own bracket only. On one slot the brackets follow one another strictly.
@@ -22,8 +23,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from operator import attrgetter
 
+from ..pareto import Values
 from ..trial import Decision, Drop, New, Report, Train
-from .rungs import score
+from .fronts import by_rank, values_of
 
 _BY_TRIAL = attrgetter("trial")
 
@@ -84,7 +86,7 @@ class _Bracket:
         self._chosen: deque[int] = deque()  # promoted, waiting for a slot; best first
         self._running = 0
         self._came = 0                      # recorded at this rung, with any score
-        self._ranked: list[tuple[float, int]] = []    # of those, the finite (score, trial)
+        self._ranked: list[tuple[Values, int]] = []   # of those, the finite (values, trial)
         self._rests: set[int] = set()       # of those, the trials that can go on
 
     @property
@@ -100,10 +102,10 @@ class _Bracket:
     def record(self, report: Report, drops: list[Decision]) -> None:
         self._running -= 1
         self._came += 1
-        value = score(report)
-        if value < math.inf:
-            self._ranked.append((value, report.trial))
-        if value < math.inf and not report.done and self._rung < len(self._ladder) - 1:
+        values = values_of(report)
+        if values[0] < math.inf:
+            self._ranked.append((values, report.trial))
+        if values[0] < math.inf and not report.done and self._rung < len(self._ladder) - 1:
             self._rests.add(report.trial)
         else:
             drops.append(Drop(report.trial))
@@ -124,8 +126,8 @@ class _Bracket:
     def _judge(self, drops: list[Decision]) -> None:
         """The rung is full: its best go to the next rung, the others go."""
         self._unborn = 0
-        best = sorted(self._ranked)[: max(1, int(self._came / self._eta))]
-        self._chosen.extend(trial for _, trial in best if trial in self._rests)
+        best = by_rank(self._ranked)[: max(1, int(self._came / self._eta))]
+        self._chosen.extend(trial for trial in best if trial in self._rests)
         drops.extend(Drop(trial) for trial in sorted(self._rests.difference(self._chosen)))
         self._rung = self._rung + 1 if self._chosen else len(self._ladder)
         self._came = 0

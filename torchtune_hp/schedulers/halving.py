@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 
 from ..trial import Decision, Report, Setting
-from .arguments import factor, ordered, refuse, refuse_several, whole
+from .arguments import factor, ordered, refuse, whole
 from .bracket import Brackets, Plan
 from .rungs import exact, levels
 
@@ -47,7 +47,6 @@ class SuccessiveHalving:
         self.plan = Plan(math.ceil(eta ** (len(ladder) - 1)) if trials is None else trials, ladder)
 
     def begin(self, setting: Setting) -> None:
-        refuse_several(setting, self)
         self._brackets = Brackets([self.plan], exact(self.reduction_factor))
 
     def decide(self, reports: Sequence[Report], free: int, fresh: int) -> list[Decision]:

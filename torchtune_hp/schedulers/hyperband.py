@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from ..trial import Decision, Report, Setting
-from .arguments import factor, refuse, refuse_several, whole
+from .arguments import factor, refuse, whole
 from .bracket import Brackets, Plan
 from .rungs import exact
 
@@ -43,7 +43,6 @@ class Hyperband:
         self.plans = _plans(max_t, exact(reduction_factor))
 
     def begin(self, setting: Setting) -> None:
-        refuse_several(setting, self)
         self._brackets = Brackets(self.plans, exact(self.reduction_factor))
 
     def decide(self, reports: Sequence[Report], free: int, fresh: int) -> list[Decision]:

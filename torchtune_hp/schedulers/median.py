@@ -7,7 +7,7 @@ each the mean of that trial's scores up to step t.
 Where the paper is silent, or differs: "the others" are all trials that came to step t, running, ended and stopped ones (the
 paper: completed ones, which here would wait for the first full runs); a failure or a NaN makes the average +inf at the step
 it was granted; an even number of averages has the mean of the middle two as its median. Everyone who came in the
-same call is recorded before anyone is judged.
+same call is recorded before anyone is judged. Of several objectives, a trial is stopped if it is behind the median in every one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from heapq import heappop, heappush
 from operator import attrgetter
 
 from ..trial import Decision, Drop, New, Report, Setting, Train
-from .arguments import ordered, refuse, refuse_several, whole
+from .arguments import ordered, refuse, whole
+from .fronts import values_of
 from .rungs import score
 
 _BY_TRIAL = attrgetter("trial")
@@ -55,9 +56,7 @@ class MedianStopping:
         self._end = max_t
 
     def begin(self, setting: Setting) -> None:
-        refuse_several(setting, self)
-        self._averages: dict[int, array[float]] = {}        # step -> running averages of all that came there, sorted
-        self._runs: dict[int, _Run] = {}                    # trials that may go on
+        self._objectives = [_Objective() for _ in range(setting.objectives)]
         self._going: list[tuple[int, int]] = []             # heap of (trial, until): waiting for a slot
 
     def decide(self, reports: Sequence[Report], free: int, fresh: int) -> list[Decision]:
@@ -69,7 +68,8 @@ class MedianStopping:
             if self._goes_on(report):
                 heappush(self._going, (report.trial, min(report.step + self.every, self._end)))
             else:
-                del self._runs[report.trial]
+                for objective in self._objectives:
+                    del objective.runs[report.trial]
                 drops.append(Drop(report.trial))
         starts: list[Decision] = []
         while self._going and len(starts) < free:
@@ -78,18 +78,38 @@ class MedianStopping:
         return [*drops, *starts, *[New(min(self.every, self._end))] * new]
 
     def _record(self, report: Report) -> None:
-        run = self._runs.setdefault(report.trial, _Run())
-        run.add(score(report))
-        insort(self._averages.setdefault(report.step, array("d")), run.average)
+        for objective, value in zip(self._objectives, values_of(report)):
+            objective.record(report.trial, report.step, value)
 
     def _goes_on(self, report: Report) -> bool:
-        run = self._runs[report.trial]
         if report.done or report.step == self._end or score(report) == math.inf:
             return False
-        others = len(self._averages[report.step]) - 1
+        others = self._objectives[0].came(report.step) - 1
         if report.step < self.grace_period or others < self.min_samples_required:
             return True
-        return not run.best > _median_without(self._averages[report.step], run.average)
+        return any(objective.keeps_up(report.trial, report.step) for objective in self._objectives)
+
+
+class _Objective:
+    """What is known of one objective. `runs`: by trial that may go on."""
+
+    __slots__ = ("_averages", "runs")
+
+    def __init__(self) -> None:
+        self._averages: dict[int, array[float]] = {}        # step -> running averages of all that came there, sorted
+        self.runs: dict[int, _Run] = {}
+
+    def record(self, trial: int, step: int, value: float) -> None:
+        run = self.runs.setdefault(trial, _Run())
+        run.add(value)
+        insort(self._averages.setdefault(step, array("d")), run.average)
+
+    def came(self, step: int) -> int:
+        return len(self._averages[step])
+
+    def keeps_up(self, trial: int, step: int) -> bool:
+        run = self.runs[trial]
+        return not run.best > _median_without(self._averages[step], run.average)
 
 
 class _Run:

@@ -46,8 +46,13 @@ def levels(grace_period: int, max_t: int, eta: Fraction) -> tuple[int, ...]:
 
 
 def score(report: Report) -> float:
-    """What a trial is ranked by. A failure and a NaN are +inf: the worst, never the best."""
+    """What a trial is ranked by. A failure and a NaN are +inf: the worst, never the best.
+
+    Of several objectives, which `fronts.py` ranks, it is the first; +inf if any of them is bad.
+    """
     value = report.values[0]
+    if len(report.values) > 1 and not all(other < math.inf for other in report.values):
+        return math.inf
     return value if value < math.inf and not report.failed else math.inf
 
 
@@ -76,6 +81,9 @@ class Rung:
     crosses into the share goes to `_ready` as well. A crossing back is noticed only when `_ready` is read. All hold `rank_key`s,
     negated where the worst comes first.
     """
+
+    key = staticmethod(score)
+    worst = math.inf
 
     __slots__ = (
         "_doomed", "_hope", "_kept", "_over", "_ready", "_rest", "_rests", "_times", "_top", "heading", "least", "n", "resting",

@@ -61,6 +61,7 @@ class Referee:
         self.alive: dict[int, Alive] = {}
         self.born = 0
         self.fresh_born = 0
+        self.objectives = setting.objectives
         scheduler.begin(setting)
 
     @property
@@ -129,17 +130,19 @@ def play(
         assert running or not fresh or not free, "law 5: nothing runs, nothing was started, and there could be more trials"
         if not running and slots == capacity:
             return turns
-        reports = [look(referee.alive[trial], trial, rng, failing, ending) for trial in rng.sample(running, rng.randint(0, len(running)))]
+        came = rng.sample(running, rng.randint(0, len(running)))
+        reports = [look(referee.alive[trial], trial, rng, failing, ending, referee.objectives) for trial in came]
     raise AssertionError("the study does not end in 10,000 turns")
 
 
-def look(alive: Alive, trial: int, rng: random.Random, failing: float, ending: bool) -> Report:
+def look(alive: Alive, trial: int, rng: random.Random, failing: float, ending: bool, objectives: int = 1) -> Report:
     """The trial has used up its grant, failed, or ended by itself."""
     done = alive.until is None or (ending and alive.until >= alive.own)
-    value = math.inf if rng.random() < failing else float(rng.randrange(6))
+    bad = rng.random() < failing
+    values = tuple(math.inf if bad else float(rng.randrange(6)) for _ in range(objectives))
     alive.step = alive.own if alive.until is None else alive.until
-    alive.running, alive.over = False, done or value == math.inf
-    return Report(trial, alive.step, (value,), alive.tag, alive.x, done=done, failed=value == math.inf and rng.random() < 0.5)
+    alive.running, alive.over = False, done or bad
+    return Report(trial, alive.step, values, alive.tag, alive.x, done=done, failed=bad and rng.random() < 0.5)
 
 
 class SchedulerSuite:
@@ -148,9 +151,16 @@ class SchedulerSuite:
     def make(self) -> Scheduler:
         raise NotImplementedError
 
-    @pytest.fixture(params=[True, False], ids=["saved", "unsaved"])
+    @pytest.fixture(params=[(True, 1), (False, 1), (True, 2), (False, 3)], ids=["saved", "unsaved", "saved-two", "unsaved-three"])
     def setting(self, request: pytest.FixtureRequest) -> Setting:
-        return replace(SETTING, saves=request.param)
+        saves, objectives = request.param
+        setting = replace(SETTING, saves=saves, objectives=objectives)
+        if objectives > 1:
+            try:
+                self.make().begin(setting)
+            except ConfigurationError as error:
+                pytest.skip(str(error))
+        return setting
 
     # The contract itself
 
@@ -267,7 +277,7 @@ class SchedulerSuite:
         referee = Referee(self.make(), setting)
         referee.decide([], 4, 20)
         rng = random.Random(0)
-        reports = [look(referee.alive[trial], trial, rng, 0.5, True) for trial in referee.running]
+        reports = [look(referee.alive[trial], trial, rng, 0.5, True, setting.objectives) for trial in referee.running]
         assert all(isinstance(decision, Drop) for decision in referee.decide(reports, 0, 0))
 
     # Law 6
