@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from .errors import ConfigurationError
 from .journal import Journal
-from .journal_rows import from_json
+from .journal_text import from_json
 from .objective import VIOLATED, Objective
 from .pareto import Values, dominates, fronts, gain, reference_point
 
