@@ -53,6 +53,17 @@ def test_stacks_are_small_where_more_could_share_one(census: Census, small: bool
     assert census.small is small
 
 
+def test_where_two_make_a_shape_together_neither_a_float_nor_what_does_not_matter_is_named() -> None:
+    trials = [
+        ({"dropout": 0.05 * k, "filters": k % 3, "units": k % 4, "seed": k}, {"shape of 9.weight": (k % 3, k % 4)}) for k in range(18)
+    ]      # 12 shapes; every trial has a dropout and a seed of its own
+    for config, _ in trials[12:]:
+        config["seed"] = 0
+    found = splits_most(trials)
+    assert found == ("units", "shape of 9.weight", 12)
+    assert splits_most(trials[:8]) is not None and splits_most(trials[:8])[0] != "dropout"      # type: ignore[index]
+
+
 def test_the_parameter_that_splits_most_is_the_one_that_determines_what_differs_most() -> None:
     trials = [
         ({"lr": 0.1 * k, "net": {"width": 4 + k % 3, "act": k % 2}}, {"shape of 0.weight": (8 + 2 * (k % 3), 2), "1": "ab"[k % 2], "2": 0})

@@ -2,8 +2,9 @@
 
 Laws:
 1. The figure is trials / kinds over all that was trained so far, however each kind was trained.
-2. The parameter that splits most: of the attributes in which kinds differ the one with most values, and of the config's keys that
-   determine it the one with fewest.
+2. The parameter that splits most: of the attributes in which kinds differ the one with most values; of the config's keys that
+   determine it the one with fewest, and where only several together do, of those that it determines the one with most.
+   A float makes no shape, however well it fits.
 """
 
 from __future__ import annotations
@@ -65,14 +66,20 @@ def splits_most(trials: Sequence[tuple[Mapping[str, Any], Mapping[str, Hashable]
         return None
     leaves = [dict(_leaves(config)) for config, _ in trials]
     keys = {key: [repr(each.get(key)) for each in leaves] for key in dict.fromkeys(key for each in leaves for key in each)}
-    determining = [key for key, column in keys.items() if len(set(zip(column, values))) == len(set(column)) > 1]
-    return min(determining, key=lambda key: len(set(keys[key])), default=""), attribute, len(set(values))
+    if attribute.startswith("shape of "):
+        keys = {key: column for key, column in keys.items() if not any(isinstance(each.get(key), float) for each in leaves)}
+    kinds = {key: len(set(column)) for key, column in keys.items() if len(set(column)) > 1}
+    together = {key: len(set(zip(keys[key], values))) for key in kinds}
+    determining = [key for key in kinds if together[key] == kinds[key]]
+    determined = [key for key in kinds if together[key] == len(set(values))]
+    key = min(determining, key=kinds.__getitem__) if determining else max(determined, key=kinds.__getitem__, default="")
+    return key, attribute, len(set(values))
 
 
 def advice(name: str, census: Census, found: tuple[str, str, int]) -> str:
     """What a study with small stacks is told. `name`: of its trainable."""
     key, attribute, values = found
-    what = f"{key!r} splits most: it gives {attribute} {values} values" if key else f"{attribute} splits most, by {values} values"
+    what = f"{key!r} splits most: {attribute} has {values} values" if key else f"{attribute} splits most, by {values} values"
     return (
         f"{name}: only {census.mean:.2g} trials share a stack, so little is gained by training them at once. {what} among the trials that "
         f"run now. Stacks grow where it is fixed or has few values, as hp.choice([...]); a number that a hook reads does not split as "
