@@ -4,7 +4,7 @@ Laws:
 1. The figure is trials / kinds over all that was trained so far, however each kind was trained.
 2. The parameter that splits most: of the attributes in which kinds differ the one with most values; of the config's keys that
    determine it the one with fewest, and where only several together do, of those that it determines the one with most.
-   A float makes no shape, however well it fits.
+   A float makes no shape and no whole number, however well it fits.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def splits_most(trials: Sequence[tuple[Mapping[str, Any], Mapping[str, Hashable]
         return None
     leaves = [dict(_leaves(config)) for config, _ in trials]
     keys = {key: [repr(each.get(key)) for each in leaves] for key in dict.fromkeys(key for each in leaves for key in each)}
-    if attribute.startswith("shape of "):
+    if attribute.startswith("shape of ") or all(isinstance(value, int) for value in values):
         keys = {key: column for key, column in keys.items() if not any(isinstance(each.get(key), float) for each in leaves)}
     kinds = {key: len(set(column)) for key, column in keys.items() if len(set(column)) > 1}
     together = {key: len(set(zip(keys[key], values))) for key in kinds}
