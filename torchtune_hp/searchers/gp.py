@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..errors import ConfigurationError
 from ..gp.fantasies import Fantasies, choose, fantasize, incumbents, log_noisy_expected_improvement
-from ..gp.feasibility import log_success
+from ..gp.feasibility import deterrence
 from ..gp.fit import fit
 from ..gp.kernel import unpack
 from ..gp.maximize import batch, best_rows, pool, starts
@@ -38,10 +38,12 @@ from .streams import shuffled, uniform
 Score = Callable[[Tensor], Tensor]
 
 _SCALARIZATIONS = 8     # of several objectives
-_SAMPLES = 32           # of what is not known yet
+_SAMPLES = (32, 8)      # of what is not known yet: for up to _MANY points at once, and for more
+_MANY = 64
 _INCUMBENTS = 16        # observed points that may be the best
-_STARTS = 512           # and two for each point that is asked for
+_STARTS = 512           # and one for each point that is asked for
 _CLIMBS = 16
+_NEAR = 0.1             # times the root of d: failures are no smoother than this, however smooth the outcome is
 _LONG = 64              # up to so many rows every fit has four starts of its own; beyond, one beside the last fit
 
 
@@ -137,14 +139,17 @@ class GPSearch(Base):
         assert self._raw is not None
         fitted = condition(self._kernel, x, y, unpack(self._kernel, self._raw[which]))
         generator = torch.Generator().manual_seed(seed)
+        samples = _SAMPLES[n > _MANY]
         best = incumbents(fitted, trained(torch.unique(x[:, :-1], dim=0)), _INCUMBENTS)
         unknown = torch.unique(torch.cat([best, trained(pending)]), dim=0)
-        fantasies = fantasize(fitted, unknown, _normals(_SAMPLES, len(unknown), generator))
+        fantasies = fantasize(fitted, unknown, _normals(samples, len(unknown), generator))
         failed = torch.tensor([trial in self._history.failed for trial in self._history.tried])
         everywhere = trained(tried)
 
+        near = fitted.hyper._replace(lengthscale=fitted.hyper.lengthscale.clamp_max(_NEAR * len(self.setting.dims) ** 0.5))
+
         def success(at: Tensor) -> Tensor:
-            return log_success(self._kernel, fitted.hyper, everywhere, failed, at)
+            return deterrence(self._kernel, near, everywhere, failed, at)
 
         def score(at: Tensor) -> Tensor:
             value = log_noisy_expected_improvement(fantasies, at)
@@ -152,16 +157,16 @@ class GPSearch(Base):
 
         bonus = success if failed.any() else None
 
-        normals = _normals(_SAMPLES, n, generator)
+        normals = _normals(samples, n, generator)
         if self.setting.rows is not None:
             return self._of_rows(score, fantasies, bonus, normals, taken)
         seeds = (derive(seed, "starts"), derive(seed, "even"))
-        begun = starts(self._cube, _STARTS + 2 * n, best, seeds[0])
+        begun = starts(self._cube, _STARTS + n, best, seeds[0])
         if len(begun) < _STARTS // 8:       # most of the cube is infeasible
             begun = torch.cat([begun, self._cube.canonical(trained(self._sobol.ask(32 + n, pending=taken[:0], index=0, seed=seeds[1])))])
         offered = pool(score, self._cube, begun, trained(taken), climbs=_CLIMBS)
-        if not len(offered.x):
-            return taken[:0]
+        if n == 1 or not len(offered.x):
+            return offered.x[:1, :-1]
         normals = normals[:, : len(offered.x)]
         return batch(fantasies, self._cube, offered, trained(taken), normals, bonus=bonus)[:, :-1]
 
