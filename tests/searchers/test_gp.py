@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import torchtune_hp as hp
-from tests.faults.studies import arguments, story
+from tests.faults.studies import Walk, arguments, story
 from tests.faults.test_kill_at_every_turn import run_and_kill
 from torchtune_hp.errors import ConfigurationError
 from torchtune_hp.journal import Journal
@@ -311,7 +311,10 @@ def test_serial_equals_simulated_and_the_log_says_what_was_not_the_process(tmp_p
     hp.Tuner(**small(tmp_path / "a", hp.Serial())).fit()
     hp.Tuner(**small(tmp_path / "b", hp.Simulated(1))).fit()
     assert story(tmp_path / "a" / "walk") == story(tmp_path / "b" / "walk")
-    assert said(tmp_path / "a") == said(tmp_path / "b") and "until 4 trials" in said(tmp_path / "a")[0]
+    assert said(tmp_path / "a") == said(tmp_path / "b")
+    again = hp.Tuner.resume(tmp_path / "a" / "walk", Walk, trials="+2", verbose=0).fit()
+    assert len(again) == 14, "the journal rebuilds the searcher from its arguments"
+    assert len(said(tmp_path / "a")) == len(set(said(tmp_path / "a"))) and "until 4 trials" in said(tmp_path / "a")[0]
 
 
 def test_a_study_killed_resumes_to_the_same_story_and_says_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,8 @@ class GPSearch(Base):
     """Where improvement is expected. Learns from running, stopped and failed trials; made for hundreds of points at once.
 
     `startup`: so many trials are told before the process is asked; None: 8, or one more than there are dimensions.
-    `exact`: so many rows are conditioned on, all there are up to it; beyond, a subset (see `gp_history`), and the log says so.
+    `exact`: so many rows are conditioned on, all there are up to it; beyond, a subset (see `gp_history`), and the log says so. Failures
+    are learned from among the newest `exact` trials.
 
     Raises ConfigurationError for `startup` < 2 or `exact` < 16, and as SobolSearch does; SpaceError as SobolSearch does.
     """
@@ -143,8 +144,8 @@ class GPSearch(Base):
         best = incumbents(fitted, trained(torch.unique(x[:, :-1], dim=0)), _INCUMBENTS)
         unknown = torch.unique(torch.cat([best, trained(pending)]), dim=0)
         fantasies = fantasize(fitted, unknown, _normals(samples, len(unknown), generator))
-        failed = torch.tensor([trial in self._history.failed for trial in self._history.tried])
-        everywhere = trained(tried)
+        failed = torch.tensor([trial in self._history.failed for trial in self._history.tried][-self.exact :])
+        everywhere = trained(tried[-self.exact :])
 
         near = fitted.hyper._replace(lengthscale=fitted.hyper.lengthscale.clamp_max(_NEAR * len(self.setting.dims) ** 0.5))
 
@@ -163,7 +164,7 @@ class GPSearch(Base):
         seeds = (derive(seed, "starts"), derive(seed, "even"))
         begun = starts(self._cube, _STARTS + n, best, seeds[0])
         if len(begun) < _STARTS // 8:       # most of the cube is infeasible
-            begun = torch.cat([begun, self._cube.canonical(trained(self._sobol.ask(32 + n, pending=taken[:0], index=0, seed=seeds[1])))])
+            begun = torch.cat([begun, self._cube.canonical(trained(self._sobol.ask(8 + n, pending=taken[:0], index=0, seed=seeds[1])))])
         offered = pool(score, self._cube, begun, trained(taken), climbs=_CLIMBS)
         if n == 1 or not len(offered.x):
             return offered.x[:1, :-1]
