@@ -81,7 +81,10 @@ class GPSearch(Base):
             drawn = -torch.log1p(-uniform(_SCALARIZATIONS, setting.objectives, 0, derive(setting.seed, "scalarizations")))
             self._weights = drawn / drawn.sum(1, keepdim=True)
         kind = "a seeded permutation of the rows" if setting.rows is not None else "a Sobol sequence"
-        self._notes = [f"GPSearch: until {self._first} trials are told, points are {kind}; then the Gaussian process suggests them"]
+        self._notes = [
+            f"GPSearch: until {self._first} trials are told, two of them with finite values, points are {kind}; then the Gaussian process "
+            "suggests them, and that again only where the process finds nothing untried"
+        ]
 
     def tell(self, reports: Sequence[Report]) -> None:
         cut = self._history.cut
