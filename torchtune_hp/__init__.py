@@ -43,7 +43,7 @@ if _TYPE_CHECKING:
         MedianStopping as MedianStopping,
         SuccessiveHalving as SuccessiveHalving,
     )
-    from .searchers import GridSearch as GridSearch, RandomSearch as RandomSearch, SobolSearch as SobolSearch
+    from .searchers import GPSearch as GPSearch, GridSearch as GridSearch, RandomSearch as RandomSearch, SobolSearch as SobolSearch
     from .space import (
         Space as Space,
         choice as choice,
@@ -91,7 +91,7 @@ _HOMES = {
     "population.population": "Population",
     "results": "Result Results",
     "schedulers": "ASHA FullRuns Hyperband MedianStopping SuccessiveHalving",
-    "searchers": "GridSearch RandomSearch SobolSearch",
+    "searchers": "GPSearch GridSearch RandomSearch SobolSearch",
     "space": "Space choice grid_search lograndint loguniform mapped ordinal qlograndint "
     "qloguniform qrandint qrandn quniform randint randn sample_from uniform",
     "stopping": "MaxSteps Plateau",

@@ -51,6 +51,8 @@ def drive(
         events = executor.wait()
         commands = study.step(events, limits)
         journal.append(events, limits, commands)        # durable before anything of it is done
+        for note in study.notes():
+            journal.note(note)
         observers.told(events, commands)
 
 
@@ -87,6 +89,7 @@ class Session:
                 study = plan.study(capacity)
                 limits = plan.limits(capacity)
                 before = self._replay(study)
+                self._note_once(study)
                 standing, commands = study.standing(), study.outstanding()
                 earlier = None if before is None else Results(journal)
                 header = journal.header
@@ -132,6 +135,14 @@ class Session:
             text = f"{self.plan.recipe.name} cannot save its state: weights are kept only where report() is given a checkpoint"
             self.journal.note(Note("keep", text))
         return offered
+
+    def _note_once(self, study: Study) -> None:
+        """What the searcher said at its beginning and in the replay, but for what is in the journal already."""
+        said = study.notes()
+        known = {note.text for note in self.journal.notes()} if said else set()
+        for note in said:
+            if note.text not in known:
+                self.journal.note(note)
 
     def _first(self) -> Trial:
         """The trial that this study begins with, or would on one slot; asked of copies."""

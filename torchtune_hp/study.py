@@ -134,6 +134,11 @@ class Study:
         if again != list(commands):
             raise ReplayError(_difference(again, commands))
 
+    def notes(self) -> list[Note]:
+        """What the log should say of how points are chosen, since it was last asked: of a searcher that has `notes`."""
+        said: Sequence[str] = getattr(self.searcher, "notes", tuple)()
+        return [Note("searcher", text, time=self.seconds) for text in said]
+
     @property
     def running(self) -> Mapping[int, int]:
         """Trial -> the step it was sent to, in order of submission."""

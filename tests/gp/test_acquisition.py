@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from torchtune_hp.gp import acquisition
-from torchtune_hp.gp.feasibility import log_success
+from torchtune_hp.gp.feasibility import deterrence, log_success
 from torchtune_hp.gp.kernel import Kernel
 from torchtune_hp.gp.regression import condition, predict
 
@@ -139,6 +139,24 @@ def test_failures_make_their_neighbourhood_less_likely_to_succeed_and_only_that(
     assert log_success(kernel, shape, tried[:0], failed[:0], uniform(5, 2)).tolist() == [0.0] * 5
     x = uniform(4, 2).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: log_success(kernel, shape, tried, failed, x), x)
+
+
+def test_each_failure_deters_further_and_those_that_are_as_frequent_as_anywhere_do_not() -> None:
+    kernel, shape = Kernel((0, 1)), hyper([0.1, 0.1], outputscale=7.0)
+    well = 0.9 + 0.1 * uniform(10, 2, seed=1)
+    here = tensor([[0.05, 0.05]])
+    values = []
+    for count in (1, 5, 25):
+        tried, failed = torch.cat([well, here.expand(count, 2)]), torch.arange(10 + count) >= 10
+        values.append(float(deterrence(kernel, shape, tried, failed, here)))
+        assert deterrence(kernel, shape, tried, failed, well).min() > -0.5
+    assert values[1] < values[0] - 3 and values[2] < values[1] - 20
+    everywhere = here.expand(40, 2)
+    failed = torch.arange(40) % 4 == 0
+    plain = log_success(kernel, shape, everywhere, failed, here)
+    assert torch.allclose(deterrence(kernel, shape, everywhere, failed, here), plain, atol=0.1)
+    x = uniform(4, 2).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: deterrence(kernel, shape, tried, torch.arange(35) >= 10, x), x)
 
 
 def test_failures_of_another_shape_are_refused() -> None:

@@ -194,3 +194,11 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
         choose(drawn, uniform(3, 3), torch.zeros(2, 1, dtype=torch.float64))
     with pytest.raises(ValueError, match="nothing to improve upon"):
         fantasize(fitted, fitted.x[:0], torch.zeros(1, 0, dtype=torch.float64))
+
+
+def test_more_choices_than_the_process_has_uncertainty_for_are_distinct_all_the_same() -> None:
+    """With long lengthscales a few choices tell all; what is left of the covariance then is rounding, and must not be amplified."""
+    x = uniform(12, 2)
+    fitted = condition(Kernel((0, 1)), x, (x - 0.3).square().sum(-1), hyper([5.0, 5.0], noise=1e-4))
+    chosen = choose(fantasize(fitted, x[:3], normal(4, 3)), uniform(400, 2, seed=2), normal(4, 300, seed=3))
+    assert len(torch.unique(chosen)) == 300

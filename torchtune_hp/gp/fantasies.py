@@ -26,6 +26,8 @@ from .acquisition import deviation, log_expected_improvement
 from .kernel import covariance, variance
 from .regression import Fitted, extend, predict
 
+_KNOWN = 1e-8           # a variance, in units of outputscale, below which a choice teaches nothing
+
 
 class Fantasies(NamedTuple):
     """A process given s joint samples of its values at m points beyond the n it was fitted to.
@@ -99,9 +101,10 @@ def choose(fantasies: Fantasies, pool: Tensor, normals: Tensor, *, bonus: Tensor
     for j in range(q):
         k = (_averaged(mean, square, best) + open_to).argmax().view(1)
         chosen.append(k)
-        # Column k of the covariance given all choices so far, over its deviation: one column of the Cholesky factor.
+        # Column k of the covariance given all choices so far, over its deviation: one column of the Cholesky factor. Where that is
+        # all but known already, what is left of the column is rounding: it is divided by no less than the root of _KNOWN.
         column = matrix.index_select(1, k).squeeze(1) - roots[:, :j] @ roots.index_select(0, k)[0, :j]
-        column = column / deviation(square.index_select(0, k))
+        column = column / square.index_select(0, k).clamp_min(_KNOWN * fitted.hyper.outputscale).sqrt()
         roots[:, j] = column
         square = (square - column * column).clamp_min(0)
         mean = mean + normals[:, j, None] * column

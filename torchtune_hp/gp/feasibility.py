@@ -28,5 +28,20 @@ def log_success(kernel: Kernel, hyper: Hyper, tried: Tensor, failed: Tensor, x: 
         )
     alike = covariance(kernel, hyper._replace(outputscale=torch.ones_like(hyper.outputscale)), x, tried)
     well = (~failed).to(x.dtype)
-    everywhere = (well.sum() + 1) / (len(tried) + 1)
-    return torch.log((everywhere + alike @ well) / (1 + alike.sum(-1)))
+    return torch.log((_everywhere(failed) + alike @ well) / (1 + alike.sum(-1)))
+
+
+def deterrence(kernel: Kernel, hyper: Hyper, tried: Tensor, failed: Tensor, x: Tensor) -> Tensor:
+    """What an acquisition's logarithm gains at x (q, d): log_success, and beside failures more, (q,) <= 0.
+
+    With F(x) = sum_i k(x, x_i) [i failed], the failures seen there: log p + F min(0, log p - log r). A failed trial says nothing of the
+    objective, so the improvement that was expected there still is, and p falls only as 1 / F: where that improvement is e**6 times what
+    is left elsewhere, hundreds of trials would fail one after the other. Where trials fail as often as anywhere, nothing is added.
+    """
+    probability = log_success(kernel, hyper, tried, failed, x)
+    alike = covariance(kernel, hyper._replace(outputscale=torch.ones_like(hyper.outputscale)), x, tried[failed])
+    return probability + alike.sum(-1) * (probability - _everywhere(failed).log()).clamp_max(0)
+
+
+def _everywhere(failed: Tensor) -> Tensor:
+    return ((~failed).sum() + 1).double() / (len(failed) + 1)

@@ -54,7 +54,7 @@ def starts(cube: Cube, count: int, best: Tensor, seed: int) -> Tensor:
     kept = some > torch.where(smooth, 0.5, 1 / max(1, int((~smooth).sum())))
     near = torch.where(smooth, centers.cpu() + moves, even[:around].cpu())
     near = torch.where(kept, centers.cpu(), near).clamp(0, 1).to(best)
-    return _distinct(_allowed(cube, _leveled(cube.columns, torch.cat([best, near, even[around:]]))), best[:0])
+    return _distinct(_allowed(cube, leveled(cube.columns, torch.cat([best, near, even[around:]]))), best[:0])
 
 
 def pool(score: Callable[[Tensor], Tensor], cube: Cube, start: Tensor, taken: Tensor, *, climbs: int = 32) -> Pool:
@@ -154,7 +154,7 @@ def crossings(columns: Sequence[Column], most: int) -> Tensor | None:
     return torch.cartesian_prod(*levels).view(size, len(levels))
 
 
-def _leveled(columns: Sequence[Column], x: Tensor) -> Tensor:
+def leveled(columns: Sequence[Column], x: Tensor) -> Tensor:
     """x (n, d) with each coordinate of a column with m levels at the nearest of them, or of a category's m equal cells at its own."""
     x = x.clone()
     for k, (levels, ordered) in enumerate(columns):

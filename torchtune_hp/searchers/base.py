@@ -60,5 +60,12 @@ class Base:
     def tell(self, reports: Sequence[Report]) -> None:
         """Learns nothing."""
 
+    def notes(self) -> list[str]:
+        """What the study's log should say of how points are chosen, since it was last asked. No part of the contract: may be missing.
+
+        Said of what was told, in `begin` and `tell`; never of an `ask`, which changes nothing.
+        """
+        return []
+
     def left(self) -> int | None:
         return None if self.setting.rows is None else len(self.setting.rows)

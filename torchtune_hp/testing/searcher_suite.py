@@ -20,10 +20,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ..searchers import GridSearch, RandomSearch, Searcher, SobolSearch
+from ..searchers import GPSearch, GridSearch, RandomSearch, Searcher, SobolSearch
 from ..trial import Dim, Report, Setting
 
 SEARCHERS: dict[str, Callable[[], Searcher]] = {
+    "GPSearch": lambda: GPSearch(startup=4),
     "GridSearch": lambda: GridSearch(points=3),
     "RandomSearch": RandomSearch,
     "SobolSearch": SobolSearch,

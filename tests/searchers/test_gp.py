@@ -1,0 +1,329 @@
+"""GPSearch: what it learns from, and what does not change it. The suite of all searchers runs on it in test_laws.py."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import torchtune_hp as hp
+from tests.faults.studies import Walk, arguments, story
+from tests.faults.test_kill_at_every_turn import run_and_kill
+from torchtune_hp.errors import ConfigurationError
+from torchtune_hp.journal import Journal
+from torchtune_hp.searchers import GPSearch, RandomSearch, Searcher, SobolSearch
+from torchtune_hp.space import Space
+from torchtune_hp.testing.searcher_suite import anywhere
+from torchtune_hp.trial import Dim, Report, Setting
+
+NONE = torch.empty(0, 2, dtype=torch.float64)
+PLANE = Setting((Dim("a", "float"), Dim("b", "float")), anywhere)
+CURVES = replace(PLANE, max_t=16)
+
+
+def begun(setting: Setting = PLANE, **given: Any) -> GPSearch:
+    searcher = GPSearch(**given)
+    searcher.begin(setting)
+    return searcher
+
+
+def points(n: int, d: int = 2, seed: int = 0) -> Tensor:
+    return torch.rand(n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def reports(x: Tensor, y: Sequence[float] | Tensor, step: int = 1, first: int = 0, done: bool = True) -> list[Report]:
+    return [Report(first + k, step, (float(v),), 0, tuple(row), done=done) for k, (row, v) in enumerate(zip(x.tolist(), y))]
+
+
+def bowl(x: Tensor, middle: float = 0.3) -> Tensor:
+    return (x - middle).square().sum(1)
+
+
+def ask(searcher: Searcher, n: int, index: int, pending: Tensor = NONE, seed: int = 5) -> Tensor:
+    return searcher.ask(n, pending=pending, index=index, seed=seed)
+
+
+def regret(searcher: Searcher, f: Callable[[Tensor], Tensor], d: int, n: int, seed: int) -> float:
+    """The least of n values, asked for one by one."""
+    searcher.begin(Setting(tuple(Dim(f"x{k}", "float") for k in range(d)), anywhere, seed=seed))
+    least = math.inf
+    for k in range(n):
+        x = ask(searcher, 1, k, torch.empty(0, d, dtype=torch.float64), seed)
+        y = f(x)
+        searcher.tell(reports(x, y, first=k))
+        least = min(least, float(y))
+    return least
+
+
+def branin(x: Tensor) -> Tensor:
+    """Branin on the unit square, its least value 0."""
+    a, b = 15 * x[:, 0] - 5, 15 * x[:, 1]
+    bend = b - 5.1 / (4 * math.pi**2) * a * a + 5 / math.pi * a - 6
+    return bend**2 + 10 * (1 - 1 / (8 * math.pi)) * a.cos() + 10 - 0.397887
+
+
+def hartmann3(x: Tensor) -> Tensor:
+    """Hartmann's function of three numbers, its least value 0."""
+    height = x.new_tensor([1.0, 1.2, 3.0, 3.2])
+    width = x.new_tensor([[3.0, 10, 30], [0.1, 10, 35], [3, 10, 30], [0.1, 10, 35]])
+    place = 1e-4 * x.new_tensor([[3689, 1170, 2673], [4699, 4387, 7470], [1091, 8732, 5547], [381, 5743, 8828]])
+    return 3.86278 - (height * torch.exp(-(width * (x[:, None] - place).square()).sum(-1))).sum(-1)
+
+
+# How good it is
+
+
+@pytest.mark.parametrize("f, d, bound", [(branin, 2, 0.15), (hartmann3, 3, 0.05)])
+def test_twenty_evaluations_come_nearer_to_the_least_value_than_random_ones_do(f: Callable[[Tensor], Tensor], d: int, bound: float) -> None:
+    ours = sorted(regret(GPSearch(), f, d, 22, seed) for seed in range(5))
+    random = sorted(regret(RandomSearch(), f, d, 22, seed) for seed in range(5))
+    assert ours[2] < bound and ours[2] < random[2] / 4, (ours, random)
+
+
+def test_a_maximum_is_found_where_the_other_values_are_absurd() -> None:
+    x = points(20)
+    y = bowl(x).tolist()
+    worst = max(range(20), key=y.__getitem__)
+    y[worst] = 1e30
+    searcher = begun()
+    searcher.tell(reports(x, y))
+    assert bowl(ask(searcher, 1, 20)) < 0.02
+
+
+# First points
+
+
+def test_the_first_points_are_those_of_sobol_search_and_from_then_on_the_process_suggests() -> None:
+    searcher, sobol = begun(startup=5), SobolSearch()
+    sobol.begin(PLANE)
+    even = ask(sobol, 12, 0)
+    assert torch.equal(ask(searcher, 12, 0), even)
+    searcher.tell(reports(even[:4], bowl(even[:4])))
+    assert torch.equal(ask(searcher, 3, 4), even[4:7])
+    searcher.tell(reports(even[4:5], bowl(even[4:5]), first=4))
+    assert not torch.equal(ask(searcher, 1, 5), even[5:6])
+
+
+def test_where_nothing_finite_was_told_points_stay_those_of_sobol_search() -> None:
+    searcher, sobol = begun(startup=2), SobolSearch()
+    sobol.begin(PLANE)
+    searcher.tell(reports(points(6), [math.inf] * 5 + [1.0]))
+    assert torch.equal(ask(searcher, 2, 6), ask(sobol, 2, 6))
+
+
+@pytest.mark.parametrize("given", [{"startup": 1}, {"startup": 2.5}, {"exact": 15}, {"exact": "all"}])
+def test_arguments_without_sense_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="a whole number of at least"):
+        GPSearch(**given)
+
+
+def test_a_setting_without_dimensions_has_points_without_coordinates() -> None:
+    searcher = begun(Setting((), anywhere), startup=2)
+    searcher.tell([Report(k, 1, (float(k),), 0, (), done=True) for k in range(4)])
+    assert searcher.ask(3, pending=torch.empty(0, 0, dtype=torch.float64), index=4, seed=0).shape == (3, 0)
+
+
+# Many at once
+
+
+@pytest.mark.parametrize("n", [64, 1024])
+def test_many_points_of_one_call_are_distinct_spread_and_mostly_good(n: int) -> None:
+    x = points(30)
+    searcher = begun()
+    searcher.tell(reports(x, bowl(x)))
+    found = ask(searcher, n, 30)
+    assert found.shape == (n, 2) and len(torch.unique(found, dim=0)) == n
+    assert found.min() >= 0 and found.max() <= 1
+    assert found.std(0).min() > 0.02
+    assert bowl(found[:16]).median() < bowl(points(1000, seed=1)).median() / 4
+
+
+def test_what_is_running_is_not_suggested_again_nor_its_neighbourhood_alone() -> None:
+    x = points(20)
+    searcher = begun()
+    searcher.tell(reports(x, bowl(x)))
+    first = ask(searcher, 1, 20)
+    pending = first.expand(1, 2)
+    assert (ask(searcher, 8, 21, pending) - first).abs().sum(1).min() > 1e-4
+
+
+# What it learns from
+
+
+def test_looks_of_running_trials_are_learned_from() -> None:
+    x = points(20)
+    searcher = begun(CURVES)
+    searcher.tell(reports(x, 1 + bowl(x, 0.7), step=1, done=False))
+    assert bowl(ask(searcher, 4, 20, x), 0.7).min() < 0.03
+
+
+def test_a_trial_stopped_early_is_judged_by_where_its_curve_leads() -> None:
+    """On the left trials ran to their end, at 0.30; on the right they were stopped, ahead of where the left was then."""
+    searcher = begun(CURVES, startup=8)
+    left, right = points(10), points(10, seed=1)
+    left[:, 0], right[:, 0] = 0.3 * left[:, 0], 0.7 + 0.3 * right[:, 0]
+    for step, value in ((1, 1.0), (4, 0.6), (16, 0.3)):
+        searcher.tell(reports(left, [value + 0.001 * k for k in range(10)], step, done=step == 16))
+    for step, value in ((1, 0.8), (4, 0.4)):
+        searcher.tell(reports(right, [value + 0.001 * k for k in range(10)], step, first=10, done=False))
+    assert ask(searcher, 8, 20)[:, 0].median() > 0.5
+
+
+def test_failures_are_learned_from_although_they_have_no_value() -> None:
+    """The bowl's bottom lies where every trial fails. Who is not told of failures goes there again and again."""
+    near = []
+    for aware in (True, False):
+        searcher = begun()
+        tried = points(20)
+        index = 0
+        for k in range(8):
+            some = tried if k == 0 else ask(searcher, 1, index)
+            bad = (some[:, 0] < 0.5).tolist()
+            told = [
+                Report(index + j, 1, (math.inf if no else value,), 0, tuple(row), done=True, failed=no)
+                for j, (row, value, no) in enumerate(zip(some.tolist(), bowl(some).tolist(), bad))
+            ]
+            searcher.tell([report for report in told if aware or not report.failed])
+            tried = some if k == 0 else torch.cat([tried, some])
+            index = len(tried)
+        asked = tried[20:]
+        near.append(int((torch.cdist(asked, asked) + torch.eye(len(asked)) < 0.02).any(1).sum()))
+    assert near[0] <= near[1] / 2, near
+
+
+def test_several_objectives_are_searched_along_their_front() -> None:
+    searcher = begun(replace(PLANE, objectives=2))
+    x = points(25)
+    searcher.tell([
+        Report(k, 1, (row[0] ** 2 + row[1], (1 - row[0]) ** 2 + row[1]), 0, tuple(row), done=True) for k, row in enumerate(x.tolist())
+    ])  # fmt: skip
+    found = ask(searcher, 8, 25)
+    assert found[:, 1].median() < 0.1, "the front is the lower edge"
+    assert found[:, 0].max() - found[:, 0].min() > 0.3
+    assert torch.equal(found, ask(searcher, 8, 25))
+
+
+# Spaces
+
+
+def test_branches_quantities_and_categories_are_searched_on_their_levels() -> None:
+    space = Space({
+        "net": hp.choice({"mlp": {"width": hp.randint(1, 9)}, "cnn": {"stride": hp.uniform(0, 1)}}),
+        "lr": hp.qloguniform(1e-4, 1e-1, 1e-4), "size": hp.ordinal([8, 16, 32]),
+    })  # fmt: skip
+    setting = Setting(space.dims, space.feasible, levels=space.levels)
+    searcher = begun(setting)
+    none = torch.empty(0, len(space.dims), dtype=torch.float64)
+
+    def loss(config: Any) -> float:
+        net = config["net"]
+        return abs(net["width"] - 6) / 8 if net["name"] == "mlp" else 1 + net["stride"]
+
+    x = space.canonical(points(24, len(space.dims)))
+    searcher.tell(reports(x, [loss(config) for config in space.decode(x)]))
+    found = ask(searcher, 6, 24, none)
+    assert torch.allclose(space.canonical(found), found, atol=1e-6)
+    nets = [config["net"] for config in space.decode(found)]
+    assert sum(net["name"] == "mlp" and abs(net["width"] - 6) <= 2 for net in nets) >= 4
+
+
+def test_constraints_hold_where_hardly_anything_is_feasible() -> None:
+    setting = replace(PLANE, feasible=lambda x: (x[:, 0] - 0.123).abs() + (x[:, 1] - 0.9).abs() < 0.02)
+    sobol = SobolSearch()
+    sobol.begin(setting)
+    x = ask(sobol, 10, 0)
+    searcher = begun(setting)
+    searcher.tell(reports(x, bowl(x)))
+    found = ask(searcher, 5, 10)
+    assert setting.feasible(found).all() and len(torch.unique(found, dim=0)) == 5
+
+
+def test_every_row_comes_exactly_once_and_good_ones_first() -> None:
+    rows = points(300)
+    setting = replace(PLANE, rows=rows)
+    searcher = begun(setting)
+    x = NONE
+    while len(x) < 300:
+        some = ask(searcher, min(40, 300 - len(x)), len(x))
+        searcher.tell(reports(some, bowl(some), first=len(x)))
+        x = torch.cat([x, some])
+    assert sorted(x.tolist()) == sorted(rows.tolist())
+    assert bowl(x[40:80]).mean() < bowl(x[-100:]).mean() / 3
+
+
+def test_every_crossing_of_a_small_space_comes_before_any_comes_again() -> None:
+    setting = Setting((Dim("a", "category", 4), Dim("b", "ordinal", 4)), anywhere)
+    searcher = begun(setting, startup=2)
+    x = ((torch.cartesian_prod(torch.arange(4), torch.arange(4)).double() + 0.5) / 4)[:5]
+    searcher.tell(reports(x, bowl(x)))
+    x = torch.cat([x, ask(searcher, 11, 5)])
+    assert len(torch.unique(x, dim=0)) == 16
+    searcher.tell(reports(x[5:], bowl(x[5:]), first=5))
+    assert ask(searcher, 3, 16).shape == (3, 2)
+
+
+# What does not change it
+
+
+def test_whether_and_when_it_was_asked_changes_nothing() -> None:
+    x = points(70)
+    heard, asked = begun(), begun()
+    for k in range(0, 70, 7):
+        told = reports(x[k : k + 7], bowl(x[k : k + 7]), first=k)
+        asked.tell(told)
+        ask(asked, 2, k)
+        heard.tell(told[:3])
+        heard.tell(told[3:])
+    assert torch.equal(ask(heard, 3, 70), ask(asked, 3, 70))
+
+
+def test_more_observations_than_exact_are_cut_and_the_log_says_so_once() -> None:
+    x = points(60)
+    searcher = begun(exact=16)
+    (said,) = searcher.notes()
+    assert "until 8 trials are told" in said and "points are a Sobol sequence" in said
+    searcher.tell(reports(x[:16], bowl(x[:16])))
+    assert searcher.notes() == []
+    searcher.tell(reports(x[16:], bowl(x[16:]), first=16))
+    (said,) = searcher.notes()
+    assert "more than 16 observations" in said and searcher.notes() == []
+    assert bowl(ask(searcher, 1, 60)) < 0.05
+
+
+# In a study
+
+
+def small(folder: Path, executor: Any) -> dict[str, Any]:
+    return arguments(folder, executor, searcher=hp.GPSearch(startup=4, exact=16), trials=12)
+
+
+def said(folder: Path) -> list[str]:
+    with Journal.open(folder / "walk") as journal:
+        return [note.text for note in journal.notes("searcher")]
+
+
+def test_serial_equals_simulated_and_the_log_says_what_was_not_the_process(tmp_path: Path) -> None:
+    hp.Tuner(**small(tmp_path / "a", hp.Serial())).fit()
+    hp.Tuner(**small(tmp_path / "b", hp.Simulated(1))).fit()
+    assert story(tmp_path / "a" / "walk") == story(tmp_path / "b" / "walk")
+    assert said(tmp_path / "a") == said(tmp_path / "b")
+    again = hp.Tuner.resume(tmp_path / "a" / "walk", Walk, trials="+2", verbose=0).fit()
+    assert len(again) == 14, "the journal rebuilds the searcher from its arguments"
+    assert len(said(tmp_path / "a")) == len(set(said(tmp_path / "a"))) and "until 4 trials" in said(tmp_path / "a")[0]
+
+
+def test_a_study_killed_resumes_to_the_same_story_and_says_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hp.Tuner(**small(tmp_path / "whole", hp.Simulated(3))).fit()
+    whole = story(tmp_path / "whole" / "walk")
+    for turn in (3, len(whole) // 2, len(whole) - 2):
+        folder = tmp_path / str(turn)
+        run_and_kill(turn, turn % 2 == 0, small(folder, hp.Simulated(3)), monkeypatch)
+        hp.Tuner(**small(folder, hp.Simulated(3))).fit()
+        assert story(folder / "walk") == whole, f"killed at turn {turn}"
+        assert said(folder) == said(tmp_path / "whole")
