@@ -202,3 +202,23 @@ def test_more_choices_than_the_process_has_uncertainty_for_are_distinct_all_the_
     fitted = condition(Kernel((0, 1)), x, (x - 0.3).square().sum(-1), hyper([5.0, 5.0], noise=1e-4))
     chosen = choose(fantasize(fitted, x[:3], normal(4, 3)), uniform(400, 2, seed=2), normal(4, 300, seed=3))
     assert len(torch.unique(chosen)) == 300
+
+
+def test_what_is_known_is_worth_nothing_however_hopeless_the_rest() -> None:
+    fitted = process(n=30, noise=1e-4)
+    known = incumbents(fitted, fitted.x, 5)
+    drawn = believer(fitted, known)._replace(best=torch.full((1,), -12.0, dtype=torch.float64))      # nothing comes near that
+    far = uniform(40, 3, seed=4)
+    worth = log_noisy_expected_improvement(drawn, torch.cat([known, far]))
+    assert worth[:5].tolist() == [-torch.inf] * 5
+    assert worth[5:].isfinite().all() and worth[5:].max() < -60
+
+
+def test_a_batch_that_exhausts_what_a_pool_can_tell_is_still_one_of_distinct_points() -> None:
+    fitted = process(n=30, noise=1e-4)
+    few = uniform(6, 3, seed=4)
+    pool = torch.cat([few, few + 1e-9, incumbents(fitted, fitted.x, 5)])     # six values to be learned, and seventeen points
+    drawn = fantasize(fitted, incumbents(fitted, fitted.x, 5), normal(8, 5))
+    taken = choose(drawn, pool, normal(8, 17, seed=2)).tolist()
+    assert sorted(taken) == list(range(17))
+    assert sorted(k % 6 for k in taken[:6]) == list(range(6)) and max(taken[:6]) < 12

@@ -11,6 +11,9 @@ these without noise, a sample is L^-1 (f~ - mean) = [z, e]: z as fitted, e its n
 A batch is chosen greedily from a pool, each choice joining the m points (Wilson, Hutter and Deisenroth, "Maximizing acquisition
 functions for Bayesian optimization", NeurIPS 2018, section 3.3). All it needs is the pool's joint covariance, computed once: a
 choice is then a step of a pivoted Cholesky factorization, O(p (q + s)) for a pool of p, and does not touch the n observations.
+
+What is left of the variance where all is known is rounding, and so is the improvement there: log NEI is -inf, not the logarithm of
+that rounding, which beats an honest exp(-40) far from the observations and ruins the factorization once it is chosen.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ from .acquisition import deviation, log_expected_improvement
 from .kernel import covariance, variance
 from .regression import Fitted, extend, predict
 
-_KNOWN = 1e-8           # a variance, in units of outputscale, below which a choice teaches nothing
+KNOWN = 1e-10
+"""The share of its prior variance below which a point's value is known."""
 
 
 class Fantasies(NamedTuple):
@@ -76,14 +80,14 @@ def moments(fantasies: Fantasies, x: Tensor) -> tuple[Tensor, Tensor]:
 def log_noisy_expected_improvement(fantasies: Fantasies, x: Tensor) -> Tensor:
     """log NEI (q,) at x (q, d). Differentiable in x."""
     mean, square = moments(fantasies, x)
-    return _averaged(mean, square, fantasies.best)
+    return _averaged(mean, square, fantasies.best[:, None], _floor(fantasies, x))
 
 
 def choose(fantasies: Fantasies, pool: Tensor, normals: Tensor, *, bonus: Tensor | None = None) -> Tensor:
-    """Which q of the pool (p, d) to run at once: (q,) int64, in order, each the best by log NEI given those before it.
+    """Which q of the pool (p, d) to run at once: (q,) int64, distinct, in order, each the best by log NEI given those before it.
 
     `normals` (s, q): of the values imagined at the choices. `bonus` (p,): added to log NEI, as log feasibility; -inf: never, unless
-    nothing else is left. Memory: p * p + p * (n + m) float64. Raises ValueError where the pool has fewer than q points.
+    nothing else is left, which holds of what is known, too. Memory: p * p + p * (n + m) float64. Raises ValueError where the pool has fewer than q points.
     """
     s, q = normals.shape
     if s != len(fantasies.best) or q > len(pool):
@@ -96,15 +100,16 @@ def choose(fantasies: Fantasies, pool: Tensor, normals: Tensor, *, bonus: Tensor
     matrix = covariance(fitted.kernel, fitted.hyper, pool) - half.mT @ half
     square, best = matrix.diagonal().clone(), fantasies.best
     roots = pool.new_zeros(len(pool), q)
-    open_to = torch.zeros_like(square) if bonus is None else bonus.clamp_min(torch.finfo(torch.float64).min)
+    floor = _floor(fantasies, pool)
+    open_to = torch.zeros_like(square) if bonus is None else bonus.clamp_min(_NEVER)
     chosen = []
     for j in range(q):
-        k = (_averaged(mean, square, best) + open_to).argmax().view(1)
+        k = (_averaged(mean, square, best[:, None], floor).clamp_min(_NEVER) + open_to).argmax().view(1)
         chosen.append(k)
-        # Column k of the covariance given all choices so far, over its deviation: one column of the Cholesky factor. Where that is
-        # all but known already, what is left of the column is rounding: it is divided by no less than the root of _KNOWN.
+        # Column k of the covariance given all choices so far, over its deviation: one column of the Cholesky factor. Nothing is
+        # learned where all is known.
         column = matrix.index_select(1, k).squeeze(1) - roots[:, :j] @ roots.index_select(0, k)[0, :j]
-        column = column / square.index_select(0, k).clamp_min(_KNOWN * fitted.hyper.outputscale).sqrt()
+        column = torch.where((square > floor).index_select(0, k), column / deviation(square.index_select(0, k)), 0.0)
         roots[:, j] = column
         square = (square - column * column).clamp_min(0)
         mean = mean + normals[:, j, None] * column
@@ -129,16 +134,23 @@ def in_order(fantasies: Fantasies, x: Tensor, normals: Tensor) -> Callable[[Tens
         half = torch.linalg.solve_triangular(fitted.factor, covariance(fitted.kernel, fitted.hyper, fitted.x, at), upper=False)
         half = half * (place[:, None] < known + number)
         square = (variance(fitted.kernel, fitted.hyper, at) - half.square().sum(0)).clamp_min(0)
-        each = log_expected_improvement(fitted.hyper.mean + whole.whitened.mT @ half, deviation(square), best[:, number])
-        return torch.logsumexp(each, 0) - math.log(len(best))
+        return _averaged(fitted.hyper.mean + whole.whitened.mT @ half, square, best[:, number], _floor(fantasies, at))
 
     return score
 
 
-def _averaged(mean: Tensor, square: Tensor, best: Tensor) -> Tensor:
-    """log of the mean EI (q,) over the samples, of mean (s, q), variance (q,) and best (s,)."""
-    each = log_expected_improvement(mean, deviation(square), best[:, None])
-    return torch.logsumexp(each, 0) - math.log(len(best))
+_NEVER = -1e300         # twice this is still finite, and what was chosen is still below
+
+
+def _averaged(mean: Tensor, square: Tensor, best: Tensor, floor: Tensor) -> Tensor:
+    """log of the mean EI (q,) over the samples, of mean (s, q), variance (q,) and best (s, 1) or (s, q); -inf where all is known."""
+    each = log_expected_improvement(mean, deviation(square), best)
+    return (torch.logsumexp(each, 0) - math.log(len(best))).masked_fill(square <= floor, -torch.inf)
+
+
+def _floor(fantasies: Fantasies, x: Tensor) -> Tensor:
+    """The variance (q,) at which x (q, d) is known."""
+    return KNOWN * variance(fantasies.fitted.kernel, fantasies.fitted.hyper, x.detach())
 
 
 def _project(fantasies: Fantasies, x: Tensor) -> tuple[Tensor, Tensor]:
