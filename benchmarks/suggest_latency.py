@@ -34,7 +34,7 @@ from torchtune_hp.gp.acquisition import deviation, log_expected_improvement
 from torchtune_hp.gp.climb import Column, Cube
 from torchtune_hp.gp.fantasies import Fantasies, fantasize, incumbents, log_noisy_expected_improvement
 from torchtune_hp.gp.fit import fit
-from torchtune_hp.gp.kernel import Hyper, Kernel, unpack
+from torchtune_hp.gp.kernel import Kernel, unpack
 from torchtune_hp.gp.maximize import batch, pool, starts
 from torchtune_hp.gp.priors import default, draw, log_prior, mode
 from torchtune_hp.gp.regression import Fitted, condition, log_marginal, predict
@@ -168,10 +168,10 @@ def optuna_asked(study: Any, d: int) -> None:
 # What is measured -----------------------------------------------------------------------------------------------------------
 
 
-def timed(run: Callable[[], Any]) -> Callable[[], float]:
+def timed(run: Callable[..., Any], *arguments: Any) -> Callable[[], float]:
     def seconds() -> float:
         began = time.perf_counter()
-        run()
+        run(*arguments)
         return time.perf_counter() - began
 
     return seconds
@@ -182,13 +182,12 @@ def one_suggestion(sizes: list[int], rounds: int, peers: set[str]) -> dict[str, 
     found: dict[str, Any] = {}
     for n in sizes:
         x, y = observed(n, 6, seed=n)
-        cases: dict[str, Callable[[], float]] = {"ours": timed(lambda: ours(x, y, 1, 0))}
+        cases: dict[str, Callable[[], float]] = {"ours": timed(ours, x, y, 1, 0)}
         if "botorch" in peers:
-            cases["botorch"] = timed(lambda: botorch(x, y, 1, 0))
+            cases["botorch"] = timed(botorch, x, y, 1, 0)
         if "optuna" in peers:
-            study = optuna_study(x, y)
-            # A trial that was asked for runs on, and a running trial is no observation: all rounds see the same.
-            cases["optuna"] = timed(lambda: optuna_asked(study, 6))
+            # What was asked for runs on, and what runs is no observation: all rounds see the same.
+            cases["optuna"] = timed(optuna_asked, optuna_study(x, y), 6)
         seconds = common.interleaved(cases, rounds)
         found[str(n)] = {name: common.median(times) for name, times in seconds.items()}
         if "botorch" in peers:
@@ -216,9 +215,9 @@ def worth(x: Tensor, y: Tensor) -> dict[str, float]:
 def many_suggestions(n: int, q: int, peer_q: int, rounds: int, peers: set[str]) -> dict[str, Any]:
     """Seconds of fit + q suggestions against fit + one; BoTorch's fit + `peer_q`, one after another."""
     x, y = observed(n, 6, seed=n)
-    cases = {"one": timed(lambda: ours(x, y, 1, 0)), "all": timed(lambda: ours(x, y, q, 0))}
+    cases = {"one": timed(ours, x, y, 1, 0), "all": timed(ours, x, y, q, 0)}
     if "botorch" in peers:
-        cases["botorch"] = timed(lambda: botorch(x, y, peer_q, 0))
+        cases["botorch"] = timed(botorch, x, y, peer_q, 0)
     seconds = common.interleaved(cases, rounds, {"botorch": min(rounds, 2)})
     return {"n": n, "q": q, "botorch_q": peer_q, **{name: common.median(times) for name, times in seconds.items()}}
 
@@ -239,9 +238,7 @@ def largest(n: int, d: int, q: int) -> dict[str, float]:
 
 def fits(processes: int, restarts: int, n: int, rounds: int) -> dict[str, float]:
     """Seconds of all fits at once against a loop over processes and starts: the same rows, one at a time."""
-    x, _ = observed(n, 6, seed=1)
-    y = torch.stack([observed(n, 6, seed=k)[1] for k in range(processes)])
-    x = torch.stack([observed(n, 6, seed=k)[0] for k in range(processes)])
+    x, y = (torch.stack(parts) for parts in zip(*(observed(n, 6, seed=k) for k in range(processes))))
     kernel, prior = kernel_of(x[0]), default(kernel_of(x[0]))
     start = torch.cat([mode(prior)[None], draw(prior, restarts - 1, torch.Generator().manual_seed(0))])
 
@@ -266,7 +263,7 @@ def threads(n: int, rounds: int) -> dict[str, float]:
         def seconds() -> float:
             torch.set_num_threads(count)
             try:
-                return timed(lambda: ours(x, y, 1, 0))()
+                return timed(ours, x, y, 1, 0)()
             finally:
                 torch.set_num_threads(all_of_them)
 
@@ -278,7 +275,7 @@ def threads(n: int, rounds: int) -> dict[str, float]:
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="n = 100 and 300, fewer points, one round")
+    parser.add_argument("--quick", action="store_true", help="n = 100, fewer points, one round")
     parser.add_argument("--rounds", type=int, default=0, help="default: 5, or 1 with --quick")
     parser.add_argument("--threads", type=int, default=0, help="of torch; default: torch's own")
     parser.add_argument("--without", default="", help="peers to leave out: botorch,optuna")
@@ -302,9 +299,9 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     for name in peers:
         botorch(*observed(20, 6, 0), 1, 0) if name == "botorch" else optuna_asked(optuna_study(*observed(20, 6, 0)), 6)
 
-    one = one_suggestion([100, 300] if quick else list(ONE), rounds, peers)
-    many = many_suggestions(*((100, 64, 4) if quick else (300, 64, 64)), rounds, peers)
-    size = ("300", "20", "64") if quick else ("1000", "20", "256")
+    one = one_suggestion([100] if quick else list(ONE), rounds, peers)
+    many = many_suggestions(*((100, 16, 2) if quick else (300, 64, 64)), rounds, peers)
+    size = ("200", "20", "32") if quick else ("1000", "20", "256")
     most = common.child(__file__, "--threads", str(torch.get_num_threads()), "--largest", *size)
     fitted = fits(*((8, 2, 40) if quick else (64, 8, 100)), min(rounds, 3))
     bound = threads(100, max(rounds, 3))

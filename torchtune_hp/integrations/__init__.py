@@ -1,0 +1,1 @@
+"""Adapters to other tools, one a file. Each imports its tool, so none is imported here."""
