@@ -87,7 +87,7 @@ def choose(fantasies: Fantasies, pool: Tensor, normals: Tensor, *, bonus: Tensor
     """Which q of the pool (p, d) to run at once: (q,) int64, distinct, in order, each the best by log NEI given those before it.
 
     `normals` (s, q): of the values imagined at the choices. `bonus` (p,): added to log NEI, as log feasibility; -inf: never, unless
-    nothing else is left, as of what is known. Memory: p * p + p * (n + m) float64. Raises ValueError where the pool has fewer than q points.
+    nothing else is left, as of what is known. Memory: p * p + p * (n + m) float64. Raises ValueError for a pool of fewer than q points.
     """
     s, q = normals.shape
     if s != len(fantasies.best) or q > len(pool):

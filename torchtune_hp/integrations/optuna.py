@@ -42,7 +42,7 @@ from .suggester import Suggester
 _OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
-class GPSampler(optuna.samplers.BaseSampler):
+class GPSampler(optuna.samplers.BaseSampler):  # type: ignore[misc]
     """Suggests by `GPSearch`. `startup`, `exact`: its arguments. `seed`: of everything drawn; None: a fresh one.
 
     Raises ConfigurationError as GPSearch does, and SpaceError for an integer range of more than 2**40 values.
