@@ -35,7 +35,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
     yield load
     for name in (
         "cifar10", "cifar10_tasks", "common", "early_stopping", "fused_costs", "networks", "overhead", "scale", "study_vs_peers",
-        "suggest_fit",
+        "suggest_fit", "suggest_latency", "suggest_quality", "suggest_tasks",
     ):  # fmt: skip
         sys.modules.pop(name, None)
 
@@ -125,6 +125,63 @@ def test_the_problems_of_fits_are_of_all_sizes_and_standardised(benchmark: Any) 
     assert sizes[0] >= 5 and sizes[-1] <= 500 and sizes[0] < 8 and sizes[-1] > 400
     assert {problem.x.shape[1] for problem in found} == set(range(1, 21))
     assert all(abs(float(problem.y.mean())) < 1e-9 and abs(float(problem.y.std()) - 1) < 1e-9 for problem in found)
+
+
+def test_suggestions_are_timed_and_a_batch_is_of_distinct_points(benchmark: Any) -> None:
+    latency = benchmark("suggest_latency")
+    one = latency.one_suggestion([12], 1, set())
+    assert one["12"]["ours"] > 0
+    many = latency.many_suggestions(12, 4, 2, 1, set())
+    most = latency.largest(15, 3, 40)
+    assert 0 < most["GiB_before"] <= most["GiB"]
+    fitted = latency.fits(2, 2, 10, 1)
+    assert fitted["apart"] < 1e-6
+    goals = latency.show(one, many, most, fitted, latency.threads(12, 1), True)
+    assert [goal.reached for goal in goals[:6]] == [None] * 6 and goals[-1].reached in (True, False)
+
+
+def test_our_suggestions_are_as_good_as_botorchs_on_the_same_observations(benchmark: Any) -> None:
+    pytest.importorskip("botorch")
+    latency = benchmark("suggest_latency")
+    found = latency.worth(*latency.observed(40, 6, seed=0))
+    assert found["log_posterior_gain"] >= -1e-2 and found["log_ei_gain"] >= math.log(0.99)
+
+
+def test_quality_runs_and_counts_what_it_says(benchmark: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    quality = benchmark("suggest_quality")
+    said = {"name": "perfect", "versions": {}, "values": {"branin": [[0.39788735772973816] * 60]}}
+    monkeypatch.setattr(quality, "peers", lambda: {"perfect": said})
+    found = quality.main(["--quick", "--tasks", "branin", "--seeds", "1", "--evaluations", "10", "--results", str(tmp_path)])
+    run = found["values"]["branin"][0]
+    assert len(run) == 10 and run == quality.ours(quality.tasks()["branin"], 0, 10)
+    [row] = found["compared"]
+    assert row["difference"] == pytest.approx(math.log10(min(run) - 0.39788735772973816) + 6) and row["low"] == row["high"]
+    assert [goal["reached"] for goal in found["goals"]] == [None, None]        # a quick form measures no goal
+    assert json.loads(next(tmp_path.glob("suggest_quality-*.json")).read_text())["seeds"] == 1
+
+
+def test_a_batch_needs_as_many_more_evaluations_as_it_takes_to_be_where_one_at_a_time_was(benchmark: Any) -> None:
+    quality = benchmark("suggest_quality")
+    branin = quality.tasks()["branin"]
+    sequential, batched = [[9.0, 4.0, 2.0, 1.0]], [[9.0, 9.0, 3.0, 3.0, 3.0, 2.0, 1.0, 1.0]]
+    assert quality.more_evaluations(branin, sequential, batched, 3) == pytest.approx(100.0)
+    assert quality.more_evaluations(branin, sequential, [[9.0] * 12], 3) == pytest.approx(300.0)
+
+
+def test_the_functions_have_the_least_values_that_are_stated(benchmark: Any) -> None:
+    found = benchmark("suggest_tasks").tasks()
+    six = [0.20169, 0.150011, 0.476874, 0.275332, 0.311652, 0.6573]
+    places = {
+        "branin": [math.pi, 2.275], "hartmann-3": [0.114614, 0.555649, 0.852547], "hartmann-6": six, "ackley-5": [0.0] * 5,
+        "ackley-10": [0.0] * 10, "levy-6": [1.0] * 6, "rosenbrock-4": [1.0] * 4, "stybtang-5": [-2.903534] * 5,
+    }  # fmt: skip
+    for name, place in places.items():
+        assert found[name].value({f"x{k}": x for k, x in enumerate(place)}) == pytest.approx(found[name].least, abs=1e-4)
+    mixed = found["ackley-5 mixed"]
+    # Level 2 of the shuffled category is "e"; the middle of an interval that is not centred is 2.25 off the minimum.
+    assert mixed.value({"x0": "e", "x1": 4, "x2": 0.0, "x3": 0.0, "x4": 0.0}) == pytest.approx(mixed.least)
+    noisy = found["branin noisy"]
+    assert noisy.noise > 0 and noisy.observed(1.0, 3, 4) == noisy.observed(1.0, 3, 4) != noisy.observed(1.0, 3, 5)
 
 
 def test_early_stopping_runs_on_small_tables(benchmark: Any, curves: str, tmp_path: Path) -> None:

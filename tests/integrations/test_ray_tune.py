@@ -43,17 +43,18 @@ def test_a_real_study_of_ray_tune_runs_with_early_stopping(cluster: Any, tmp_pat
     found = tune.Tuner(
         train, param_space=SPACE,
         tune_config=tune.TuneConfig(
-            metric="loss", mode="min", num_samples=10, max_concurrent_trials=2, search_alg=search,
+            metric="loss", mode="min", num_samples=6, max_concurrent_trials=2, search_alg=search,
             scheduler=tune.schedulers.ASHAScheduler(max_t=4, grace_period=1, reduction_factor=2),
         ),
         run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
     ).fit()  # fmt: skip
-    assert len(found) == 10 and not found.errors
+    assert len(found) == 6 and not found.errors
     told = {number: (looks, ended, failed) for number, _, looks, ended, failed in search._told}
-    assert sorted(told) == list(range(10)) and not search._running
+    assert sorted(told) == list(range(6)) and not search._running
     for result in found:
-        looks, _, failed = told[search._numbers[result.metrics["trial_id"]]]
-        assert looks[-1] == [result.metrics["training_iteration"], result.metrics["loss"]] and not failed
+        looks, ended, failed = told[search._numbers[result.metrics["trial_id"]]]
+        assert looks[-1] == [result.metrics["training_iteration"], result.metrics["loss"]]
+        assert not ended and not failed         # ASHA stopped them all: at max_t, or before
 
 
 def driven(search: GPSearch, trials: int, first: int = 0) -> list[float]:
@@ -99,7 +100,7 @@ def test_maximized_metrics_failures_and_nan_are_told_in_our_signs() -> None:
     for name in ("a", "b", "c"):
         search.suggest(name)
     search.on_trial_result("a", {"accuracy": 0.5, "training_iteration": 3})
-    search.on_trial_complete("a", {"accuracy": 0.5, "training_iteration": 3, "done": True})
+    search.on_trial_complete("a", {"accuracy": 0.5, "training_iteration": 3, "done": True})     # ended by itself
     search.on_trial_complete("b", error=True)
     search.on_trial_complete("c", {"accuracy": math.nan, "training_iteration": 2})
     search.on_trial_complete("c", {"accuracy": 0.9, "training_iteration": 2})      # heard twice, and not of ours:

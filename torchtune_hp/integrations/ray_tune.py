@@ -88,9 +88,8 @@ class GPSearch(Searcher):  # type: ignore[misc]
         number = self._numbers.get(trial_id)
         if number is None or number not in self._running:
             return
-        ended = bool(result and result.get("done"))
-        if result:
-            self._look(trial_id, result)
+        # Ray says "done" of a trial that a scheduler stopped, too; but only of one that ended by itself has the last result been seen.
+        ended = bool(result) and not self._look(trial_id, result or {})
         self._tell(number, self._running.pop(number), self._seen.pop(number), ended, error)
 
     def add_evaluated_point(
@@ -141,14 +140,17 @@ class GPSearch(Searcher):  # type: ignore[misc]
         number = float(value)
         return math.inf if math.isnan(number) else -number if self._mode == "max" else number
 
-    def _look(self, trial_id: str, result: Mapping[str, Any]) -> None:
+    def _look(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        """Whether it is one more."""
         number = self._numbers.get(trial_id)
         if number is None or number not in self._running or self._metric not in result:
-            return
-        step = int(result.get(TRAINING_ITERATION, len(self._seen[number]) + 1))
+            return False
         seen = self._seen[number]
-        if not seen or step > seen[-1][0]:          # the last result comes twice, with the end
-            seen.append([step, self._signed(result[self._metric])])
+        step = int(result.get(TRAINING_ITERATION, len(seen) + 1))
+        if seen and step <= seen[-1][0]:
+            return False
+        seen.append([step, self._signed(result[self._metric])])
+        return True
 
     def _place(self, config: Mapping[str, Any]) -> list[float]:
         if self._suggester is None:
