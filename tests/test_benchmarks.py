@@ -35,7 +35,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
     yield load
     for name in (
         "cifar10", "cifar10_tasks", "common", "early_stopping", "fused_costs", "networks", "overhead", "scale", "study_vs_peers",
-        "suggest_fit", "suggest_latency", "suggest_quality", "suggest_tasks",
+        "suggest_fit", "suggest_latency", "suggest_peers", "suggest_quality", "suggest_tasks",
     ):  # fmt: skip
         sys.modules.pop(name, None)
 
