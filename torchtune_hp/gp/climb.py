@@ -25,6 +25,7 @@ Differentiable in x."""
 _AT_ONCE = 2**12        # points scored in one call
 _ROUNDS = 32            # exchanges, and climbs, of one start
 _STEPS = 60             # of L-BFGS
+_FLAT = 1e-3            # a slope that promises so much from face to face: of a logarithm, a tenth of a percent
 
 
 class Column(NamedTuple):
@@ -83,7 +84,8 @@ def ascended(score: Score, cube: Cube, x: Tensor, number: Tensor, steps: int = _
             value = value.masked_fill(~cube.feasible(point.detach()), torch.nan)
         return value, -gradient * smooth
 
-    found = minimize(function, x, lower=torch.where(smooth, 0.0, x), upper=torch.where(smooth, 1.0, x), steps=steps)
+    lower, upper = torch.where(smooth, 0.0, x), torch.where(smooth, 1.0, x)
+    found = minimize(function, x, lower=lower, upper=upper, steps=steps, tolerance=_FLAT)
     point = cube.canonical(found.point)
     value = scored(score, point, number)
     return point, value if cube.feasible is None else value.masked_fill(~cube.feasible(point), -torch.inf)
