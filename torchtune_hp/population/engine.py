@@ -32,8 +32,8 @@ from ..training.stream import Stream
 from .census import Census, advice, splits_most
 from .graphed import can_capture
 from .group import Apart, Group, Mixes
-from .kinds import any_width, attributes_of, begins, described, is_padded, structure_of
-from .padding import common, obstacle, widths
+from .kinds import any_width, attributes_of, described, is_padded, structure_of
+from .padding import common
 from .program import CompilerFailed
 from .reads import Read, Reads, shown
 from .remedies import remedy
@@ -41,11 +41,9 @@ from .residents import Residents
 from .room import OUT_OF_MEMORY, let_go
 from .seats import Refused
 from .speeds import Speeds
+from .words import Note, Words
 
 Answer = Look | BaseException
-Note = Callable[[str, str], None]
-"""(kind, text)"""
-
 Strategy = Literal["auto", "vmap", "loop", "compile", "graph"]
 
 FEW = 2
@@ -60,23 +58,21 @@ class Engine:
     """
 
     def __init__(self, note: Note = lambda kind, text: None, strategy: Strategy = "auto") -> None:
-        self._note = note
+        self._words = Words(note)
         self._strategy = strategy
         self._speeds: dict[Hashable, Speeds] = {}       # by structure
         self._groups: dict[Hashable, Group] = {}
         self._kinds: dict[ModelRunner, Hashable] = {}
         self._attributes: dict[ModelRunner, dict[Read, Hashable]] = {}
         self._reads: dict[Any, Reads] = {}              # by structure: what hooks were seen to read
-        self._numbers: dict[Any, int] = {}              # of the kinds that were stacked
         self._alone: dict[Hashable, str] = {}           # by kind: why its members are trained one by one
         self._by_shape: set[Hashable] = set()           # structures of any width that are not padded
         self._uncompiled: set[Hashable] = set()         # structures on which the compiler failed,
         self._uncaptured: set[Hashable] = set()         # and those whose steps no graph can hold
         self._unshaped: set[ModelRunner] = set()        # whose models have lazy layers that saw no batch yet
-        self._said: set[Hashable] = set()
         self.census = Census()
         self._most: dict[Hashable, int] = {}            # by kind: how many at once have room
-        self._residents = Residents(self._groups, self._say_tight)
+        self._residents = Residents(self._groups, self._words.tight)
 
     def begin(self, start: Callable[[], ModelRunner]) -> ModelRunner:
         """The runner that `start` makes; where there is no room for one more, made again with the device to itself."""
@@ -120,12 +116,12 @@ class Engine:
         """Counts how many trials share a stack, and says once what to do where they are few."""
         if sizes:
             self.census.add(sizes, alone)
-        if self._strategy == "loop" or not self.census.small or _SMALL in self._said:
+        if self._strategy == "loop" or not self.census.small or self._words.few_said:
             return
         found = splits_most([(runner.member.config, described(self._kind(runner))) for runner in runners])
         if found is not None:
             text = advice(type(runners[0].member).__name__, self.census, found)
-            self._say("stack", text, _SMALL)
+            self._words.few(text)
             warnings.warn(text, UserWarning, stacklevel=2)
 
     def settle(self, runner: ModelRunner) -> None:
@@ -157,7 +153,7 @@ class Engine:
             kind, phase = self._kind(runner), runner.feed.phase
             sorts.setdefault((kind, phase), []).append(runner)
             if passes.setdefault(kind, phase) != phase and _streamed(runner):
-                self._say(
+                self._words.say(
                     "stack", f"{type(runner.member).__name__}: trials stand at different places of the DataLoader. From each place it is "
                     "played once, for those that stand there. A scheduler that lets trials go on together has fewer places.",
                 )  # fmt: skip
@@ -191,7 +187,7 @@ class Engine:
         slow = self._speeds[structure].loses(k) if structure in self._speeds else None
         if slow is not None:
             text = f"{structure[0].__name__}: trained one by one where there are {k} or so: {slow}."
-            self._say("choice", text, (structure, k.bit_length()))
+            self._words.say("choice", text, (structure, k.bit_length()))
         return slow is not None
 
     def _padding_loses(self, kind: Any, members: Sequence[ModelRunner]) -> bool:
@@ -209,7 +205,7 @@ class Engine:
         self._by_shape.add(loose)
         for other in {kind[0] for kind in (*self._groups, *self._kinds.values()) if any_width(kind[0]) == loose}:  # type: ignore[index]
             self._regroup(other)
-        self._say("stack", f"{structure[0].__name__}: widths are not padded, so there is a stack for each: {why}.")
+        self._words.say("stack", f"{structure[0].__name__}: widths are not padded, so there is a stack for each: {why}.")
 
     def _by_itself(self, runner: ModelRunner) -> Answer:
         found = self._residents.advance(runner)
@@ -236,7 +232,7 @@ class Engine:
             self._uncompiled.add(structure)
             self._residents.take_out(group.present)
             del self._groups[kind]
-            self._say("choice", f"{structure[0].__name__}: stacks are not compiled: {failed}.")
+            self._words.say("choice", f"{structure[0].__name__}: stacks are not compiled: {failed}.")
             return members
         except OUT_OF_MEMORY as error:
             self._halve(kind, len(members), let_go(error))
@@ -245,7 +241,7 @@ class Engine:
             if reads.lifted and not group.proven:       # it may be for the tensors in their place
                 barred = sorted(reads.lifted)
                 reads.bar(barred, f"With a tensor in its place, {refused}.")
-                self._told_apart(structure, barred)
+                self._words.apart(structure, barred, reads.fixed)
                 self._regroup(structure)
                 return members
             self._residents.take_out(group.present)
@@ -256,31 +252,14 @@ class Engine:
             answers.update(found)
             if len(reads.seen) > known:
                 self._again(structure)
-            self._formed(self._kinds[members[0]], members)
-            self._widened(group, members)
+            self._words.formed(self._kinds[members[0]], members)
+            if group.stack is not None and group.stack.outside:
+                self._words.widened(group.stack, members)
             self._said_of_graphs(structure, group, len(members))
         for runner in members:
             if isinstance(answers[runner], Look):
                 self._changed(runner)
         return []
-
-    def _formed(self, kind: Any, members: Sequence[ModelRunner]) -> None:
-        """Says of a kind that is stacked for the first time how it differs from the first one of its class."""
-        if kind in self._numbers:
-            return
-        earlier = [other for other in self._numbers if other[0][0] is kind[0][0]]
-        self._numbers[kind] = number = len(earlier) + 1
-        text = begins(kind, len(members), number, earlier[0] if earlier else None)
-        mixing = obstacle(members[0].member.model) if any(size in text for size in _SIZES) else ""
-        self._say("stack", f"{text} Widths are not padded where there is a {mixing}." if mixing else text)
-
-    def _widened(self, group: Group, members: Sequence[ModelRunner]) -> None:
-        """Says to what the widths of a stack are padded."""
-        if group.stack is None or not group.stack.outside:
-            return
-        wide = sorted({unit for unit, times in widths(group.stack.model).values() if times == 1})
-        name, sizes = type(members[0].member).__name__, ", ".join(map(str, wide))
-        self._say("stack", f"{name}: widths are padded to {sizes}: {len(members)} trials of different ones share a stack.", (name, sizes))
 
     def _group(self, structure: Any, device: torch.device) -> Group:
         graphed = self._strategy in ("auto", "graph") and structure not in self._uncaptured and can_capture(device)
@@ -295,10 +274,10 @@ class Engine:
             self._uncaptured.add(structure)
             if speeds is not None:
                 speeds.graphs = False
-            self._say("choice", f"{name}: steps are not replayed from a CUDA graph: {graphs.why}.", (structure, "graph"))
+            self._words.say("choice", f"{name}: steps are not replayed from a CUDA graph: {graphs.why}.", (structure, "graph"))
         elif speeds is not None and (found := speeds.graph(k)) is not None:
             taken = "replayed from a CUDA graph" if speeds.replays(k) else "not replayed from a CUDA graph"
-            self._say("choice", f"{name}: steps of {k} or so are {taken}: {found}.", (structure, "graph", k.bit_length()))
+            self._words.say("choice", f"{name}: steps of {k} or so are {taken}: {found}.", (structure, "graph", k.bit_length()))
 
     def _one_by_one(self, kind: Hashable, members: Sequence[ModelRunner], answers: dict[ModelRunner, Answer], why: str) -> None:
         """The shared step raised: whose error is it? If each can do it by itself, it is the sharing's, and there is no more of it."""
@@ -316,21 +295,13 @@ class Engine:
         for read, error in errors.items():
             if error is None:
                 reads.lifted.add(read)
-                self._say("stack", f"{name}: {shown(read)} differs between trials and is lifted: each has its own in the stack.")
+                self._words.say("stack", f"{name}: {shown(read)} differs between trials and is lifted: each has its own in the stack.")
             else:
                 reads.bar([read], remedy(shown(read), error))
         rest = [read for read in differ if read not in reads.lifted]
         if rest:
-            self._told_apart(structure, rest)
+            self._words.apart(structure, rest, reads.fixed)
         self._regroup(structure)
-
-    def _told_apart(self, structure: Any, differ: Sequence[Read]) -> None:
-        reads = self._reads[structure]
-        said = (
-            f"{structure[0].__name__}: the hooks read {', '.join(map(shown, differ))}, which differs between trials: one stack for each "
-            "value. A number read as self.hparams[...] would not split them."
-        )
-        self._say("stack", " ".join([said, *dict.fromkeys(reads.fixed[read] for read in differ if read in reads.fixed)]))
 
     def _regroup(self, structure: Any) -> None:
         """All of this structure are sorted anew, by what is known now of what their hooks read."""
@@ -353,8 +324,7 @@ class Engine:
                 continue
             new = (structure, values.pop())
             self._groups[new] = group
-            if kind in self._numbers:
-                self._numbers[new] = self._numbers.pop(kind)
+            self._words.renamed(kind, new)
         for runner, kind in list(self._kinds.items()):
             if kind[0] == structure:  # type: ignore[index]
                 self._kinds[runner] = new = (structure, reads.values(runner.member))
@@ -365,7 +335,7 @@ class Engine:
 
     def _refuse(self, kind: Any, why: str) -> None:
         self._alone[kind] = why
-        self._say("stack", f"{kind[0][0].__name__}: trained one by one: {why.rstrip('.')}.")
+        self._words.say("stack", f"{kind[0][0].__name__}: trained one by one: {why.rstrip('.')}.")
 
     # Room ---------------------------------------------------------------------------------------------------------------
 
@@ -377,14 +347,7 @@ class Engine:
     def _halve(self, kind: Any, k: int, why: str) -> None:
         self._residents.make_room()
         self._most[kind] = half = max(1, k // 2)
-        self._note(
-            "slots", f"{kind[0][0].__name__}: there is no room for {k} at once ({why}). From now on {half} at a time are trained, and the "
-            f"others wait in host memory for their turn. A smaller batch_size, or Fused(slots={half}), needs less.",
-        )  # fmt: skip
-
-    def _say_tight(self, runner: ModelRunner) -> None:
-        name = type(runner.member).__name__
-        self._say("slots", f"{name}: the device has no room for all trials at once. Who is not being trained waits in host memory.")
+        self._words.halved(kind[0][0].__name__, k, half, why)
 
     def _changed(self, runner: ModelRunner) -> None:
         """After `on_iteration_end`, which may change what a stack depends on, and once lazy layers have shapes, its kind is another."""
@@ -392,16 +355,6 @@ class Engine:
             self._unshaped.discard(runner)
             self._forget(runner)
             self._kind(runner)
-
-    def _say(self, kind: str, text: str, once: Hashable = None) -> None:
-        if (once or text) not in self._said:
-            self._said.add(once or text)
-            self._note(kind, text)
-
-
-_SMALL = "stacks are small"
-_SIZES = ("_features: ", "_channels: ", "shape of ")
-
 
 def _streamed(runner: ModelRunner) -> bool:
     return isinstance(runner.data.train, Stream)
