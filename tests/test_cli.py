@@ -26,6 +26,8 @@ from torchtune_hp.lock import DriverLock
 from torchtune_hp.results import Results
 from torchtune_hp.trial import Drop, Failed, Launch, Limits, Note, Reached, Train, Trial
 
+from .interpreters import run as run_script
+
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = {
     "name": "digits", "metric": ["a"], "mode": ["max"], "seed": 3, "max_t": 9, "capacity": 2, "outcome_constraints": ["size <= 5"],
@@ -672,11 +674,11 @@ print("ended", len(results))
 """
 
 
-# Slow: three processes that import torch, and workers.
 def test_a_script_that_starts_its_study_at_top_level_is_read_and_not_run_again(tmp_path: Path) -> None:
+    """Slow: the command that resumes and its fork server each import torch."""
     script = tmp_path / "unguarded.py"
     script.write_text(UNGUARDED)
-    started = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    started = run_script(script, folder=tmp_path)
     assert started.returncode == 0 and "ended 3" in started.stdout, started.stderr
     command = [sys.executable, "-m", "torchtune_hp", "resume", "runs/unguarded", "--trials", "+2", "--quiet"]
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)

@@ -1,7 +1,8 @@
 """Every example runs as a user would run it: as a script, in a folder of its own, with nothing but its name.
 
-All of them are slow for a test, for each is a process that imports torch and scikit-learn, and most start a fork server that
-imports torch once more: several seconds before anything is trained.
+`function` has an interpreter of its own, and so have its workers and the child of `resume_after_kill`; the others are forked from one
+that has torch (interpreters.py), for otherwise each would import it for seconds, and its fork server once more. Three are run in
+a smaller size.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from pathlib import Path
 
 import pytest
 
+from .interpreters import run
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 
 LINES = {
     "ask_tell": r"best of 30 trials in \d+ steps instead of 810: loss 0\.4\d+ with \{'lr': .*\}",
     "cross_validation": r"mean difference between the two in accuracy: 0\.000\d",
-    "digits_demo": r"Its test accuracy: +(0\.9[789]\d\d|1\.0000)",        # the slowest: 64 trainings, the whole of the demo
+    "digits_demo": r"Its test accuracy: +(0\.9[789]\d\d|1\.0000)",
     "ensemble": r"32 plain modules from runs.ensemble\.pt predict the same: True",
     "function": r"best \{'lr': .*\}: loss (\S+) when reported, \1 with the weights that were kept",
     "gp_in_one_dimension": r"best of 10 trials: learning rate \S+, loss 0\.3[567]\d, of 0\.350 at best; see runs.gp_in_one_dimension\.html",
@@ -35,17 +38,30 @@ LINES = {
 NEEDS = {"gp_in_one_dimension": "plotly"}
 """Packages of an extra, without which an example is not run."""
 
+SHORTER = {
+    "cross_validation": ("FOLDS, EPOCHS, BATCH = 5, 6, 64", "FOLDS, EPOCHS, BATCH = 5, 2, 64"),
+    "digits_demo": ("trials: int = 64", "trials: int = 16"),
+    "ensemble": ("MEMBERS, STEPS, NOISE = 32, 600, 0.05", "MEMBERS, STEPS, NOISE = 32, 150, 0.05"),
+}
+"""What is smaller in a copy, which is run instead: whole, they train for ten seconds and more. `make demo` runs the demo as it is."""
 
-def python(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
+
+def anew(script: Path, *, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run([sys.executable, script], cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.parametrize("name", LINES)
-def test_an_example_runs_to_its_end_and_says_what_it_should(name: str, tmp_path: Path) -> None:
+def test_an_example_runs_to_its_end_and_says_what_it_should(name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])
-    ran = python(EXAMPLES / f"{name}.py", folder=tmp_path)
+    script = EXAMPLES / f"{name}.py"
+    if name in SHORTER:
+        whole = script.read_text(encoding="utf-8")
+        assert whole.count(SHORTER[name][0]) == 1
+        script = tmp_path_factory.mktemp("examples") / script.name
+        script.write_text(whole.replace(*SHORTER[name]), encoding="utf-8")
+    ran = (anew if name == "function" else run)(script, folder=tmp_path)
     assert ran.returncode == 0, ran.stderr
     assert any(re.fullmatch(LINES[name], line) for line in ran.stdout.splitlines()), ran.stdout
     assert {path.name for path in tmp_path.iterdir()} <= {"runs"}, "studies lie in runs/, and nothing else is left"
@@ -54,7 +70,8 @@ def test_an_example_runs_to_its_end_and_says_what_it_should(name: str, tmp_path:
 @pytest.mark.parametrize("name", NEEDS)
 def test_an_example_without_its_package_names_the_extra(name: str, tmp_path: Path) -> None:
     (tmp_path / f"{NEEDS[name]}.py").write_text("raise ImportError('not here')")
-    ran = python("-c", f"import sys; sys.path.insert(0, '.'); exec(open({str(EXAMPLES / f'{name}.py')!r}).read())", folder=tmp_path)
+    (tmp_path / "script.py").write_text(f"exec(open({str(EXAMPLES / f'{name}.py')!r}).read())")
+    ran = run(tmp_path / "script.py", folder=tmp_path)
     assert ran.returncode == 1 and re.search(r'^ImportError: .* pip install "torchtune-hp\[plots\]"$', ran.stderr, re.MULTILINE), ran.stderr
 
 
@@ -63,7 +80,10 @@ def test_every_example_is_run() -> None:
 
 
 def test_the_scheduler_of_the_example_passes_the_shipped_suite(tmp_path: Path) -> None:
-    ran = python("-m", "pytest", "-p", "no:cacheprovider", EXAMPLES / "own_scheduler.py", folder=tmp_path)
+    (tmp_path / "script.py").write_text(
+        f"import pytest; raise SystemExit(pytest.main(['-p', 'no:cacheprovider', {str(EXAMPLES / 'own_scheduler.py')!r}]))"
+    )
+    ran = run(tmp_path / "script.py", folder=tmp_path)
     assert ran.returncode == 0, ran.stdout
     assert re.search(r"^\d\d+ passed", ran.stdout, re.MULTILINE), ran.stdout
 

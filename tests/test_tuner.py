@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -16,6 +15,8 @@ import pytest
 import torchtune_hp as hp
 from torchtune_hp.lock import DriverLock
 from torchtune_hp.testing.toy_models import ToyModel
+
+from .interpreters import Interpreter
 
 SPACE = {"x": hp.uniform(-1.0, 1.0), "width": hp.choice([1, 2, 4])}
 
@@ -406,18 +407,20 @@ except hp.StudyInterrupted as stopped:
 """
 
 
-# Slow: two processes that import torch.
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_session_and_a_resumed_study_is_the_uninterrupted_one(tmp_path: Path, signum: int) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SLEEPER)
+
     def session(*, interrupt: bool) -> tuple[int, str]:
-        child = subprocess.Popen([sys.executable, "-c", SLEEPER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-        assert child.stdout is not None and child.stdout.readline() == "started\n"
+        child, until = Interpreter(script, str(tmp_path), folder=tmp_path), time.monotonic() + 60
         while interrupt and not (tmp_path / "sleeper" / "study.db").exists():
+            assert time.monotonic() < until, child.said()
             time.sleep(0.02)
         if interrupt:
             time.sleep(0.4)
             child.send_signal(signum)
-        return child.wait(60), child.stdout.read()
+        return child.wait(), child.said()[0]
 
     code, said = session(interrupt=True)
     assert code == 128 + signum and f"torchtune-hp resume {tmp_path}/sleeper" in said
