@@ -1,7 +1,8 @@
-"""The compiled step is the step: losses, weights, buffers and optimizer states, for any number of rows. Each compile takes seconds."""
+"""The compiled step is the step: losses, weights, buffers and optimizer states, for any number of rows."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -42,12 +43,27 @@ def loss(model: Any, batch: Any) -> Any:
     return found, {"twice": 2 * found}
 
 
-@pytest.fixture(autouse=True)
-def _anew() -> None:
+@pytest.fixture(autouse=True, scope="module")
+def _each_graph_is_compiled_once() -> Iterator[None]:
+    """In the whole file: what runs is compiled all the same, and most of the tests' stacks have the graphs of another's."""
     torch._dynamo.reset()
+    known: dict[Any, Any] = {}
+    compile_anew = torch.compile
+
+    def compile_once(graph: torch.fx.GraphModule, **how: Any) -> Any:
+        constants = [getattr(graph, str(node.target)) for node in graph.graph.nodes if node.op == "get_attr"]
+        key = graph.code, str(how), str([(held.dtype, held.tolist()) for held in constants])
+        if key not in known:
+            known[key] = compile_anew(graph, **how)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", compile_once)
+        yield
 
 
 def test_the_compiled_step_is_the_step() -> None:
+    """Slow: the first to compile imports the compiler."""
     one, other = (hp.Population(*members(), max_grad_norm=0.5, strategy=strategy) for strategy in ("compile", "vmap"))
     assert one.reason == "9 at once, compiled"
     for step in range(4):
