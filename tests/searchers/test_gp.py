@@ -81,9 +81,10 @@ def hartmann3(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("f, d, bound", [(branin, 2, 0.15), (hartmann3, 3, 0.05)])
 def test_twenty_evaluations_come_nearer_to_the_least_value_than_random_ones_do(f: Callable[[Tensor], Tensor], d: int, bound: float) -> None:
-    ours = sorted(regret(GPSearch(), f, d, 22, seed) for seed in range(5))
-    random = sorted(regret(RandomSearch(), f, d, 22, seed) for seed in range(5))
-    assert ours[2] < bound and ours[2] < random[2] / 4, (ours, random)
+    """Slow: 42 suggestions, one by one."""
+    ours = sorted(regret(GPSearch(), f, d, 22, seed) for seed in range(3))
+    random = sorted(regret(RandomSearch(), f, d, 22, seed) for seed in range(3))
+    assert ours[1] < bound and ours[1] < random[1] / 4, (ours, random)
 
 
 def test_a_maximum_is_found_where_the_other_values_are_absurd() -> None:
@@ -132,7 +133,7 @@ def test_a_setting_without_dimensions_has_points_without_coordinates() -> None:
 # Many at once
 
 
-@pytest.mark.parametrize("n", [64, 1024])
+@pytest.mark.parametrize("n", [64, 256])
 def test_many_points_of_one_call_are_distinct_spread_and_mostly_good(n: int) -> None:
     x = points(30)
     searcher = begun()
@@ -300,7 +301,7 @@ def test_more_observations_than_exact_are_cut_and_the_log_says_so_once() -> None
 
 
 def small(folder: Path, executor: Any) -> dict[str, Any]:
-    return arguments(folder, executor, searcher=hp.GPSearch(startup=4, exact=16), trials=12)
+    return arguments(folder, executor, searcher=hp.GPSearch(startup=4, exact=16), trials=9)
 
 
 def said(folder: Path) -> list[str]:
@@ -309,12 +310,13 @@ def said(folder: Path) -> list[str]:
 
 
 def test_serial_equals_simulated_and_the_log_says_what_was_not_the_process(tmp_path: Path) -> None:
+    """Slow: three studies, whose every point from the fifth on is the process's."""
     hp.Tuner(**small(tmp_path / "a", hp.Serial())).fit()
     hp.Tuner(**small(tmp_path / "b", hp.Simulated(1))).fit()
     assert story(tmp_path / "a" / "walk") == story(tmp_path / "b" / "walk")
     assert said(tmp_path / "a") == said(tmp_path / "b")
     again = hp.Tuner.resume(tmp_path / "a" / "walk", Walk, trials="+2", verbose=0).fit()
-    assert len(again) == 14, "the journal rebuilds the searcher from its arguments"
+    assert len(again) == 11, "the journal rebuilds the searcher from its arguments"
     assert len(said(tmp_path / "a")) == len(set(said(tmp_path / "a"))) and "until 4 trials" in said(tmp_path / "a")[0]
 
 
