@@ -161,7 +161,7 @@ def test_a_row_is_bit_identical_alone_and_in_a_batch(n: int) -> None:
     lower = torch.full((n,), 0.2, dtype=torch.float64)
     for bounds in ({}, {"lower": lower}):
         together = minimize(function, start, **bounds)
-        for row in range(len(start)):
+        for row in (0, 7, 12):      # the first and the last of a vector of four or eight, and one left over
             alone = minimize(lambda point, rows, row=row: function(point, rows + row), start[row : row + 1], **bounds)
             assert equal(alone, Minimum(*(part[row : row + 1] for part in together)))
 
