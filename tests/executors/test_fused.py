@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,12 @@ def study(executor: Any, scheduler: str = "promotion", trainable: Any = ToyModel
     return hp.tune(trainable, SPACE, metric="loss", mode="min", executor=executor, scheduler=(SCHEDULERS | HALVING)[scheduler](), **options)
 
 
+@cache
+def simulated(scheduler: str) -> hp.Results:
+    """What several tests expect."""
+    return study(hp.Simulated(8), scheduler)
+
+
 def story(results: hp.Results) -> list[Any]:
     """Turns without their times: who stood where with which metrics, and what was commanded."""
     told = []
@@ -60,7 +67,11 @@ def numbers(result: hp.Result) -> dict[str, float]:
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_eight_fused_slots_equal_eight_simulated_workers(scheduler: str) -> None:
-    close(study(hp.Fused(8, strategy="vmap"), scheduler), study(hp.Simulated(8), scheduler))
+    close(study(hp.Fused(8, strategy="vmap"), scheduler), simulated(scheduler))
+
+
+def test_eight_serial_slots_equal_eight_simulated_workers() -> None:
+    close(study(hp.Serial(8)), simulated("promotion"))
 
 
 def test_whole_grants_of_different_lengths_equal_as_well() -> None:
@@ -195,7 +206,7 @@ def test_where_it_cannot_be_measured_the_number_is_fixed_and_the_reason_said() -
 
 @pytest.mark.parametrize("scheduler", [*SCHEDULERS, *HALVING])
 def test_where_memory_runs_out_trials_wait_none_fails_and_the_study_is_the_same(scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = study(hp.Simulated(8), scheduler)
+    expected = simulated(scheduler)
     moves = Moves(monkeypatch)
     Budget(monkeypatch, 3, "gradients", 6)
     results = study(hp.Fused(8, strategy="vmap"), scheduler)
@@ -207,7 +218,7 @@ def test_where_memory_runs_out_trials_wait_none_fails_and_the_study_is_the_same(
 
 @pytest.mark.parametrize("scheduler", [*SCHEDULERS, *HALVING])
 def test_resting_trials_lie_in_host_memory_and_are_promoted_from_there(scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = study(hp.Serial(8), scheduler)
+    expected = simulated(scheduler)
     moves = Moves(monkeypatch)
     close(study(hp.Fused(8, strategy="vmap"), scheduler), expected)
     assert ("host" in moves.moved) == (scheduler not in ("full", "stopping"))       # those go on or end, and never rest
