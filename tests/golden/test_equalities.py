@@ -79,6 +79,7 @@ def test_eight_ordered_processes_equal_eight_simulated_workers_bit_for_bit(tmp_p
     assert len(simulated) > 3
 
 
+@pytest.mark.usefixtures("quick_server")
 def test_processes_as_they_come_can_be_replayed(tmp_path: Path) -> None:
     given = arguments(tmp_path, hp.Processes(2))
     hp.Tuner(**given).fit()

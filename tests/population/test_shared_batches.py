@@ -240,6 +240,7 @@ def study(cls: type[Streamed], executor: Any, **more: Any) -> Any:
     return hp.tune(cls, space, metric="loss", mode="min", searcher=hp.RandomSearch(), executor=executor, verbose=0, **options)
 
 
+@pytest.mark.usefixtures("quick_server")
 @pytest.mark.parametrize(
     ("cls", "executor"),
     [(Streamed, hp.Serial(4)), (Updates, hp.Serial(4)), (Table, hp.Serial(4)), (Updates, hp.Processes(4, ordered=True))],
