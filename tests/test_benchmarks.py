@@ -74,7 +74,7 @@ def test_overhead_refuses_runs_of_unequal_work(benchmark: Any) -> None:
 
 
 def test_a_study_is_the_same_work_for_everyone(benchmark: Any) -> None:
-    """Two of the systems, in this process: epochs are counted, and nobody's trial is left out."""
+    """Two of the systems, in this process: epochs are counted, and nobody's trial is left out. Slow: scikit-learn, and nine trainings."""
     module = benchmark("study_vs_peers")
     for how in ("fused", "alone"):
         found = module.ours(how, 4, 0)

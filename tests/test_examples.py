@@ -2,7 +2,7 @@
 
 `function` has an interpreter of its own, and so have its workers and the child of `resume_after_kill`; the others are forked from one
 that has torch (interpreters.py), for otherwise each would import it for seconds, and its fork server once more. Three are run in
-a smaller size.
+a smaller size; the demo stays the slowest, with 17 trainings of 27 epochs at most.
 """
 
 from __future__ import annotations

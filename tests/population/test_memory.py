@@ -34,6 +34,7 @@ def child(**environment: str) -> tuple[str, int]:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the thresholds are glibc's")
 def test_freed_memory_is_kept_unless_the_environment_says_otherwise() -> None:
+    """Slow: two processes that import torch."""
     kept, few = child()
     told, many = child(MALLOC_TRIM_THRESHOLD_="131072", MALLOC_MMAP_THRESHOLD_="131072")
     assert (kept, told) == ("True True", "False False")

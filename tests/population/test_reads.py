@@ -379,6 +379,7 @@ def test_what_is_read_is_found_out_before_an_iteration_is_spent_on_it() -> None:
 
 
 def test_what_is_lifted_is_compiled_too() -> None:
+    """Slow: it compiles."""
     from torchtune_hp.population.engine import Engine
 
     from .test_engine import runners

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -26,6 +27,12 @@ from . import test_shared_batches as shared
 from .test_engine import Drawing, Grouped, Hooked, Norm, Plateau, ReadsConfig, Scheduled, Several, Toy, Updates, alone, runners, same
 
 CONFIGS = [{"lr": 0.003 * (1 + k), "p": 0.1 * (k % 5), "alpha": 0.1 * k, "steps": 1 + k % 2} for k in range(9)]
+
+
+@cache
+def single_toys() -> list[list[Look]]:
+    """What most tests compare with."""
+    return alone(Toy, CONFIGS)
 
 
 class Budget:
@@ -98,7 +105,7 @@ PLACES = [("__init__", 0), ("snapshot", 0), ("look", 0), ("gradients", 0), ("gra
 def test_wherever_memory_runs_out_half_as_many_go_on_from_where_the_iteration_began(
     where: str, after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    single, moves = alone(Toy, CONFIGS), Moves(monkeypatch)
+    single, moves = single_toys(), Moves(monkeypatch)
     budget = Budget(monkeypatch, 4, where, after)
     members = runners(Toy, CONFIGS)
     fused, said, engine = advanced(members)
@@ -141,7 +148,7 @@ def test_room_may_run_out_while_it_is_found_out_what_hooks_read(where: str, afte
 
 
 def test_it_halves_down_to_one_and_says_so_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    single, moves = alone(Toy, CONFIGS), Moves(monkeypatch)
+    single, moves = single_toys(), Moves(monkeypatch)
     Budget(monkeypatch, 1, "gradients")
     members = runners(Toy, CONFIGS)
     fused, said, engine = advanced(members)
@@ -179,7 +186,7 @@ def test_room_may_run_out_where_members_are_added(monkeypatch: pytest.MonkeyPatc
 
 
 def test_room_may_run_out_where_the_others_close_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    single, moves = alone(Toy, CONFIGS, n=3), Moves(monkeypatch)
+    single, moves = single_toys(), Moves(monkeypatch)
     members, engine = runners(Toy, CONFIGS), Engine(strategy="vmap")
     looks = {member: [look] for member, look in engine.advance(members).items()}
     budget = Budget(monkeypatch, 1, "keep")
@@ -349,7 +356,7 @@ def test_one_for_whom_the_others_leave_no_room_is_put_back_and_trained_without_t
 
 
 def test_one_more_is_begun_where_there_is_no_room_for_it_and_the_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    single, moves = alone(Toy, CONFIGS), Moves(monkeypatch)
+    single, moves = single_toys(), Moves(monkeypatch)
     made, said = runners(Toy, CONFIGS), list[str]()
     engine = Engine(lambda kind, text: said.append(kind), "vmap")
 
@@ -381,7 +388,7 @@ def test_one_that_cannot_be_begun_without_the_others_either_fails_and_they_stay_
 
 
 def test_a_checkpoint_is_made_in_host_memory_where_the_device_has_no_room_for_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    single, moves = alone(Toy, CONFIGS), Moves(monkeypatch)
+    single, moves = single_toys(), Moves(monkeypatch)
     members, engine = runners(Toy, CONFIGS), Engine(strategy="vmap")
     looks = [engine.advance(members) for _ in range(2)]
     save = ModelRunner.save
