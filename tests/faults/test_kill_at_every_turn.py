@@ -73,15 +73,15 @@ def test_a_simulated_study_killed_at_any_turn_resumes_to_the_same_story(
 def test_ordered_processes_killed_at_any_turn_resume_to_the_story_of_simulated_slots(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Slow: for each turn, eight worker processes are started and half of them killed."""
-    small = {"trials": 10}
-    hp.Tuner(**arguments(tmp_path / "whole", hp.Simulated(4), **small)).fit()
+    """Slow: for each turn, sixteen worker processes are started and half of them killed."""
+    small = {"trials": 14}
+    hp.Tuner(**arguments(tmp_path / "whole", hp.Simulated(8), **small)).fit()
     whole = story(tmp_path / "whole" / "walk")
     assert len(whole) > 8
     for turn in range(1, len(whole) + 1):
         folder = tmp_path / str(turn)
-        run_and_kill(turn, turn % 2 == 0, arguments(folder, hp.Processes(4, ordered=True), **small), monkeypatch)
-        hp.Tuner(**arguments(folder, hp.Processes(4, ordered=True), **small)).fit()
+        run_and_kill(turn, turn % 2 == 0, arguments(folder, hp.Processes(8, ordered=True), **small), monkeypatch)
+        hp.Tuner(**arguments(folder, hp.Processes(8, ordered=True), **small)).fit()
         assert story(folder / "walk") == whole, f"killed at turn {turn}"
         reported, loaded = best_again(folder / "walk")
         assert reported == loaded

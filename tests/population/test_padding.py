@@ -141,7 +141,7 @@ OPTIMIZERS: Sequence[tuple[Any, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("kind", "options"), OPTIMIZERS)
 def test_under_every_optimizer(kind: Any, options: dict[str, Any]) -> None:
-    stack = compare(lambda width: mlp(width, nn.Sigmoid), (X, Y), kind, steps=20, clip=0.05, **options)
+    stack = compare(lambda width: mlp(width, nn.Sigmoid), (X, Y), kind, clip=0.05, **options)
     assert all(not flat[stack.outside[number]].any() for number, flat in enumerate(stack.flats))
 
 

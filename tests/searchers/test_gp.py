@@ -133,7 +133,7 @@ def test_a_setting_without_dimensions_has_points_without_coordinates() -> None:
 # Many at once
 
 
-@pytest.mark.parametrize("n", [64, 256])
+@pytest.mark.parametrize("n", [64, 1024])
 def test_many_points_of_one_call_are_distinct_spread_and_mostly_good(n: int) -> None:
     x = points(30)
     searcher = begun()
