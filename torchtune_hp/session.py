@@ -67,7 +67,7 @@ class Session:
         name = journal.header["name"]
         place = Place(folder, "cpu", plan.max_t, plan.objective.needed, name, plan.seed)
         capacity = journal.header.get("capacity")
-        self.job = Job(plan.recipe, place, self.vault, plan.checkpoint_every, capacity, plan.trials, self._first)
+        self.job = Job(plan.recipe, place, self.vault, plan.checkpoint_every, capacity, plan.trials, self._first, _Choices(journal))
 
     def run(self) -> Results:
         """Runs the study until it is over, and returns what the journal holds of it then."""
@@ -224,6 +224,18 @@ class Session:
         if self.folder is None:
             return "interrupted; the study was in memory (storage=None), so it cannot be resumed."
         return f"interrupted; nothing is lost. To go on: {how_to_resume(self.folder)}"
+
+
+class _Choices(dict[str, str]):
+    """What a clock chose in this study. It is in the journal's header before anybody goes by it."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__(journal.header.get("choices", {}))
+        self._journal = journal
+
+    def __setitem__(self, what: str, chosen: str) -> None:
+        super().__setitem__(what, chosen)
+        self._journal.update_header(choices=dict(self))
 
 
 @contextmanager

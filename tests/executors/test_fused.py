@@ -18,6 +18,7 @@ from torchtune_hp.errors import ConfigurationError
 from torchtune_hp.executors import fused as fused_module
 from torchtune_hp.population.engine import Engine
 from torchtune_hp.population.sizes import Size
+from torchtune_hp.population.speeds import Speeds
 from torchtune_hp.testing.executor_suite import Play
 from torchtune_hp.testing.toy_models import ToyDivergingModel, ToyModel
 from torchtune_hp.trial import Launch, Reached, Setting, Standing, Train, Trial
@@ -243,3 +244,25 @@ def test_a_fork_of_a_resting_trial_goes_on_from_its_state(monkeypatch: pytest.Mo
     for ours, theirs in zip(told(hp.Fused(8, strategy="vmap")), expected, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
     assert "host" in moves.moved
+
+
+# Choices ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_clock_chose_is_in_the_journal_and_a_resumed_study_keeps_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {"storage": tmp_path, "name": "timed", "scheduler": "full"}
+    results = study(hp.Fused(8), **options)
+    choices = results.journal.header["choices"]
+    assert choices and all(key.startswith("ToyModel ") for key in choices) and set(choices.values()) <= {"vmap", "loop"}
+    assert sum("chosen by timing" in text for text in said(results, "choice")) == 1
+    results.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(Speeds, "note", lambda *_: None)              # no clock
+        more = hp.Tuner.resume(tmp_path / "timed", ToyModel, trials="+8", verbose=0).fit()
+    assert len(more) == 28 and more.journal.header["choices"] == choices
+    assert sum("chosen by timing" in text for text in said(more, "choice")) == 1
+
+
+def test_where_the_strategy_is_named_nothing_is_chosen() -> None:
+    results = study(hp.Fused(8, strategy="vmap"))
+    assert "choices" not in results.journal.header and not any("timing" in text for text in said(results, "choice"))

@@ -124,3 +124,32 @@ def test_who_comes_disturbs_no_row(make: Make, monkeypatch: pytest.MonkeyPatch) 
     seeds = [0, 1, K, 3, 4, K + 1]
     for n in range(1, 3):
         torch.testing.assert_close(step(stack, seeds, n), step(loop, seeds, n))
+
+
+# What is written back -----------------------------------------------------------------------------------------------------------
+
+
+def in_another_order(k: int) -> nn.Module:
+    """Its weights lie in memory with the channels last."""
+    layers = nn.Unflatten(1, (5, 1, 1)), nn.Conv2d(5, 6, 2, padding=1), nn.Flatten(), nn.Linear(24, 3)
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("make", [plain, in_another_order])
+def test_what_an_optimizer_gets_back_is_its_parameters_alone_and_lies_as_they_do(make: Make) -> None:
+    members = [member(make, lambda model, k: Adam(model.parameters(), lr=0.01), k) for k in range(3)]
+    stack = Stack(members)
+    step(stack, [0, 1, 2], 0)
+    model, optimizer = stack.dump(1)
+    rows = {name: tensor.clone() for name, tensor in stack.states[0].items()}
+    for parameter in model.parameters():
+        for name, value in optimizer.state[parameter].items():
+            if name != "step":
+                assert value.stride() == parameter.stride() and not value.requires_grad
+    first, *others = model.parameters()
+    before = [optimizer.state[other]["exp_avg"].clone() for other in others]
+    optimizer.state[first]["exp_avg"].fill_(7.0)
+    optimizer.state[first]["step"] += 1
+    assert all(torch.equal(optimizer.state[other]["exp_avg"], old) for other, old in zip(others, before))
+    assert all(optimizer.state[other]["step"] == 1 for other in others)
+    assert all(torch.equal(stack.states[0][name], old) for name, old in rows.items())

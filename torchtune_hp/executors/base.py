@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from ..errors import DivergedError, ReportError
@@ -21,6 +21,9 @@ class Job:
 
     For an executor that finds out by itself how many trials it runs at once: `capacity`, what a study that is resumed began with;
     `trials`, how many there can be; `first`, the trial such a study begins with, to try it out.
+
+    `choices`: what a clock chose, by whatever names the executor gives it. A study's journal holds it before it is first used, so that a
+    study that is resumed finds it here, and keeps to it.
     """
 
     recipe: Recipe
@@ -30,6 +33,7 @@ class Job:
     capacity: int | None = None
     trials: int | None = None
     first: Callable[[], Trial] | None = None
+    choices: MutableMapping[str, str] = field(default_factory=dict)
 
 
 @runtime_checkable

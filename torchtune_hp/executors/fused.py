@@ -38,10 +38,12 @@ class Fused(Serial):
     which number that is, and a study that is resumed keeps it; but results depend on it, and another run may measure another one: a
     study that is to be repeated names it. `device`: where; "auto": the GPU, if there is one.
 
-    `strategy`: "vmap" stacks whatever can be stacked, "loop" nothing, "auto" what is faster so: both are timed, and the study's log
-    says what was chosen. "graph" stacks as "vmap" does and replays every step from CUDA graphs, which costs two steps or so wherever
-    trials come, leave or move; on a GPU, "auto" times that too. "compile" sends every step through torch.compile: 10 s and more for each
-    architecture and for each power of two of members, which pays in long studies. A choice changes results by rounding only.
+    `strategy`: "vmap" stacks whatever can be stacked, "loop" nothing, "auto" what is faster so: both are timed, the study's log says
+    what was chosen, and a study that is resumed keeps to it. "graph" stacks as "vmap" does and replays every step from CUDA graphs, which
+    costs two steps or so wherever trials come, leave or move; on a GPU, "auto" times that too. "compile" sends every step through
+    torch.compile: 10 s and more for each architecture and for each power of two of members, which pays in long studies. A choice changes
+    results by rounding only, but on what is rounded otherwise a searcher may decide otherwise: a study that is to be repeated bit for bit
+    names its slots, and a strategy other than "auto".
 
     Trials share a stack where their models have one architecture; what cannot be stacked is trained one by one, and the study's
     log says why. ConfigurationError for a trainable of another kind: those need `Processes()` or `Serial()`.
@@ -109,7 +111,7 @@ class _FusedTrials(LocalTrials):
     """The live trials of this process, trained together."""
 
     def __init__(self, job: Job, live: Sequence[tuple[Trial, int]], strategy: Strategy) -> None:
-        self.engine = Engine(lambda kind, text: self.notes.append(Note(kind, text)), strategy)
+        self.engine = Engine(lambda kind, text: self.notes.append(Note(kind, text)), strategy, job.choices)
         super().__init__(job, live)
 
     def tidy(self, busy: set[int]) -> None:

@@ -32,7 +32,7 @@ from ..training.stream import Stream
 from .census import Census, advice, splits_most
 from .graphed import can_capture
 from .group import Apart, Group, Mixes
-from .kinds import any_width, attributes_of, described, is_padded, structure_of
+from .kinds import Structure, any_width, attributes_of, described, is_padded, named, structure_of
 from .padding import common
 from .program import CompilerFailed
 from .reads import Read, Reads, shown
@@ -40,7 +40,7 @@ from .remedies import remedy
 from .residents import Residents
 from .room import OUT_OF_MEMORY, let_go
 from .seats import Refused
-from .speeds import Speeds
+from .speeds import Choices, Speeds
 from .words import Note, Words
 
 Answer = Look | BaseException
@@ -55,11 +55,15 @@ class Engine:
 
     `strategy`: "vmap" stacks whatever can be stacked, "loop" nothing, "auto" what is faster so; "compile" stacks as "vmap" and
     compiles, "graph" replays from CUDA graphs, which "auto" tries too where there are any.
+
+    `choices`: what "auto" chose before, which it goes on with; what it chooses is written there.
     """
 
-    def __init__(self, note: Note = lambda kind, text: None, strategy: Strategy = "auto") -> None:
+    def __init__(self, note: Note = lambda kind, text: None, strategy: Strategy = "auto", choices: Choices | None = None) -> None:
         self._words = Words(note)
         self._strategy = strategy
+        self._choices: Choices = {} if choices is None else choices
+        self._given = len(self._choices)
         self._speeds: dict[Hashable, Speeds] = {}       # by structure
         self._groups: dict[Hashable, Group] = {}
         self._kinds: dict[ModelRunner, Hashable] = {}
@@ -184,7 +188,7 @@ class Engine:
         few = 1 if _streamed(members[0]) else FEW       # two that share a DataLoader's batches play it once
         if k <= few or self._strategy == "loop" or kind in self._alone:
             return True
-        slow = self._speeds[structure].loses(k) if structure in self._speeds else None
+        slow = self._loses(structure, members)
         if slow is not None:
             text = f"{structure[0].__name__}: trained one by one where there are {k} or so: {slow}."
             self._words.say("choice", text, (structure, k.bit_length()))
@@ -192,12 +196,26 @@ class Engine:
 
     def _padding_loses(self, kind: Any, members: Sequence[ModelRunner]) -> bool:
         """Whether these would be trained one by one for being padded; they are sorted anew then, by shape."""
-        structure, k = kind[0], len(members)
-        slow = self._speeds[structure].loses(k) if k > FEW and structure in self._speeds else None
+        structure = kind[0]
+        slow = self._loses(structure, members) if len(members) > FEW else None
         if slow is None or not is_padded(structure) or not common([runner.member.model for runner in members]):
             return False
         self._unpad(structure, f"padded, {slow}")
         return True
+
+    def _loses(self, structure: Structure, members: Sequence[ModelRunner]) -> str | None:
+        """Why so many of a structure are faster one after another; None where they are not, or nobody asks."""
+        speeds = self._timed(structure, members[0].member.device)
+        return None if speeds is None else speeds.loses(len(members))
+
+    def _timed(self, structure: Structure, device: torch.device) -> Speeds | None:
+        """Of a structure; None where the strategy is given."""
+        if self._strategy == "auto" and structure not in self._speeds:
+            self._speeds[structure] = Speeds(self._graphed(structure, device), self._choices, named(structure))
+        return self._speeds.get(structure)
+
+    def _graphed(self, structure: Structure, device: torch.device) -> bool:
+        return self._strategy in ("auto", "graph") and structure not in self._uncaptured and can_capture(device)
 
     def _unpad(self, structure: Any, why: str) -> None:
         """From now on, members that differ from this structure in widths only share a stack where their shapes are equal."""
@@ -256,16 +274,16 @@ class Engine:
             if group.stack is not None and group.stack.outside:
                 self._words.widened(group.stack, members)
             self._said_of_graphs(structure, group, len(members))
+            if len(self._choices) > self._given:
+                self._words.timed(structure[0].__name__)
         for runner in members:
             if isinstance(answers[runner], Look):
                 self._changed(runner)
         return []
 
     def _group(self, structure: Any, device: torch.device) -> Group:
-        graphed = self._strategy in ("auto", "graph") and structure not in self._uncaptured and can_capture(device)
-        speeds = self._speeds.setdefault(structure, Speeds(graphed)) if self._strategy == "auto" else None
         compiled = self._strategy == "compile" and structure not in self._uncompiled
-        return Group(self._reads[structure], speeds, compiled, graphed)
+        return Group(self._reads[structure], self._timed(structure, device), compiled, self._graphed(structure, device))
 
     def _said_of_graphs(self, structure: Any, group: Group, k: int) -> None:
         """Says which was faster, once that is known, or why there are no graphs."""

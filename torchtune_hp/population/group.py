@@ -257,7 +257,7 @@ class Group(Seats):
                 wait(member.device)
                 began, batches.waited = time.perf_counter(), 0.0
             taken = batches.update(update)
-            if self.speeds is not None and self.speeds.alone is None:
+            if self.speeds is not None and self.speeds.alone is None and self.speeds.chosen(len(runners)) is None:
                 self.speeds.alone = time_alone(first, partial(batches.of_row, 0, taken[0][0])) * len(taken)
                 began = time.perf_counter()
             samples, gradients, micros = sum(n for _, n in taken), None, len(taken)

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -29,6 +31,13 @@ def structure_of(runner: ModelRunner, padded: bool = True) -> Structure:
     words = tuple(getattr(member, word) for word in WORDS)
     sizes = rounded(member.model, member.optimizer, member.device.type) if padded else {}
     return type(member), id(runner.data), words, structure(member.model, member.optimizer, sizes)
+
+
+def named(shape: Structure) -> str:
+    """The name of a structure, in other processes too. What is known by its identity alone may have another name there."""
+    cls, _, words, rest = shape
+    text = re.sub(r" at 0x[0-9a-f]+", "", repr((words, rest)))
+    return f"{cls.__qualname__} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def any_width(shape: Any) -> Any:

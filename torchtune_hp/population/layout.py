@@ -110,7 +110,7 @@ def flatten(parameters: Sequence[Tensor], out: Tensor) -> None:
 
 @torch.no_grad()
 def unflatten(row: Tensor, parameters: Sequence[Tensor]) -> None:
-    """Copies a row (D,) into parameters."""
-    for part, parameter in zip(row.split_with_sizes([parameter.numel() for parameter in parameters]), parameters):
-        parameter.copy_(part.view(parameter.shape))
+    """Copies a row (D,) into parameters; from one device to another as a whole."""
+    parts = row.to(parameters[0].device).split_with_sizes([parameter.numel() for parameter in parameters])
+    torch._foreach_copy_(list(parameters), [part.view_as(parameter) for part, parameter in zip(parts, parameters)])
 

@@ -124,7 +124,7 @@ def load_row(
     found = [_of(optimizer, parameter) for parameter in parameters]
     numbers = {name: float(value) for name, value in optimizer.defaults.items() if name == "initial_accumulator_value"}
     for name in (*rule.scalars(flags), *rule.tensors(flags)):
-        state[name][row] = rule.start(name, numbers)
+        state[name][row].fill_(rule.start(name, numbers))
     if not any(found):
         return
     name = f"torch.optim.{rule.optimizer.__name__}"
@@ -163,7 +163,10 @@ def _of(optimizer: Optimizer, parameter: Parameter) -> dict[str, Any]:
 def dump_row(
     rule: Rule, flags: Flags, state: dict[str, Tensor], row: int, optimizer: Optimizer, parameters: Sequence[Parameter]
 ) -> None:
-    """Writes row `row` of the stack's state into `optimizer.state`, as copies; the arguments are those of `load_row`."""
+    """Writes row `row` of the stack's state into `optimizer.state`, as a copy; the arguments are those of `load_row`.
+
+    What torch would hold of each parameter in a tensor of its own are parts of one: it takes one copy, and one way between devices.
+    """
     names = rule.scalars(flags)
     scalars = dict(zip(names, torch.stack([state[name][row] for name in names]).tolist()))     # one wait for the device
     held = rule.held(flags, scalars)
@@ -171,14 +174,15 @@ def dump_row(
         for parameter in parameters:
             optimizer.state.pop(parameter, None)
         return
-    parts = {name: state[name][row].split_with_sizes([p.numel() for p in parameters]) for name in held if name not in scalars}
+    device, sizes = parameters[0].device, [p.numel() for p in parameters]
+    parts = {name: state[name][row].to(device, copy=True).split_with_sizes(sizes) for name in held if name not in scalars}
     on_device = {id(p) for group in optimizer.param_groups if group.get("fused") for p in group["params"]}
     default = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
     for place, parameter in enumerate(parameters):
         own: dict[str, Any] = {}
         for name in held:
             if name in parts:
-                own[name] = torch.empty_like(parameter, requires_grad=False).copy_(parts[name][place].view(parameter.shape))
+                own[name] = _laid_out(parts[name][place].view_as(parameter), parameter)
             elif name == "mu_product":
                 own[name] = torch.tensor(scalars[name], dtype=torch.float32 if scalars["mu_single"] else torch.float64)
             elif id(parameter) in on_device:
@@ -186,3 +190,10 @@ def dump_row(
             else:
                 own[name] = torch.tensor(scalars[name], dtype=default)
         optimizer.state[parameter] = own
+
+
+def _laid_out(value: Tensor, parameter: Parameter) -> Tensor:
+    """In memory as torch would have it: as its parameter, whose dimensions may lie there in another order."""
+    if parameter.is_contiguous() and parameter.device == value.device:
+        return value
+    return torch.empty_like(parameter, requires_grad=False).copy_(value)

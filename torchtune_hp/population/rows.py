@@ -84,7 +84,7 @@ class MemberRows:
             unflatten(_cut(flat, row, place)[0], parameters)
             own_state = {name: _cut(tensor, row, place) for name, tensor in state.items()}
             dump_row(self.rule, block.flags, own_state, 0, optimizer, parameters)
-        own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        own = self._beside(model)
         with torch.no_grad():
             for name, tensor in (*self.buffers.items(), *self.stacked.items()):
                 own[name].copy_(front(tensor[row], own[name]))
@@ -115,7 +115,7 @@ class MemberRows:
 
     def _fill(self, row: int) -> None:
         model, optimizer = self.members[row]
-        own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        own = self._beside(model)
         for number, (block, flat, state) in enumerate(zip(self.layout.blocks, self.flats, self.states)):
             parameters = parameters_of(model, block)
             place = corner(block, parameters)
@@ -132,6 +132,10 @@ class MemberRows:
                 self.outside[number][row, place if place is not None else slice(0)] = False
         for name, tensor in (*self.buffers.items(), *self.stacked.items()):
             put(own[name], tensor[row])
+
+    def _beside(self, model: nn.Module) -> dict[str, Tensor]:
+        """Where a member's own tensors are found that lie in no block; to walk through a model takes longer than to copy it."""
+        return {**dict(model.named_parameters()), **dict(model.named_buffers())} if self.buffers or self.stacked else {}
 
     def _masked(self) -> None:
         """From now on it is held what lies outside the members' corners."""

@@ -4,13 +4,19 @@ A stack of k does in one update what k do in k; which is faster depends on the m
 first iterations of a stack of about that size (sizes that need equally many bits count as one), and the fastest is kept. A stack
 waits for a batch that its members share once, and members one after another wait each for their own. What it takes to capture a
 graph is part of its time: where rows move in every iteration it is paid in every one, and of several iterations the best counts.
+
+A choice changes results by rounding, and a clock makes it: so it is an input of the study.
+
+Laws:
+1. What is chosen for a size is written into `choices` before it is first used, and no later time changes it.
+2. What stands in `choices` is obeyed, and nothing is timed for it. Only a graph that cannot be captured is chosen anew.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import torch
@@ -26,12 +32,21 @@ TRIES = 2
 """Iterations that are replayed from graphs before it is decided: the first one captures them."""
 
 
-class Speeds:
-    """Of one structure. Times are seconds an update. `graphs`: whether steps can be replayed from CUDA graphs."""
+Choices = MutableMapping[str, str]
+"""The strategy, "vmap", "graph" or "loop", of each structure and size for which it is chosen."""
 
-    def __init__(self, graphs: bool = False) -> None:
+
+class Speeds:
+    """Of one structure. Times are seconds an update. `graphs`: whether steps can be replayed from CUDA graphs.
+
+    `choices`: what was chosen so far, of all structures; this one's keys begin with `name`.
+    """
+
+    def __init__(self, graphs: bool = False, choices: Choices | None = None, name: str = "") -> None:
         self.alone: float | None = None
         self.graphs = graphs
+        self._choices: Choices = {} if choices is None else choices
+        self._name = name
         self._load = 0.0        # of each update
         self._stacked: dict[int, float] = {}
         self._replayed: dict[int, list[float]] = {}
@@ -43,18 +58,36 @@ class Speeds:
             self._replayed.setdefault(bits, []).append(seconds)
         else:
             self._stacked[bits] = min(seconds, self._stacked.get(bits, seconds))
+        self.chosen(k)
+
+    def chosen(self, k: int) -> str | None:
+        """The strategy of k; None before all of them were timed."""
+        key = f"{self._name} {k.bit_length()}"
+        found = self._choices.get(key)
+        if found is not None and (found != "graph" or self.graphs):
+            return found
+        stacked, replayed = self._times(k)
+        if stacked is None or self.alone is None or self._tries(k):
+            return None
+        if self._one_by_one(k) <= MARGIN * min(stacked, replayed):
+            found = "loop"
+        else:
+            found = "graph" if replayed < stacked else "vmap"
+        self._choices[key] = found
+        return found
 
     def replays(self, k: int) -> bool:
         """Whether the next iteration of k is to be replayed from graphs: to be timed, or because that is faster."""
-        stacked, replayed = self._times(k)
-        return self.graphs and stacked is not None and (self._tries(k) or replayed < stacked)
+        found = self.chosen(k)
+        if found is not None:
+            return found == "graph"
+        return self.graphs and k.bit_length() in self._stacked and self._tries(k)
 
     def loses(self, k: int) -> str | None:
         """Why k are better trained one after another; None where a stack is faster, or was not tried yet."""
-        stacked, replayed = self._times(k)
-        if stacked is None or self.alone is None or self._tries(k) or self._one_by_one(k) > MARGIN * min(stacked, replayed):
+        if self.chosen(k) != "loop":
             return None
-        return self._shown(k)
+        return self._shown(k) if k.bit_length() in self._stacked else "this study chose so before it was resumed"
 
     def graph(self, k: int) -> str | None:
         """What was found of graphs for k, in figures; None where they were not timed, or not yet."""

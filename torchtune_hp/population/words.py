@@ -76,6 +76,13 @@ class Words:
             f"others wait in host memory for their turn. A smaller batch_size, or Fused(slots={half}), needs less.",
         )  # fmt: skip
 
+    def timed(self, name: str) -> None:
+        """That a clock chose; once for all that it chooses."""
+        self.say(
+            "choice", f"{name}: how trials are trained at once is chosen by timing it. Results depend on that by rounding, and another run "
+            'may choose otherwise: Fused(strategy="vmap") fixes it.', "timed",
+        )  # fmt: skip
+
     def tight(self, runner: ModelRunner) -> None:
         """The device does not hold all."""
         name = type(runner.member).__name__

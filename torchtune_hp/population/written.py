@@ -20,13 +20,15 @@ def written(model: nn.Module, optimizer: Optimizer) -> Iterator[tuple[str, Tenso
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and id(parameter) in trained:
             yield name, parameter
+    norms = [(path, module) for path, module in model.named_modules() if isinstance(module, _NormBase)]
+    if not norms:
+        return
     before = [(module, module.training) for module in model.modules()]
     model.train()
     moving = [
         (f"{path}.running_mean".lstrip("."), module.running_mean)
-        for path, module in model.named_modules()
-        if isinstance(module, _NormBase) and module.training and module.running_mean is not None
-    ]
+        for path, module in norms if module.training and module.running_mean is not None
+    ]   # fmt: skip
     for module, training in before:
         module.training = training
     yield from moving

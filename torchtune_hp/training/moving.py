@@ -18,7 +18,8 @@ HOST = torch.device("cpu")
 
 def move(model: nn.Module, optimizer: Optimizer, device: torch.device) -> None:
     """In place. An error in the middle leaves each tensor on one device or the other, whole: it can be moved again, either way."""
-    model.to(device)
+    if device != HOST or any(tensor.device != HOST for tensor in (*model.parameters(), *model.buffers())):
+        model.to(device)    # nothing to be done takes as long as to make a layer
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             held = optimizer.state.get(parameter, {})

@@ -1,0 +1,123 @@
+"""What a clock chooses is chosen once, known by a name that other processes give it too, and obeyed without asking the clock again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from torchtune_hp.population import group as group_module
+from torchtune_hp.population.engine import Engine
+from torchtune_hp.population.kinds import named, structure_of
+from torchtune_hp.population.speeds import Speeds
+
+from .test_engine import CONFIGS, Toy, alone, runners, same
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def timed(choices: dict[str, str], stack: float, k: int = 5, **more: Any) -> Speeds:
+    """One after another takes 1 s a member."""
+    speeds = Speeds(choices=choices, name="Toy", **more)
+    speeds.alone = 1.0
+    speeds.note(k, stack, 0.0)
+    return speeds
+
+
+@pytest.mark.parametrize(("stack", "found"), [(4.0, "vmap"), (5.1, "vmap"), (5.5, "loop")])
+def test_the_faster_is_chosen_and_written_down_at_once(stack: float, found: str) -> None:
+    choices: dict[str, str] = {}
+    speeds = timed(choices, stack)
+    assert choices == {"Toy 3": found} and speeds.chosen(5) == found
+    assert (speeds.loses(5) == "5 at once take 5.5e+03 ms an update, one after another 5e+03 ms") == (found == "loop")
+
+
+def test_no_later_time_and_no_other_number_of_that_size_changes_it() -> None:
+    choices: dict[str, str] = {}
+    speeds = timed(choices, 4.5)
+    speeds.note(5, 9.0, 0.0)
+    speeds.alone = 0.1
+    assert speeds.chosen(4) == speeds.chosen(7) == "vmap" and speeds.loses(4) is None
+    speeds.note(8, 4.5, 0.0)
+    assert choices == {"Toy 3": "vmap", "Toy 4": "loop"}
+
+
+@pytest.mark.parametrize("given", ["vmap", "loop", "graph"])
+def test_what_was_chosen_before_is_obeyed_with_no_time_known_and_whatever_is_measured(given: str) -> None:
+    speeds = Speeds(True, {"Toy 3": given}, "Toy")
+    for _ in range(2):
+        assert speeds.chosen(5) == given and speeds.replays(5) == (given == "graph")
+        assert (speeds.loses(5) is not None) == (given == "loop")
+        speeds.alone = 1e-9
+        speeds.note(5, 1.0, 0.0)
+    assert speeds.loses(8) is None and not speeds.replays(8)
+
+
+def test_a_graph_that_cannot_be_captured_any_more_is_chosen_anew() -> None:
+    choices = {"Toy 3": "graph"}
+    speeds = timed(choices, 4.0)
+    assert not speeds.replays(5) and choices == {"Toy 3": "vmap"}
+
+
+# The names of structures ------------------------------------------------------------------------------------------------------
+
+
+class Attentive(Toy):
+    """A layer of torch's that holds a function, and a builtin one."""
+
+    def build(self, config: Any) -> nn.Module:
+        layer = nn.TransformerEncoderLayer(6, 2, 8, dropout=0.0, activation=config.get("activation", F.relu))
+        return nn.Sequential(layer, nn.Linear(6, 3))
+
+
+def name_of(cls: type[Toy], **config: Any) -> str:
+    return named(structure_of(runners(cls, [config])[0]))
+
+
+def test_other_widths_and_classes_have_other_names_and_other_numbers_have_not() -> None:
+    assert name_of(Toy, lr=0.1, p=0.5, width=8) == name_of(Toy, lr=0.2, p=0.1, width=60)      # padded, they are of one structure
+    assert len({name_of(Toy), name_of(Toy, width=100), name_of(Attentive), name_of(Attentive, activation=F.gelu)}) == 4
+
+
+def test_another_process_gives_the_same_names() -> None:
+    code = (
+        "from tests.population.test_speeds import Attentive, F, Toy, name_of, torch\n"
+        "print(name_of(Toy)), print(name_of(Attentive)), print(name_of(Attentive, activation=torch.relu))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+    assert ran.stdout.split("\n")[:3] == [name_of(Toy), name_of(Attentive), name_of(Attentive, activation=torch.relu)]
+
+
+# The engine -------------------------------------------------------------------------------------------------------------------
+
+
+def advanced(choices: dict[str, str]) -> list[str]:
+    said: list[str] = []
+    engine, members = Engine(lambda kind, text: said.append(text), "auto", choices), runners(Toy)
+    looks = [engine.advance(members) for _ in range(3)]
+    same([[look[member] for look in looks] for member in members], alone(Toy))
+    return said
+
+
+def test_an_engine_writes_down_what_it_chose_and_says_once_that_a_clock_did() -> None:
+    choices: dict[str, str] = {}
+    said = advanced(choices)
+    assert list(choices) == [f"{name_of(Toy)} 3"] and set(choices.values()) <= {"vmap", "loop"}
+    assert [text for text in said if "timing" in text] == [
+        "Toy: how trials are trained at once is chosen by timing it. Results depend on that by rounding, and another run may choose "
+        'otherwise: Fused(strategy="vmap") fixes it.'
+    ]
+
+
+@pytest.mark.parametrize("given", ["vmap", "loop"])
+def test_an_engine_keeps_to_what_was_chosen_and_times_no_member(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_module, "time_alone", None)
+    said = advanced({f"{name_of(Toy)} 3": given})
+    one_by_one = f"Toy: trained one by one where there are {len(CONFIGS)} or so: this study chose so before it was resumed."
+    assert said == (["Toy: stack 1 begins with 5 trials."] if given == "vmap" else [one_by_one])
