@@ -11,7 +11,7 @@ Laws:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 from struct import Struct, pack as pack_floats, unpack as unpack_floats
 from typing import Any, TypeVar
 
@@ -22,11 +22,14 @@ _FLOAT = {float}
 class Layout:
     """How the floats of trials lie: `d` coordinates of x, then a config's values under `names`; float64, little-endian."""
 
-    __slots__ = ("_at", "_values", "names", "pack", "x")
+    __slots__ = ("_at", "_values", "d", "names", "pack", "size", "x")
 
     def __init__(self, d: int, names: tuple[str, ...]) -> None:
+        self.d = d
         self.names = names
-        self.pack = Struct(f"<{d + len(names)}d").pack
+        form = Struct(f"<{d + len(names)}d")
+        self.size = form.size
+        self.pack = form.pack
         self.x = Struct(f"<{d}d").unpack_from
         self._values = Struct(f"<{len(names)}d").unpack_from
         self._at = 8 * d
@@ -35,9 +38,9 @@ class Layout:
         return dict(zip(self.names, self._values(floats, self._at)))
 
 
-@lru_cache(maxsize=1024)
+@cache
 def layout(d: int, names: tuple[Any, ...]) -> Layout | None:
-    """The one Layout of these, shared by all trials of a study; None if the names are not all strings."""
+    """The one Layout of these, in this process; None if the names are not all strings."""
     return Layout(d, names) if all(type(name) is str for name in names) else None
 
 
