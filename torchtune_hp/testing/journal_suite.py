@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +33,8 @@ def seen(turns: Iterable[Turn]) -> str:
     return repr([(events, limits, commands) for events, limits, commands in turns])
 
 
-CONFIGS: list[Callable[[float], dict[str, Any]]] = [
-    lambda value: {"lr": value, "net": {"width": 8}},
-    lambda value: {"lr": value, "wd": -0.0, "nan": math.nan},       # floats alone lie beside x
-    lambda value: {},
-    lambda value: {"lr": value},
-]
-
-
 def trial(id: int, **changes: Any) -> Trial:
-    return Trial(**{"id": id, "x": (id / 7, 0.5), "config": CONFIGS[id % 4](id / 3), "seed": id * 31, **changes})
+    return Trial(**{"id": id, "x": (id / 7, 0.5), "config": {"lr": id / 3, "net": {"width": 8}}, "seed": id * 31, **changes})
 
 
 def a_study(turns: int, seed: int = 0, width: int = 4) -> list[Turn]:
@@ -69,7 +61,8 @@ def a_study(turns: int, seed: int = 0, width: int = 4) -> list[Turn]:
                 commands.append(Train(id, step + 1))
                 running[id] = step + 1
         while len(running) < width:
-            commands.append(Launch(trial(made, tag=made % 3, parent=made - 1 if made % 5 == 4 else None), 1))
+            several = {"config": {"lr": made / 3, "wd": -0.0, "nan": math.nan}} if made % 2 else {}       # floats alone, and others
+            commands.append(Launch(trial(made, tag=made % 3, parent=made - 1 if made % 5 == 4 else None, **several), 1))
             running[made] = 1
             made += 1
         if draw.random() < 0.3:
