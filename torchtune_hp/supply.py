@@ -18,6 +18,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError
+from .packing import Layout, held
 from .searchers.base import Searcher
 from .seeds import derive
 from .trial import Config, Setting, Trial
@@ -142,4 +143,5 @@ class Supply:
 
 
 def _recorded_point(trial: Trial) -> Point:
-    return trial.x, trial.config, trial.seed
+    x, form = held(trial)
+    return (x, form, trial.seed) if type(form) is Layout else (trial.x, form, trial.seed)
