@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -20,7 +21,7 @@ from torchtune_hp import journal_file, journal_rows, journal_text
 from torchtune_hp.errors import ConfigurationError, JournalError, StudyExistsError, StudyNotFoundError
 from torchtune_hp.journal import Journal
 from torchtune_hp.testing.journal_suite import HEADER, JournalSuite, Turn, a_study, seen, trial, write
-from torchtune_hp.trial import Drop, Failed, Keep, Launch, Limits, Note, Reached, Train
+from torchtune_hp.trial import Drop, Failed, Keep, Launch, Limits, Note, Reached, Train, Trial
 
 ROOT = Path(__file__).resolve().parent.parent
 ONE = Limits(1)
@@ -93,6 +94,32 @@ def test_what_json_has_no_word_for_is_kept_by_its_repr_and_numbers_of_numpy_are_
         "a": {"__repr__": "<class 'int'>"}, "b": 3, "c": 0.5, "d": [1, 2], "('e', 1)": {"2": {"__repr__": "{3}"}},
         "f": [1, {"__repr__": "..."}],
     }   # fmt: skip
+
+
+def test_the_names_of_floats_are_written_once_for_all_trials_and_sessions(tmp_path: Path) -> None:
+    configs = [{"a": 0.1, "b": math.inf}, {"b": 0.1, "a": -0.0}, {"a": 0.1}, {"a": 1, "b": 0.5}]
+    trials = [Trial(id, (id / 7, 1 / 3), configs[id % 4], 0) for id in range(24)]
+    for part in (trials[:5], trials[5:10], trials[10:]):
+        with Journal.open(tmp_path, write=True) if part[0].id else Journal.create(tmp_path, HEADER) as journal:
+            for one in part:
+                journal.append((), Limits(4), [Launch(one, 1)])
+                assert journal.trial(one.id).config == one.config
+    with Journal.open(tmp_path) as reader:
+        assert list(reader.rows("SELECT d, names FROM layout ORDER BY id")) == [(2, '["a","b"]'), (2, '["b","a"]'), (2, '["a"]')]
+        again = [command.trial for _, _, commands in reader.turns() for command in commands if isinstance(command, Launch)]
+        assert repr(again) == repr(trials)
+        texts = reader.rows("SELECT config_text(x, config, names) FROM trials ORDER BY id")
+        assert [list(journal_text.from_json(text).items()) for (text,) in texts] == [list(one.config.items()) for one in trials]
+
+
+def test_a_row_of_floats_that_cannot_be_read_is_damage(tmp_path: Path) -> None:
+    with Journal.create(tmp_path, HEADER) as journal:
+        journal.append((), Limits(4), [Launch(Trial(0, (0.5,), {"a": 0.5}, 0), 1)])
+    with sqlite3.connect(tmp_path / "study.db") as db:
+        db.execute("DELETE FROM layout")
+    db.close()
+    with Journal.open(tmp_path) as reader, pytest.raises(JournalError, match="It is damaged"):
+        list(reader.rows("SELECT config_text(x, config, names) FROM trials"))
 
 
 def test_a_config_that_is_not_a_dict_by_class_is_stored_as_one() -> None:
@@ -397,7 +424,7 @@ def test_another_format_is_told_and_not_written(tmp_path: Path, off: int, whose:
         db.execute(f"PRAGMA user_version = {journal_rows.SCHEMA + off}")
     db.close()
     before = (tmp_path / "study.db").read_bytes()
-    with pytest.raises(JournalError, match=rf"made by {whose} version of .* \(format {3 + off}; this version reads 3\).* {way} to open it"):
+    with pytest.raises(JournalError, match=rf"made by {whose} version of .* \(format {4 + off}; this version reads 4\).* {way} to open it"):
         Journal.open(tmp_path, write=True)
     assert (tmp_path / "study.db").read_bytes() == before
 
@@ -417,7 +444,8 @@ def test_a_truncated_file_is_an_error_when_its_lost_part_is_read(tmp_path: Path)
     [
         "DELETE FROM report WHERE id = 3", "DELETE FROM trial WHERE id = 1", "DELETE FROM header WHERE key = 'metric'",
         "UPDATE report SET metrics = '{' WHERE id = 3", "UPDATE trial SET x = x'00112233445566778899' WHERE id = 1",
-        "UPDATE header SET value = '{' WHERE key = 'metric'", "DROP TABLE turn",
+        "UPDATE header SET value = '{' WHERE key = 'metric'", "DROP TABLE turn", "DELETE FROM layout WHERE id = 0",
+        "UPDATE layout SET d = 7", "UPDATE layout SET names = '[1]' WHERE id = 0", "UPDATE trial SET config = 9 WHERE id = 1",
     ],
 )   # fmt: skip
 def test_damage_inside_the_tables_is_an_error_and_never_a_shorter_study(tmp_path: Path, damage: str) -> None:

@@ -16,7 +16,8 @@ from typing import IO, Any
 from .journal_text import to_json
 from .results import FIXED, Record, Results, record
 
-_REPORTS = "SELECT r.trial, t.state, r.step, r.time, r.metrics, t.config FROM report r JOIN trials t ON t.id = r.trial ORDER BY r.id"
+_REPORTS = """SELECT r.trial, t.state, r.step, r.time, r.metrics, config_text(t.x, t.config, t.names)
+    FROM report r JOIN trials t ON t.id = r.trial ORDER BY r.id"""
 
 
 def export(folder: Path, output: str | None, reports: bool) -> int:

@@ -174,7 +174,8 @@ class Journal:
 
     def trial(self, id: int) -> Trial:
         """A launched trial; its config is what JSON holds of it. KeyError if there is none."""
-        for trial in journal_turns.trials_of(self._chunks(f"{journal_turns.TRIALS} WHERE id = ?", id)):
+        found = self._chunks(f"{journal_turns.TRIALS} WHERE id = ?", id)
+        for trial in journal_turns.trials_of(found, rows.layouts(self.rows(journal_turns.LAYOUTS))):
             return trial
         raise KeyError(id)
 
@@ -217,6 +218,7 @@ class Journal:
             for best in self._db.execute("SELECT value, turn, trial FROM report WHERE id = ?", (stand.report,)):
                 stand.best = best
             ((noted,),) = self._db.execute("SELECT max(time) FROM note")
+            stand.layouts = {form: id for id, form in rows.layouts(self._db.execute(journal_turns.LAYOUTS)).items()}
         stand.seconds = max(stand.seconds, noted or 0.0)
         return stand
 

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Literal
 
 from .errors import JournalError, StudyExistsError, StudyNotFoundError
-from .journal_rows import APPLICATION, SCHEMA
+from .journal_rows import APPLICATION, SCHEMA, config_text
 
 NAME = "study.db"
 Durable = Literal["process", "power"]
@@ -121,7 +121,7 @@ def _hint(error: Exception, path: str | Path) -> str:
         )
     if "not a database" in text:
         return "It is not a journal, or its beginning was overwritten. It was left as it is; restore it from a copy."
-    if "malformed" in text or not isinstance(error, (sqlite3.Error, OverflowError)):
+    if "malformed" in text or "user-defined function" in text or not isinstance(error, (sqlite3.Error, OverflowError)):
         return "It is damaged. It was left as it is; restore it from a copy."
     return "Is its folder readable, writable and on a local disk?"
 
@@ -136,8 +136,11 @@ def sync(path: Path) -> None:
 
 
 def _connect(target: str, path: str | Path) -> sqlite3.Connection:
+    """With the function `config_text`, which says in a query what a trial's config is."""
     with failing(path):
-        return sqlite3.connect(target, timeout=30.0, isolation_level=None, check_same_thread=False, uri=target.startswith("file:"))
+        db = sqlite3.connect(target, timeout=30.0, isolation_level=None, check_same_thread=False, uri=target.startswith("file:"))
+        db.create_function("config_text", 3, config_text, deterministic=True)
+        return db
 
 
 def _build(db: sqlite3.Connection, tables: str, header: Sequence[tuple[str, str]]) -> None:

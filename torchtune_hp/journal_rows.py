@@ -4,9 +4,11 @@
     report       one look at a trial; `value` is what is minimized (NULL only for several objectives), `best` the best report up to it
     turn         one step of the study: how many events it heard, its limits, its commands. A turn that heard one report and nothing
                  else, under the limits of the turn before, has no row: its report's `commands` are the turn's (else they are NULL)
-    trial        x as float64, the config as JSON, study time at its launch, where it stands, its last and its best report
+    layout       how a config of floats alone lies behind its x: d coordinates, then the values by these names (JSON)
+    trial        x as float64, the config as JSON (or the row of its layout, and its values behind x), study time at its launch, where it
+                 stands, its last and its best report
     dropped      trials that were dropped some time after their last look (else their state says so already)
-    trials       the same as `trial`, as a view in which those that were dropped are stopped, completed or failed
+    trials       the same as `trial`, as a view in which those that were dropped are stopped, completed or failed; with their layouts
     failure      one failed trial, with its traceback
     note         what is worth knowing; `place` is NULL for a note that was written between two turns
     checkpoint   files of the vault; paths are relative to the study's folder
@@ -25,30 +27,32 @@ import math
 import sqlite3
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from .journal_text import to_json, to_text
+from .journal_text import from_json, to_json, to_text
 from .objective import VIOLATED, Objective
+from .packing import Layout, held, layout
 from .trial import Command, Drop, Event, Failed, Launch, Limits, Note, Reached, Train, Trial
 
 APPLICATION = 0x74746870
 """Stamped into every study.db ("tthp"), so that another program's database is not taken for a study."""
 
-SCHEMA = 3
+SCHEMA = 4
 """Raised whenever a table changes; a journal with another number was made by another version."""
 
 TABLES = """
 CREATE TABLE header (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE turn (id INTEGER PRIMARY KEY, reports INTEGER NOT NULL, others INTEGER NOT NULL, capacity INTEGER NOT NULL,
     trials INTEGER, seconds REAL, target REAL, commands TEXT NOT NULL, time REAL NOT NULL);
-CREATE TABLE trial (id INTEGER PRIMARY KEY, x BLOB NOT NULL, config TEXT NOT NULL, seed INTEGER NOT NULL, tag INTEGER NOT NULL,
+CREATE TABLE layout (id INTEGER PRIMARY KEY, d INTEGER NOT NULL, names TEXT NOT NULL, UNIQUE (d, names));
+CREATE TABLE trial (id INTEGER PRIMARY KEY, x BLOB NOT NULL, config BLOB NOT NULL, seed INTEGER NOT NULL, tag INTEGER NOT NULL,
     parent INTEGER, turn INTEGER NOT NULL, time REAL NOT NULL, state TEXT NOT NULL, kind TEXT, step INTEGER NOT NULL, bad INTEGER NOT NULL,
     last INTEGER, best INTEGER, value REAL);
 CREATE TABLE dropped (id INTEGER PRIMARY KEY);
-CREATE VIEW trials AS SELECT t.id, x, config, seed, tag, parent, turn, time, step, last, best, value,
+CREATE VIEW trials AS SELECT t.id, x, config, (SELECT names FROM layout l WHERE l.id = config) AS names,
+    seed, tag, parent, turn, time, step, last, best, value,
     CASE WHEN d.id IS NULL THEN state WHEN state = 'failed' OR bad THEN 'failed' WHEN state = 'completed' OR
         step >= (SELECT value FROM header WHERE key = 'max_t') THEN 'completed' ELSE 'stopped' END AS state,
     CASE WHEN d.id IS NOT NULL AND state <> 'failed' AND bad THEN 'diverged' ELSE kind END AS kind
@@ -88,11 +92,15 @@ class Move:
         self.best: int | None = None
         self.value: float | None = None
 
+    def stand(self) -> tuple[Any, ...]:
+        """The columns of a new trial from `state` on."""
+        return self.state, self.kind, self.step or 0, self.bad, self.last, self.best, self.value
+
 
 @dataclass(slots=True)
 class Stand:
-    """How far a journal goes: the next turn and report, the largest time, the limits of the last turn, and the best
-    (value, turn, trial) with its report."""
+    """How far a journal goes: the next turn and report, the largest time, the limits of the last turn, the best
+    (value, turn, trial) with its report, and the layouts with their rows."""
 
     turns: int = 0
     reports: int = 1
@@ -100,6 +108,7 @@ class Stand:
     limits: Limits | None = None
     best: tuple[float, int, int] = (VIOLATED, 0, 0)
     report: int | None = None
+    layouts: dict[Layout, int] = field(default_factory=dict)
 
 
 class Pending:
@@ -113,7 +122,8 @@ class Pending:
         self.turns = 0
         self.notes: list[tuple[Any, ...]] = []
         self._turns: list[tuple[Any, ...]] = []
-        self._trials: list[tuple[Trial, int, float]] = []
+        self._trials: list[tuple[Any, ...]] = []
+        self._layouts: list[tuple[int, int, str]] = []
         self._reports: list[tuple[Any, ...]] = []
         self._failures: list[tuple[Any, ...]] = []
         self._moves: defaultdict[int, Move] = defaultdict(Move)
@@ -173,19 +183,39 @@ class Pending:
     def _words(self, turn: int, commands: Sequence[Command]) -> list[str]:
         """The commands in their turn's JSON; it is noted what becomes of their trials."""
         words = []
+        gone: list[int] = []        # a run of drops is one word: late in a large study they are most of what there is
         for command in commands:
             if isinstance(command, Drop):
                 self._drop(command.trial)
-                words.append(f'["D",{command.trial}]')
-            elif isinstance(command, Train):
+                gone.append(command.trial)
+                continue
+            if gone:
+                words.append(f'["D",{",".join(map(str, gone))}]')
+                gone = []
+            if isinstance(command, Train):
                 self._moves[command.trial].state = "running"
                 words.append(f'["T",{command.trial},{"null" if command.until is None else command.until}]')
             elif isinstance(command, Launch):
-                self._trials.append((command.trial, turn, self._stand.seconds))
+                self._launch(command.trial, turn)
                 words.append(f'["L",{command.trial.id},{command.until}]')
             else:
                 words.append(f'["K",{command.trial},{list(command.instead_of)}]')
+        if gone:
+            words.append(f'["D",{",".join(map(str, gone))}]')
         return words
+
+    def _launch(self, trial: Trial, turn: int) -> None:
+        x, form = held(trial)
+        config: int | str
+        if isinstance(form, Layout):
+            known = self._stand.layouts
+            if form not in known:
+                known[form] = len(known)
+                self._layouts.append((known[form], form.d, to_json(form.names)))
+            config = known[form]
+        else:
+            config = to_json(form)
+        self._trials.append((trial.id, x, config, trial.seed, trial.tag, trial.parent, turn, self._stand.seconds))
 
     def _drop(self, trial: int) -> None:
         move = self._moves.get(trial)
@@ -204,8 +234,10 @@ class Pending:
             many("INSERT INTO turn VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", self._turns)
         new: set[int] = set()
         if self._trials:
-            new = {trial.id for trial, _, _ in self._trials}
-            fresh = [_trial_row(trial, turn, time, self._moves.get(trial.id, _LAUNCHED)) for trial, turn, time in self._trials]
+            new = {row[0] for row in self._trials}
+            moves = self._moves
+            fresh = [row + moves.get(row[0], _LAUNCHED).stand() for row in self._trials]
+            many("INSERT INTO layout VALUES (?, ?, ?)", self._layouts)
             many("INSERT INTO trial VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", fresh)
         if self._reports:
             many("INSERT INTO report VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", self._reports)
@@ -232,15 +264,20 @@ class Pending:
 _LAUNCHED = Move()
 
 
-@cache
-def _packer(n: int) -> Callable[..., bytes]:
-    return struct.Struct(f"<{n}d").pack
+def layouts(rows: Iterable[Sequence[Any]]) -> dict[int, Layout]:
+    """From (id, d, names). ValueError for what no journal was given."""
+    found = {id: layout(d, tuple(from_json(names))) for id, d, names in rows}
+    if None in found.values():
+        raise ValueError("malformed: a name of a layout is no text")
+    return found  # type: ignore[return-value]
 
 
-def _trial_row(trial: Trial, turn: int, time: float, move: Move) -> tuple[Any, ...]:
-    x = _packer(len(trial.x))(*trial.x)
-    stand = (move.state, move.kind, move.step or 0, move.bad, move.last, move.best, move.value)
-    return (trial.id, x, to_json(trial.config), trial.seed, trial.tag, trial.parent, turn, time, *stand)
+def config_text(x: bytes, config: int | str, names: str | None) -> str:
+    """A trial's config as JSON, from its row in `trials`."""
+    if isinstance(config, str):
+        return config
+    keys = from_json(names or "null")
+    return to_json(dict(zip(keys, struct.unpack_from(f"<{len(keys)}d", x, len(x) - 8 * len(keys)))))
 
 
 def note_row(turn: int, note: Note) -> tuple[Any, ...]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import sqlite3
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
 
+from .journal_rows import layouts
 from .journal_text import from_json, text_of
+from .packing import Layout
 from .trial import Command, Drop, Event, Failed, Keep, Launch, Limits, Note, Reached, Train, Trial
 
 Row = tuple[Any, ...]
@@ -21,7 +23,8 @@ Rows = Iterable[Sequence[Row]]
 Look = tuple[Reached, int, str | None]
 """A report, its turn, and the commands of that turn if the report is all there is of it."""
 
-TRIALS = "SELECT config, id, x, seed, tag, parent FROM trial"
+TRIALS = "SELECT id, x, config, seed, tag, parent FROM trial"
+LAYOUTS = "SELECT id, d, names FROM layout"
 _LAST = """SELECT max(ifnull((SELECT id FROM turn ORDER BY id DESC LIMIT 1), -1),
     ifnull((SELECT turn FROM report ORDER BY id DESC LIMIT 1), -1))"""
 _TURNS = "SELECT id, reports, others, commands, capacity, trials, seconds, target FROM turn WHERE id <= ? ORDER BY id"
@@ -36,7 +39,7 @@ def turns(query: Callable[..., Rows]) -> Iterator[tuple[tuple[Event, ...], Limit
     ((last,),) = chain.from_iterable(query(_LAST))
     looks = _looks(query(_LOOKS, last))
     others = _others(chain.from_iterable(query(_OTHERS, last)))
-    launched = _Launched(trials_of(query(f"{TRIALS} WHERE turn <= ? ORDER BY id", last)))
+    launched = _Launched(trials_of(query(f"{TRIALS} WHERE turn <= ? ORDER BY id", last), layouts(chain.from_iterable(query(LAYOUTS)))))
     limits: Limits | None = None
     number = 0
     for id, heard, more, commands, *bounds in chain.from_iterable(query(_TURNS, last)):
@@ -47,11 +50,16 @@ def turns(query: Callable[..., Rows]) -> Iterator[tuple[tuple[Event, ...], Limit
     yield from _single(looks, range(number, last + 1), limits, launched)
 
 
-def trials_of(chunks: Rows) -> Iterator[Trial]:
-    """From chunks of (config, id, x, seed, tag, parent)."""
-    for rows in chunks:
-        for config, (_, id, x, seed, tag, parent) in zip(_parsed(rows), rows):
-            yield Trial(id, struct.unpack(f"<{len(x) // 8}d", x), config, seed, tag, parent)
+def trials_of(chunks: Rows, layouts: Mapping[int, Layout]) -> Iterator[Trial]:
+    """From chunks of (id, x, config, seed, tag, parent)."""
+    for id, x, config, seed, tag, parent in chain.from_iterable(chunks):
+        if isinstance(config, str):
+            yield Trial(id, struct.unpack(f"<{len(x) // 8}d", x), from_json(config), seed, tag, parent)
+        else:
+            form = layouts.get(config)
+            if form is None or len(x) != form.size:
+                raise ValueError(f"malformed: the {len(x)} bytes of trial {id} do not lie as layout {config} says")
+            yield Trial(id, x, form, seed, tag, parent)  # type: ignore[arg-type]     # as they are held
 
 
 def _single(
@@ -99,7 +107,7 @@ def _commands(text: str, launched: Callable[[int], Trial]) -> list[Command]:
         if word == "T":
             commands.append(Train(id, *rest))
         elif word == "D":
-            commands.append(Drop(id))
+            commands += map(Drop, (id, *rest))
         elif word == "L":
             commands.append(Launch(launched(id), *rest))
         else:

@@ -1,64 +1,80 @@
 """The trials that may still be named: where each stands, and what it was granted.
 
-Ids count from 0 without a gap, so they are places in a list. A dropped trial leaves an empty place, and nothing else of it stays.
+Ids count from 0 without a gap, so they are places in columns. A trial that is forgotten leaves an empty place. The numbers beside it
+stay, a few bytes: an object that held them would have left the caches by then, and to find and free it would cost more than all else.
 """
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections.abc import Iterator
 
 from .trial import Trial
 
 
-class Live:
-    """A trial that may still be named. `step`, `values`: of its last look (None before the first). `granted` None: to its own
-    end. `since`: the tick of its last submission."""
-
-    __slots__ = ("granted", "since", "step", "trial", "values")
-
-    def __init__(self, trial: Trial, step: int, granted: int | None) -> None:
-        self.trial = trial
-        self.step = step
-        self.granted = granted
-        self.since = 0
-        self.values: tuple[float, ...] | None = None
-
-
 class Living:
-    """Iterating gives the live trials in order of their ids.
+    """Columns, by trial id. Iterating gives the live trials in order of their ids.
 
-    >>> living = Living()
-    >>> [living.enter(Trial(living.next, (), {}, 0), 0, None).trial.id for _ in range(3)], living.next
+    `trials`: None where forgotten. `steps`: of the last look. `granted`: None to its own end. `since`: the tick of the last submission.
+
+    >>> living = Living(objectives=1)
+    >>> [living.enter(Trial(living.next, (), {}, 0), 0, None) for _ in range(3)], living.next
     ([0, 1, 2], 3)
-    >>> living.forget(1), living.forget(1), [live.trial.id for live in living]
+    >>> living.forget(1), living.forget(1), [trial.id for trial in living]
     (True, False, [0, 2])
+    >>> living.values(0), living.look(0, (0.5,)), living.values(0)
+    (None, None, (0.5,))
     """
 
-    def __init__(self) -> None:
-        self._places: list[Live | None] = []
+    def __init__(self, objectives: int) -> None:
+        self.trials: list[Trial | None] = []
+        self.steps: list[int] = []
+        self.granted: list[int | None] = []
+        self.since: list[int] = []
+        self._unseen = array("d", [math.nan] * objectives)
+        self._values = array("d")           # of the last look, one after another; NaN before the first
 
     @property
     def next(self) -> int:
         """The id of the next trial to enter."""
-        return len(self._places)
+        return len(self.trials)
 
-    def enter(self, trial: Trial, step: int, granted: int | None) -> Live:
-        live = Live(trial, step, granted)
-        self._places.append(live)
-        return live
+    def enter(self, trial: Trial, step: int, granted: int | None) -> int:
+        """Its id."""
+        self.trials.append(trial)
+        self.steps.append(step)
+        self.granted.append(granted)
+        self.since.append(0)
+        self._values.extend(self._unseen)
+        return trial.id
 
-    def named(self, id: int) -> Live:
+    def named(self, id: int) -> Trial:
         """RuntimeError for a trial that was forgotten."""
-        live = self._places[id]
-        if live is None:
+        trial = self.trials[id]
+        if trial is None:
             raise RuntimeError(f"a trial that ended or was dropped is never named again, but trial {id} was.")
-        return live
+        return trial
+
+    def values(self, id: int) -> tuple[float, ...] | None:
+        """Of the last look; None before the first."""
+        n = len(self._unseen)
+        values = tuple(self._values[id * n : id * n + n])
+        return None if math.isnan(values[0]) else values
+
+    def look(self, id: int, values: tuple[float, ...]) -> None:
+        """What a look found. No value is NaN: that is +inf by now."""
+        if len(values) == 1:
+            self._values[id] = values[0]
+        else:
+            n = len(values)
+            self._values[id * n : id * n + n] = array("d", values)
 
     def forget(self, id: int) -> bool:
         """Whether it was there to be forgotten."""
-        there = self._places[id] is not None
-        self._places[id] = None
+        there = self.trials[id] is not None
+        self.trials[id] = None
         return there
 
-    def __iter__(self) -> Iterator[Live]:
-        return (live for live in self._places if live is not None)
+    def __iter__(self) -> Iterator[Trial]:
+        return (trial for trial in self.trials if trial is not None)

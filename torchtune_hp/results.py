@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .vault import Vault
 
 _INFINITE = float("inf")
-_RESULT = """SELECT t.id, t.config, t.state, t.kind, t.step, r.step, r.metrics, r.time, r.done, t.time,
+_RESULT = """SELECT t.id, config_text(t.x, t.config, t.names), t.state, t.kind, t.step, r.step, r.metrics, r.time, r.done, t.time,
     (SELECT error FROM failure WHERE trial = t.id), t.last FROM trials t
     LEFT JOIN report r ON r.id = {report}"""
 # What a trial is shown with: its best report; of several objectives the report whose weights are kept, else the last one.

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Literal
 
 from .errors import ReplayError, TrialFinishedError
 from .keeping import BestFew, Front
-from .living import Live, Living
+from .living import Living
 from .objective import VIOLATED, Objective
 from .schedulers.base import Scheduler
 from .searchers.base import Searcher
@@ -85,9 +85,9 @@ class Study:
         self._stop = stop
         self._look = ENDLESS if look_every == "grant" else look_every
         self._keeper = BestFew(keep) if setting.objectives == 1 else Front()
-        self._living = Living()
+        self._living = Living(setting.objectives)
         self._running: dict[int, int] = {}              # trial -> the step it was sent to, in order of submission
-        self._held: list[Live] = []                     # mid-grant: they go on in this order, once the study may
+        self._held: list[int] = []                      # mid-grant: they go on in this order, once the study may
         self._failures = 0
         self._first_error = ""
         searcher.begin(setting)
@@ -115,7 +115,7 @@ class Study:
         if self.over(limits) is not None:
             commands += self._decide(heard, 0, 0)
         else:
-            commands += map(self._train, self._held)
+            commands += [Train(id, self._send(id)) for id in self._held]
             self._held = []
             free = max(0, limits.capacity - len(self._running))
             commands += self._decide(heard, free, self._supply.left(limits.trials))
@@ -151,8 +151,8 @@ class Study:
 
     def reconfigure(self, config: Callable[[Trial], Config]) -> None:
         """Gives live trials the configs that `config` says: a journal holds JSON, and a config may hold any object."""
-        for live in self._living:
-            live.trial = replace(live.trial, config=config(live.trial))
+        for trial in self._living:
+            self._living.trials[trial.id] = replace(trial, config=config(trial))
 
     def outstanding(self) -> list[Command]:
         """What a resumed executor must be told, in order of submission."""
@@ -160,8 +160,9 @@ class Study:
 
     def standing(self) -> Standing:
         """Where the study stands, for an executor that begins now."""
-        since = {id: self._living.named(id).since for id in self._running}
-        return Standing(self.tick, since, tuple((live.trial, live.step) for live in self._living), self.seconds)
+        living = self._living
+        since = {id: living.since[id] for id in self._running}
+        return Standing(self.tick, since, tuple((trial, living.steps[trial.id]) for trial in living), self.seconds)
 
     # 1. What happened ---------------------------------------------------------------------------------------------------
 
@@ -176,12 +177,12 @@ class Study:
         id = event.trial
         if self._running.pop(id, None) is None:
             raise TrialFinishedError(f"trial {id} is not running: an event at step {event.step} came after its end, or twice.")
-        live = self._living.named(id)
-        step = event.step
-        trial = live.trial
+        living = self._living
+        trial = living.named(id)
+        step, before = event.step, living.steps[id]
         if event.time > self.seconds:
             self.seconds = event.time
-        tick = live.since + (step - live.step or 1)     # an end without a further step takes a tick as well
+        tick = living.since[id] + (step - before or 1)      # an end without a further step takes a tick as well
         if tick > self.tick:
             self.tick = tick
         if isinstance(event, Failed):
@@ -189,20 +190,22 @@ class Study:
             values: tuple[float, ...] = (math.inf,) * self.setting.objectives
             done, failed, over = False, True, True
         else:
-            if step > live.step or live.values is None:     # else it ended without a further report
-                live.values = self.objective.values(event.metrics)
-            values = live.values
+            seen = None if step > before else living.values(id)     # there is one if it ended without a further report
+            if seen is None:
+                seen = self.objective.values(event.metrics)
+                living.look(id, seen)
+            values = seen
             done, failed = event.done, False
             over = done or values[0] == math.inf
             self._failures = 0
-            if step > live.step:
+            if step > before:
                 if values[0] < self._keeper.bar and values[0] < VIOLATED:
                     offers.append((values, id))
                 if self._stop is not None and self._stop.ends(id, step, event.metrics):
                     over = done = True
-        if step > live.step:
-            live.step = step
-        granted = live.granted
+        if step > before:
+            living.steps[id] = step
+        granted = living.granted[id]
         if self.searcher.adaptive:
             looks.append(Report(id, step, values, trial.tag, trial.x, done, failed))
         if over or (granted is not None and step >= granted):
@@ -210,7 +213,7 @@ class Study:
             if over:
                 ended.append(id)
         else:
-            self._held.append(live)
+            self._held.append(id)
 
     def _count(self, event: Failed) -> None:
         if event.kind in _COUNTED:
@@ -247,23 +250,26 @@ class Study:
         if not decisions:
             return []
         news = [type(decision) for decision in decisions].count(New)
-        points = self._supply.points(news, fresh, (self._living.named(id).trial.x for id in self._running)) if news else iter(())
+        points = self._supply.points(news, fresh, (self._living.named(id).x for id in self._running)) if news else iter(())
         commands: list[Command] = []
+        running, forget = self._running, self._living.forget if self._stop is None else self._forget
         for decision in decisions:
             if isinstance(decision, Drop):
                 id = decision.trial
-                if id in self._running:
+                if id in running:
                     raise RuntimeError(f"{type(self.scheduler).__name__} dropped trial {id} while it trains; a trial is dropped at rest.")
-                if self._forget(id):
+                if forget(id):
                     commands.append(decision)
             elif isinstance(decision, New):
                 commands.append(self._launch(next(points), decision.tag, None, 0, decision.until))
             elif isinstance(decision, Train):
-                live = self._living.named(decision.trial)
-                live.granted = decision.until
-                commands.append(Train(decision.trial, self._send(live)))
+                id = decision.trial
+                self._living.named(id)
+                self._living.granted[id] = decision.until
+                commands.append(Train(id, self._send(id)))
             else:
-                parent = self._living.named(decision.parent).step
+                self._living.named(decision.parent)
+                parent = self._living.steps[decision.parent]
                 point = self._supply.fork(decision.x)
                 commands.append(self._launch(point, decision.tag, decision.parent, parent, parent + decision.further))
         return commands
@@ -278,23 +284,19 @@ class Study:
 
     def _launch(self, point: Point, tag: int, parent: int | None, step: int, until: int | None) -> Launch:
         trial = self._supply.trial(self._living.next, point, tag, parent)
-        live = self._living.enter(trial, step, until)
-        return Launch(trial, self._send(live))
+        return Launch(trial, self._send(self._living.enter(trial, step, until)))
 
-    def _train(self, live: Live) -> Train:
-        return Train(live.trial.id, self._send(live))
-
-    def _send(self, live: Live) -> int:
+    def _send(self, id: int) -> int:
         """Sets the trial running to its next look."""
-        granted = ENDLESS if live.granted is None else live.granted
-        until = live.step + self._look
-        if until > granted:
-            until = granted
+        step, granted = self._living.steps[id], self._living.granted[id]
+        until = step + self._look
+        if until > (bound := ENDLESS if granted is None else granted):
+            until = bound
         end = self.setting.max_t
-        if end is not None and live.step < end < until:
+        if end is not None and step < end < until:
             until = end         # where it ends by itself or by its stop rule, which must be asked there
-        live.since = self.tick
-        self._running[live.trial.id] = until
+        self._living.since[id] = self.tick
+        self._running[id] = until
         return until
 
 

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError
+from .packing import Layout, held
 from .searchers.base import Searcher
 from .seeds import derive
 from .trial import Config, Setting, Trial
@@ -32,8 +33,8 @@ BLOCK = 1024
 UNLIMITED = 10**9
 
 X = tuple[float, ...]
-Point = tuple[X, Config, int | None]
-"""Where a new trial lies: x, its config, and its seed where that is recorded already."""
+Point = tuple[Any, Any, int | None]
+"""Where a new trial lies: x and its config (or both as a trial holds them, see `packing`), and its seed where that is recorded already."""
 
 
 class Supply:
@@ -127,6 +128,10 @@ class Supply:
 
     def _points_at(self, x: Tensor) -> list[Point]:
         x = self._space.canonical(x)
+        packed = self._space.packed(x)
+        if packed is not None:
+            form, rows = packed
+            return [(floats, form, None) for floats in rows]
         return [(tuple(row), config, None) for row, config in zip(x.tolist(), self._space.decode(x))]
 
     def _sampled(self, x: X, seed: int) -> Config:
@@ -138,4 +143,5 @@ class Supply:
 
 
 def _recorded_point(trial: Trial) -> Point:
-    return trial.x, trial.config, trial.seed
+    x, form = held(trial)
+    return (x, form, trial.seed) if type(form) is Layout else (trial.x, form, trial.seed)

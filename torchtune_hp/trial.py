@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from .packing import packed
 from .values import value
 
 if TYPE_CHECKING:
@@ -72,9 +73,13 @@ class Setting:
     levels: Callable[[int, int], Tensor] | None = None
 
 
+@packed
 @value
 class Trial:
-    """One configuration to be trained. `x` is the truth; `config` is what the user's code reads (not compared)."""
+    """One configuration to be trained. `x` is the truth; `config` is what the user's code reads (not compared).
+
+    Both are packed (see `packing`): a config of floats alone is read as a new dict each time.
+    """
 
     id: int
     x: tuple[float, ...]

@@ -57,3 +57,8 @@ def test_hparams_enter_the_loss() -> None:
 
     plain, twice = runner(ToyModel, {"dropout": 0.0}), runner(Weighted, {"loss": {"scale": 2.0}, "lr": 0.025, "dropout": 0.0})
     assert looks(twice, 1)[0]["train_loss"] == pytest.approx(2 * looks(plain, 1)[0]["train_loss"], rel=1e-5)
+
+
+def test_a_member_has_one_config_as_long_as_it_lives() -> None:
+    member = runner(ToyModel, {"lr": 0.5, "dropout": 0.0}).member
+    assert member.config is member.config and member.config == {"lr": 0.5, "dropout": 0.0}

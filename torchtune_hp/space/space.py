@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SpaceError
+from ..packing import Layout, layout
 from ..trial import Config, Dim
 from . import described
 from .build import Builder
@@ -25,7 +26,7 @@ from .domains import Domain, kept
 from .laws import not_a_foreigner
 from .rows import Table
 from .sampled import Sampled, fill
-from .tree import Mapped, Node, Points
+from .tree import Group, Leaf, Mapped, Node, Points
 
 RARE = 1e-4
 """The smallest share of the cube that constraints may leave."""
@@ -129,6 +130,17 @@ class Space:
                 for config, seed in zip(configs, seeds):
                     fill(config, self._sampled, seed)
         return configs
+
+    def packed(self, x: Tensor) -> tuple[Layout, list[bytes]] | None:
+        """Points (n, d) that are canonical, with their configs, n objects in all (see `packing`); None unless those hold floats alone."""
+        children = self._node.children if isinstance(self._node, Group) else ()
+        leaves = [node for _, node in children if isinstance(node, Leaf) and node.column.kind == "float"]
+        form = layout(len(self.dims), tuple(key for key, _ in children))
+        if not len(leaves) == len(children) > 0 or self._sampled or form is None:
+            return None
+        points, everyone = self._points(x)
+        rows = np.column_stack([points, *(leaf.values(points, everyone) for leaf in leaves)]).astype("<f8")
+        return form, list(map(bytes, rows))
 
     def encode(self, configs: Sequence[Config]) -> Tensor:
         """n configs -> canonical points (n, d) float64. Constants and sample_from keys may be left out."""

@@ -61,7 +61,8 @@ def a_study(turns: int, seed: int = 0, width: int = 4) -> list[Turn]:
                 commands.append(Train(id, step + 1))
                 running[id] = step + 1
         while len(running) < width:
-            commands.append(Launch(trial(made, tag=made % 3, parent=made - 1 if made % 5 == 4 else None), 1))
+            several = {"config": {"lr": made / 3, "wd": -0.0, "nan": math.nan}} if made % 2 else {}       # floats alone, and others
+            commands.append(Launch(trial(made, tag=made % 3, parent=made - 1 if made % 5 == 4 else None, **several), 1))
             running[made] = 1
             made += 1
         if draw.random() < 0.3:

@@ -105,7 +105,7 @@ class ModelTrainable:
     @property
     def config(self) -> Config:
         """The trial's configuration."""
-        return self._placed("config").trial.config
+        return self._placed("config").config
 
     @property
     def hparams(self) -> Hparams:
@@ -142,6 +142,7 @@ class Here:
     """What a member knows of where it is."""
 
     trial: Trial
+    config: Config          # one object for as long as the member lives
     place: Place
     data: Loaded
     device: torch.device
@@ -152,12 +153,13 @@ def begin(cls: type[ModelTrainable], keywords: Mapping[str, Any], trial: Trial, 
     """A member: made, set up under the trial's seed, checked, and moved to the device."""
     device = torch.device(place.device)
     member = cls()
-    member._here = Here(trial, place, data, device, Hparams(trial.config, device))
+    config = trial.config
+    member._here = Here(trial, config, place, data, device, Hparams(config, device))
     end = own_end(cls)
     if end is not None and place.max_t is not None:
         vars(member)["max_t"] = min(end, place.max_t)
     with seeded(derive(trial.seed, "setup")):
-        member.setup(own_config(trial.config), **keywords)
+        member.setup(own_config(config), **keywords)
     check(member)
     _no_tensor_of_another(member, trial)
     move(member.model, member.optimizer, device)
