@@ -112,8 +112,8 @@ def chosen(rows: Sequence[Row], most: int) -> list[Row]:
 def tamed(values: Tensor) -> Tensor:
     """Values (..., n), smaller is better, so squeezed that none is far from the others: monotone, mean 0, variance 1 (or all 0).
 
-    With u the distance from the median in spreads of the better half (median to quartile): a worse value becomes u / (1 + u / 3), which
-    never exceeds 3; a better one 10 asinh(u / 10), nearly u for all but the absurd. Both have slope 1 at the median.
+    `squeezed` of u, the distance from the median in spreads of the better half (median to quartile): nearly u for all but what is much
+    worse or absurdly good.
     """
     values = values.clamp(-_LARGEST, _LARGEST)
     cuts = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0], dtype=values.dtype)
@@ -121,12 +121,16 @@ def tamed(values: Tensor) -> Tensor:
     spread = torch.ones_like(middle)
     for width in (most - middle, high - middle, middle - least, middle - low):      # the last positive one counts
         spread = torch.where(width > 0, width, spread)
-    u = (values - middle) / spread
-    worse = 1 / (1 / u.clamp_min(1e-300) + 1 / _WORST)
-    y = torch.where(u > 0, worse, _BEST * torch.asinh(u / _BEST))
+    y = squeezed((values - middle) / spread)
     y = y - y.mean(-1, keepdim=True)
     deviation = y.square().mean(-1, keepdim=True).sqrt()
     return y / torch.where(deviation > 0, deviation, 1.0)
+
+
+def squeezed(u: Tensor) -> Tensor:
+    """u / (1 + u / 3) of what is worse than 0, which never exceeds 3; 10 asinh(u / 10) of what is better. Slope 1 at 0."""
+    worse = 1 / (1 / u.clamp_min(1e-300) + 1 / _WORST)
+    return torch.where(u > 0, worse, _BEST * torch.asinh(u / _BEST))
 
 
 def scalarized(values: Tensor, weights: Tensor) -> Tensor:
