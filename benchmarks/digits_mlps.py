@@ -1,8 +1,8 @@
 """Trains every multilayer perceptron of the table behind the task "digits" of suggest_objectives.py, once, into digits_mlps.json.
 
 864 networks: width, depth, activation, learning rate and dropout, crossed; those of one architecture are trained together, by hand, as
-stacked tensors. Each sees 1,077 of scikit-learn's digits for 12 epochs of Adam, and is judged on 360 others. `error`: the share of those that is wrong.
-`parameters`: how many numbers are learned. Both in the order of itertools.product over `axes`.
+stacked tensors. Each sees 1,077 of scikit-learn's digits for 12 epochs of Adam, and is judged on 360 others. `error`: the share of
+those that is wrong. `parameters`: how many numbers are learned. Both in the order of itertools.product over `axes`.
 
     python benchmarks/digits_mlps.py        # a minute or two on two cores
 """

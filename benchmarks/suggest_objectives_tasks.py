@@ -42,7 +42,7 @@ class Task:
 
 def tasks() -> dict[str, Task]:
     """All tasks by name."""
-    found = [_zdt("zdt1", _zdt1), _zdt("zdt2", _zdt2), _zdt("zdt3", _zdt3), _dtlz2(2), _dtlz2(3)] + ([_digits()] if TABLE.exists() else [])
+    found = [_zdt("zdt1", _zdt1), _zdt("zdt2", _zdt2), _zdt("zdt3", _zdt3), _dtlz2(2), _dtlz2(3), _digits()]
     return {task.name: task for task in found}
 
 
@@ -67,17 +67,17 @@ def _zdt(name: str, second: Callable[[float, float], float]) -> Task:
         return x[0], second(x[0], 1 + 9 * sum(x[1:]) / (D - 1))
 
     reference = (1.1, 1.1)
-    return Task(name, _cube(), values, reference, hypervolume([(f, second(f, 1.0)) for f in np.linspace(0, 1, 100_001).tolist()], reference))
+    front = [(f, second(f, 1.0)) for f in np.linspace(0, 1, 100_001).tolist()]
+    return Task(name, _cube(), values, reference, hypervolume(front, reference))
 
 
 def _dtlz2(m: int) -> Task:
     def values(config: Mapping[str, Any]) -> Values:
         x = _point(config)
         radius = 1 + sum((value - 0.5) ** 2 for value in x[m - 1 :])
-        angles = [0.5 * math.pi * value for value in x[: m - 1]]
-        return tuple(
-            radius * math.prod(math.cos(angle) for angle in angles[: m - 1 - j]) * (math.sin(angles[m - 1 - j]) if j else 1.0) for j in range(m)
-        )
+        cosines = [math.cos(0.5 * math.pi * value) for value in x[: m - 1]]
+        sines = [1.0] + [math.sin(0.5 * math.pi * value) for value in reversed(x[: m - 1])]
+        return tuple(radius * math.prod(cosines[: m - 1 - j]) * sines[j] for j in range(m))
 
     ball = {2: math.pi / 4, 3: math.pi / 6}[m]         # the part of the unit ball that nothing reaches
     return Task(f"dtlz2-{m}", _cube(), values, (1.1,) * m, 1.1**m - ball)
@@ -100,4 +100,5 @@ def _digits() -> Task:
     rows = dict(zip(product(*axes.values()), zip(said["error"], map(math.log10, said["parameters"]))))
     reference = (0.9, max(size for _, size in rows.values()))
     space = {name: hp.choice(values) if isinstance(values[0], str) else hp.ordinal(values) for name, values in axes.items()}
-    return Task("digits", space, lambda config: rows[tuple(config[name] for name in axes)], reference, hypervolume(rows.values(), reference))
+    volume = hypervolume(rows.values(), reference)
+    return Task("digits", space, lambda config: rows[tuple(config[name] for name in axes)], reference, volume)

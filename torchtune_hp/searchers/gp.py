@@ -70,7 +70,7 @@ class GPSearch(Base):
         self._first = self.startup or max(8, len(setting.dims) + 1)
         self._kernel = kernel_of(setting)
         self._cube = cube_of(setting, self._kernel)
-        self._history = History(setting.max_t, self.exact)
+        self._history = History(setting.max_t, self.exact, setting.objectives)
         self._raw: Tensor | None = None         # (k, p): of the milestones fitted so far
         self._fitted = 0
         self._weights = torch.ones(1, 1, dtype=torch.float64)

@@ -1,11 +1,15 @@
-"""Several objectives as a process sees them: in units of the front, and the point from which hypervolume is measured.
+"""Several objectives as processes see them: in units of their front, and the point from which hypervolume is measured.
 
-    front       the trials that nobody dominates and, while those are fewer than 8, the fronts behind them
-    nadir       the worst value on it in each objective, unless that is among the worst 5 % of all
-    ideal       the best value on it, unless that is among the best 5 % of more than 20
-    reference   nadir + 0.1 (nadir - ideal)
+    front       the observations that nothing dominates and, while those are fewer than 8, the fronts behind them
+    ideal       the best value on it in each objective
+    limit       where the worst 5 % of all values begin, and a tenth of the way from ideal beyond
+    nadir       the worst value on the front, at most limit: no further, however absurd
+    reference   nadir + (nadir - ideal) / 2, at most limit
 
-A tenth beyond the nadir, so that the ends of the front count, but not more than its middle (Ishibuchi et al., GECCO 2011).
+A tenth of the extent beyond the nadir is what a finished front is measured by (`pareto.reference_point`). A search that stops there
+never leaves the part of the front it found first: the ends of what it does not know yet are worse than that in one objective. On ZDT1 it
+stayed below f1 = 0.27 for 60 evaluations. Where the reference is far beyond all that was seen, corners are tried for the sake of the
+strips behind them: on DTLZ2, 40 evaluations with a whole extent and no limit found nothing.
 """
 
 from __future__ import annotations
@@ -14,32 +18,31 @@ import torch
 from torch import Tensor
 
 from ..pareto import fronts
-from .gp_history import squeezed
+from .gp_history import LARGEST, squeezed
 
 MOST = 3
-"""So many objectives have a front whose hypervolume is expected exactly; more are scalarized."""
+"""So many objectives have a front whose hypervolume is improved; more are scalarized."""
 
-_FEWEST = 8
-_SHARE = 0.95
-_BEYOND = 0.1
-_LARGEST = 1e150
+_FEWEST = 8         # observations that the front is judged by
+_BEYOND = 0.5
+_SHARE, _BEHIND = 0.95, 0.1
 
 
 def in_units_of_the_front(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Values (m, n), n >= 1, as a process sees them, (m, n), and the reference point (m,). Smaller is better; in both.
+    """Values (m, n), n >= 1, as m processes see them, (m, n), and the reference point (m,). All float64; smaller is better.
 
-    Each objective is `squeezed` in units of nadir - ideal from the reference on: linear to 2 parts in a thousand where hypervolume is
-    measured, tamed beyond; then mean 0, variance 1.
+    Each objective is `squeezed`, in units of ideal to reference, from the reference on: between the two it is linear to half a percent,
+    so that hypervolume is what it is; what is worse is tamed. Then mean 0, variance 1 (or all 0).
     """
-    values = values.clamp(-_LARGEST, _LARGEST)
-    share = torch.tensor([1 - _SHARE, _SHARE], dtype=values.dtype)
+    values = values.clamp(-LARGEST, LARGEST)
     front = values[:, _front(values)]
-    high = torch.quantile(values, share[1], dim=-1, interpolation="higher")
-    low = torch.quantile(values, share[0], dim=-1, interpolation="lower")
-    nadir = torch.minimum(front.amax(-1), high)
-    ideal = torch.minimum(torch.maximum(front.amin(-1), low), nadir)
-    extent = torch.where(nadir > ideal, nadir - ideal, 1.0)
-    y = squeezed((values - (nadir + _BEYOND * extent)[:, None]) / ((1 + _BEYOND) * extent)[:, None])
+    ideal, most = front.amin(-1), values.amax(-1)
+    bad = torch.quantile(values, _SHARE, dim=-1, interpolation="higher")
+    bad = torch.where(bad > ideal, bad, most)
+    limit = bad + _BEHIND * torch.where(most > ideal, bad - ideal, torch.where(ideal == 0, 1.0, ideal.abs()))
+    nadir = torch.minimum(front.amax(-1), limit)
+    reference = torch.where(nadir > ideal, torch.minimum(nadir + _BEYOND * (nadir - ideal), limit), limit)
+    y = squeezed((values - reference[:, None]) / (reference - ideal)[:, None])
     mean = y.mean(-1, keepdim=True)
     deviation = (y - mean).square().mean(-1, keepdim=True).sqrt()
     deviation = torch.where(deviation > 0, deviation, 1.0)
