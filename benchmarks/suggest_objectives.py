@@ -81,7 +81,7 @@ def compared(all_tasks: dict[str, Task], runs: dict[str, list[list[Values]]], at
             mine = {task: shares(all_tasks[task], runs[task], n) for task in runs}
             theirs = {task: shares(all_tasks[task], peer["values"].get(task, []), n) for task in runs}
             both = [task for task in runs if any(len(one) >= n for one in peer["values"].get(task, [])) and len(runs[task][0]) >= n]
-            for group in ([both] if both else []) + [[task] for task in both]:
+            for group in ([both] if len(both) > 1 else []) + [[task] for task in both]:
                 found = difference([mine[task] for task in group], [theirs[task] for task in group])
                 rows.append({"peer": name, "n": n, "tasks": group} | found)
     return rows

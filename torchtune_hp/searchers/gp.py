@@ -9,8 +9,8 @@ Laws:
    From then on every point is the process's, but where no untried one can be found: then the rest come from SobolSearch again.
 2. Hyperparameters are fitted at the milestones of `gp_history`, each fit started from the milestone's before it, and are functions of what
    was told alone: whether and when `ask` was called changes no bit. Between milestones they are kept, and all rows are conditioned on.
-3. Two or three objectives are a process each, fitted as one batch, and improvement is that of the front's hypervolume (`gp.fronts`), up
-   to the reference point of `gp_objectives`. More are 8 scalarizations with fixed weights (ParEGO), a process each; points take turns.
+3. Two or three objectives are a process each, fitted as one batch, and improvement is that of the front's hypervolume (`gp.fronts`); points
+   take turns between the two reference points of `gp_objectives`. More are 8 scalarizations with fixed weights (ParEGO), a process each; points take turns.
 """
 
 from __future__ import annotations
@@ -111,22 +111,22 @@ class GPSearch(Base):
             return self._even(n, taken, index, seed)
         rows = history.training_set()
         self._fit()
-        x, (y, reference) = history.points(rows), self._outcomes(rows)
-        k = len(y) if reference is None else 1
+        x, (y, references) = history.points(rows), self._outcomes(rows)
+        k = len(y if references is None else references)
         found = pending[:0]
         for turn in range(min(n, k)):
-            which = [(index + turn) % k] if reference is None else range(len(y))
-            processes = [self._process(number, x, y[number]) for number in which]
-            share = len(range(turn, n, k))
-            running, number = torch.cat([pending, found]), derive(seed, "gp", index, turn)
-            some = self._suggested(processes, reference, share, tried, running, taken, number)
+            which, share = (index + turn) % k, len(range(turn, n, k))
+            processes = [self._process(j, x, y[j]) for j in ([which] if references is None else range(len(y)))]
+            reference = None if references is None else references[which]
+            running, drawn = torch.cat([pending, found]), derive(seed, "gp", index, turn)
+            some = self._suggested(processes, reference, share, tried, running, taken, drawn)
             found, taken = torch.cat([found, some]), torch.cat([taken, some])
         return found if len(found) == n else torch.cat([found, self._even(n - len(found), taken, index, derive(seed, "more"))])
 
     # The process -----------------------------------------------------------------------------------------------------
 
     def _outcomes(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor | None]:
-        """(k, n): one for each process. And the reference point (k,), if their front is searched for."""
+        """(k, n): one for each process. And the reference points (2, k), if their front is searched for."""
         values = torch.tensor([row.values for row in rows], dtype=torch.float64).T
         return in_units_of_the_front(values) if 1 < len(values) <= MOST else (scalarized(values, self._weights), None)
 

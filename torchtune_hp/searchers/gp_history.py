@@ -7,7 +7,8 @@ Laws:
    curves bend. The newest takes the place of the one before it.
 4. A trial that ended by itself is fully trained, t = 1, whatever its step. Else t is the step over `max_t` or, where that is not known,
    over the largest step that was told.
-5. Milestones are numbers of rows: 2, 4, ..., 64, then an eighth more each time; of several objectives from 8 on. Training sets are remembered as they were there.
+5. Milestones are numbers of rows: 2, 4, ..., 64, then an eighth more each time; with several objectives an eighth more from 8 on.
+   Training sets are remembered as they were there.
 6. No training set is larger than `exact`: beyond, it is the best quarter, the newest quarter, and the rest evenly spread over the study.
 7. A trial failed if it was told so or scored +inf; its finite looks stay.
 """
@@ -24,7 +25,7 @@ from torch import Tensor
 from ..trial import Report
 
 _APART = 4                      # the ratio of steps whose looks are kept
-_DENSE = (64, 8)                # up to here milestones double, then grow by an eighth: of one objective, of several
+_DENSE = (64, 8)                # up to here milestones double, then grow by an eighth: one objective, several
 LARGEST = 1e150                 # what is beyond could overflow
 _WORST, _BEST = 3.0, 10.0       # where taming bends, in spreads of the better half
 
