@@ -67,7 +67,7 @@ def main() -> None:
                 if seed < len(kept) and len(kept[seed]) >= options.evaluations:
                     continue
                 values = optuna_by(make, found[task], seed, options.evaluations)
-                kept[seed : seed + 1] = [[[float(f"{value:.6g}") for value in point] for point in values]]
+                kept[seed : seed + 1] = [[[float(f"{value:.5g}") for value in point] for point in values]]
                 path.write_text(json.dumps(said, separators=(",", ":")) + "\n")
                 print(name, task, seed, flush=True)
 

@@ -9,8 +9,9 @@ Laws:
    From then on every point is the process's, but where no untried one can be found: then the rest come from SobolSearch again.
 2. Hyperparameters are fitted at the milestones of `gp_history`, each fit started from the milestone's before it, and are functions of what
    was told alone: whether and when `ask` was called changes no bit. Between milestones they are kept, and all rows are conditioned on.
-3. Two or three objectives are a process each, fitted as one batch, and improvement is that of the front's hypervolume (`gp.fronts`); points
-   take turns between the two reference points of `gp_objectives`. More are 8 scalarizations with fixed weights (ParEGO), a process each; points take turns.
+3. Two or three objectives are a process each, fitted as one batch, and improvement is that of their front's hypervolume (`gp.fronts`);
+   points take turns between the two reference points of `gp_objectives`. More are 8 scalarizations with fixed weights (ParEGO), a process
+   each; points take turns.
 """
 
 from __future__ import annotations
