@@ -8,8 +8,8 @@
 
 Points take turns between the two reference points. A tenth of the extent beyond the nadir is what a finished front is measured by
 (`pareto.reference_point`), but a search that knows no other never leaves the part of the front that it found first, for the ends of
-what it does not know yet are worse in one objective: on ZDT1 it stayed below f1 = 0.27 for 60 evaluations. Behind a far one, strips at
-the ends are worth so much that corners are tried for them alone: on DTLZ2 that found a tenth of the front where near ones found most.
+what it does not know yet are worse in one objective: one run on ZDT1 stayed below f1 = 0.27 up to evaluation 39. Behind a far one,
+strips at the ends are worth so much that corners are tried for them alone: one run on DTLZ2 had 1 % of the front after 50 evaluations.
 """
 
 from __future__ import annotations
