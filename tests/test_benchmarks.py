@@ -35,7 +35,8 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
     yield load
     for name in (
         "cifar10", "cifar10_tasks", "common", "early_stopping", "fused_costs", "networks", "overhead", "scale", "study_vs_peers",
-        "suggest_fit", "suggest_latency", "suggest_peers", "suggest_quality", "suggest_tasks",
+        "suggest_fit", "suggest_latency", "suggest_objectives", "suggest_objectives_tasks", "suggest_peers", "suggest_quality",
+        "suggest_tasks",
     ):  # fmt: skip
         sys.modules.pop(name, None)
 
@@ -182,6 +183,38 @@ def test_the_functions_have_the_least_values_that_are_stated(benchmark: Any) -> 
     assert mixed.value({"x0": "e", "x1": 4, "x2": 0.0, "x3": 0.0, "x4": 0.0}) == pytest.approx(mixed.least)
     noisy = found["branin noisy"]
     assert noisy.noise > 0 and noisy.observed(1.0, 3, 4) == noisy.observed(1.0, 3, 4) != noisy.observed(1.0, 3, 5)
+
+
+def test_hypervolume_is_compared_by_the_seeds_that_both_ran(benchmark: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    objectives = benchmark("suggest_objectives")
+    ideal = [[0.9 * k / 9, 1 - math.sqrt(0.9 * k / 9)] for k in range(10)]
+    said = {"name": "perfect", "versions": {}, "values": {"zdt1": [ideal[:3], ideal]}}
+    monkeypatch.setattr(objectives, "peers", lambda: {"perfect": said})
+    found = objectives.main(["--quick", "--tasks", "zdt1", "--seeds", "2", "--evaluations", "10", "--results", str(tmp_path)])
+    zdt1 = objectives.tasks()["zdt1"]
+    assert found["values"]["zdt1"][1] == objectives.ours(zdt1, 1, 10)
+    [row] = found["compared"]
+    assert row["seeds"] == 1 and row["low"] == row["high"] == pytest.approx(row["ours"] - row["theirs"])
+    assert row["theirs"] == pytest.approx(objectives.hypervolume(map(tuple, ideal), (1.1, 1.1)) / zdt1.volume)
+    assert found["goals"] == []
+    assert json.loads(next(tmp_path.glob("suggest_objectives-*.json")).read_text())["seeds"] == 2
+
+
+def test_the_fronts_have_the_hypervolumes_that_are_stated(benchmark: Any) -> None:
+    """ZDT's by integration of the second objective by the first; a point of each front is on it."""
+    found = benchmark("suggest_objectives_tasks").tasks()
+    on_it = {"x0": 0.25} | {f"x{k}": 0.0 for k in range(1, 6)}
+    assert found["zdt1"].values(on_it) == (0.25, 0.5) and found["zdt1"].volume == pytest.approx(1.21 - 1 / 3, abs=1e-4)
+    assert found["zdt2"].values(on_it) == (0.25, 1 - 0.25**2) and found["zdt2"].volume == pytest.approx(1.21 - 2 / 3, abs=1e-4)
+    assert found["zdt3"].values(on_it) == pytest.approx((0.25, 0.25)) and found["zdt3"].volume > 1.3
+    middle = dict.fromkeys(on_it, 0.5) | {"x0": 0.3}
+    for name in ("dtlz2-2", "dtlz2-3"):
+        assert math.hypot(*found[name].values(middle)) == pytest.approx(1.0)
+        assert sum(value > 0 for value in found[name].values(middle)) == len(found[name].reference)
+    digits = found["digits"]
+    best = digits.values({"width": 128, "depth": 2, "activation": "tanh", "lr": 3e-3, "dropout": 0.0})
+    assert 0 < best[0] < 0.06 and best[1] == math.log10(65 * 128 + 129 * 128 + 129 * 10)
+    assert all(peer["versions"]["optuna"] for peer in benchmark("suggest_objectives").peers().values())
 
 
 def test_early_stopping_runs_on_small_tables(benchmark: Any, curves: str, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from tests.faults.studies import Walk, arguments, story
 from tests.faults.test_kill_at_every_turn import run_and_kill
 from torchtune_hp.errors import ConfigurationError
 from torchtune_hp.journal import Journal
+from torchtune_hp.pareto import hypervolume
 from torchtune_hp.searchers import GPSearch, RandomSearch, Searcher, SobolSearch
 from torchtune_hp.space import Space
 from torchtune_hp.testing.searcher_suite import anywhere
@@ -208,6 +209,74 @@ def test_several_objectives_are_searched_along_their_front() -> None:
     assert found[:, 1].median() < 0.1, "the front is the lower edge"
     assert found[:, 0].max() - found[:, 0].min() > 0.3
     assert torch.equal(found, ask(searcher, 8, 25))
+
+
+@pytest.mark.parametrize("m", [2, 3])
+def test_a_batch_along_a_front_is_distinct_and_covers_it(m: int) -> None:
+    corners = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)[:m]
+    searcher, x = begun(replace(PLANE, objectives=m)), points(12)
+
+    def told(x: Tensor, first: int) -> list[Report]:
+        values = torch.cdist(x, corners).tolist()
+        return [Report(first + k, 1, tuple(row), 0, tuple(at), done=True) for k, (row, at) in enumerate(zip(values, x.tolist()))]
+
+    searcher.tell(told(x, 0))
+    found = ask(searcher, 6, 12, x[:3])
+    assert len(torch.unique(found, dim=0)) == 6 and found.min() >= 0 and found.max() <= 1
+    # The front is the edge between two corners, or the triangle of three.
+    assert (found.sum(1) < 1.2).double().mean() > 0.8 if m == 3 else found[:, 1].median() < 0.1
+    assert found[:, 0].max() - found[:, 0].min() > 0.4
+    assert torch.equal(found, ask(searcher, 6, 12, x[:3]))
+
+
+def test_more_of_a_front_is_found_than_by_chance() -> None:
+    """ZDT1 in four dimensions: the share of the true front's hypervolume after 25 evaluations."""
+
+    def share(searcher: Searcher, seed: int) -> float:
+        setting = Setting(tuple(Dim(f"x{k}", "float") for k in range(4)), anywhere, objectives=2, seed=seed)
+        searcher.begin(setting)
+        found = []
+        for k in range(25):
+            x = ask(searcher, 1, k, torch.empty(0, 4, dtype=torch.float64), seed)
+            g = 1 + 3 * float(x[0, 1:].sum())
+            found.append((float(x[0, 0]), g * (1 - math.sqrt(float(x[0, 0]) / g))))
+            searcher.tell([Report(k, 1, found[-1], 0, tuple(x[0].tolist()), done=True)])
+        return hypervolume(found, (1.1, 1.1)) / 0.876667
+
+    ours, random = share(GPSearch(), 0), share(RandomSearch(), 0)
+    assert ours > 0.65 and ours > random + 0.4, (ours, random)
+
+
+def test_failures_and_constraints_are_kept_away_from_along_a_front_too() -> None:
+    setting = replace(PLANE, objectives=2, feasible=lambda x: x[:, 1] > 0.05)
+    searcher, x = begun(setting), points(30)
+    x = x[setting.feasible(x)]
+    searcher.tell([
+        Report(k, 1, (math.inf, math.inf) if a < 0.4 else (a + b, 1 - a + b), 0, (a, b), done=True, failed=a < 0.4)
+        for k, (a, b) in enumerate(x.tolist())
+    ])  # fmt: skip
+    found = ask(searcher, 6, len(x))
+    assert setting.feasible(found).all() and (found[:, 0] > 0.35).double().mean() > 0.8
+    assert found[:, 1].median() < 0.2
+
+
+def test_rows_along_the_front_come_first() -> None:
+    rows = points(200)
+    searcher = begun(replace(PLANE, objectives=2, rows=rows))
+    x = ask(searcher, 20, 0)
+    searcher.tell([Report(k, 1, (a + b, 1 - a + b), 0, (a, b), done=True) for k, (a, b) in enumerate(x.tolist())])
+    found = ask(searcher, 12, 20)
+    assert {tuple(row) for row in found.tolist()} <= {tuple(row) for row in rows.tolist()} - {tuple(row) for row in x.tolist()}
+    assert found[:, 1].median() < 0.15
+
+
+def test_more_than_three_objectives_are_scalarized_and_the_log_says_so() -> None:
+    searcher = begun(replace(PLANE, objectives=4))
+    assert "with 4 objectives points are those of 8 weighted scalarizations" in searcher.notes()[1]
+    x = points(12)
+    searcher.tell([Report(k, 1, (a, 1 - a, b, 1 - b), 0, (a, b), done=True) for k, (a, b) in enumerate(x.tolist())])
+    assert len(torch.unique(ask(searcher, 10, 12), dim=0)) == 10
+    assert len(begun(replace(PLANE, objectives=3)).notes()) == 1
 
 
 # Spaces

@@ -63,6 +63,13 @@ def test_milestones_double_to_64_rows_and_grow_by_an_eighth_from_there() -> None
     assert [len(rows) for rows in history.milestones] == [2, 4, 8, 16, 32, 64, 72, 81, 91, 102, 114, 128]
 
 
+def test_with_several_objectives_milestones_grow_by_an_eighth_from_8_rows_on() -> None:
+    """Processes of a front are told nothing twice: what they were at 16 rows says little of what they are at 31."""
+    history = History(None, 1000, objectives=2)
+    history.tell([look(k, 1, float(k), 0.0) for k in range(30)])
+    assert [len(rows) for rows in history.milestones] == [2, 4, *range(8, 16), *range(16, 24, 2), *range(24, 31, 3)]
+
+
 def test_how_reports_were_cut_into_calls_does_not_matter() -> None:
     reports = [look(k % 7, 1 + k // 7, math.sin(k)) for k in range(70)]
     one, many = told(*reports), History(None, 1000)

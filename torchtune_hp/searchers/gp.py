@@ -9,38 +9,36 @@ Laws:
    From then on every point is the process's, but where no untried one can be found: then the rest come from SobolSearch again.
 2. Hyperparameters are fitted at the milestones of `gp_history`, each fit started from the milestone's before it, and are functions of what
    was told alone: whether and when `ask` was called changes no bit. Between milestones they are kept, and all rows are conditioned on.
-3. Several objectives are several scalarizations with fixed weights (ParEGO), one process each, fitted as one batch; points take turns.
+3. Two or three objectives are a process each, fitted as one batch, and improvement is that of their front's hypervolume (`gp.fronts`);
+   points take turns between the two reference points of `gp_objectives`. More are 8 scalarizations with fixed weights (ParEGO), a process
+   each; points take turns.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..errors import ConfigurationError
-from ..gp.fantasies import Fantasies, choose, fantasize, incumbents, log_noisy_expected_improvement
 from ..gp.feasibility import deterrence
 from ..gp.fit import fit
 from ..gp.kernel import unpack
-from ..gp.maximize import batch, best_rows, pool, starts
-from ..gp.regression import condition
+from ..gp.maximize import best_rows, pool, starts
+from ..gp.regression import Fitted, condition
 from ..seeds import derive
 from ..trial import Report, Setting
 from .base import Base
+from .gp_aims import Aim, FrontImprovement, Improvement, Score
 from .gp_history import History, Row, scalarized
+from .gp_objectives import MOST, in_units_of_the_front
 from .gp_space import cube_of, kernel_of, trained
 from .sobol import SobolSearch
 from .streams import shuffled, uniform
 
-Score = Callable[[Tensor], Tensor]
-
-_SCALARIZATIONS = 8     # of several objectives
-_SAMPLES = (32, 8)      # of what is not known yet: for up to _MANY points at once, and for more
-_MANY = 64
-_INCUMBENTS = 16        # observed points that may be the best
+_SCALARIZATIONS = 8     # of more objectives than MOST
 _STARTS = 512           # and one for each point that is asked for
 _CLIMBS = 16
 _NEAR = 0.1             # times the root of d: failures are no smoother than this, however smooth the outcome is
@@ -73,11 +71,11 @@ class GPSearch(Base):
         self._first = self.startup or max(8, len(setting.dims) + 1)
         self._kernel = kernel_of(setting)
         self._cube = cube_of(setting, self._kernel)
-        self._history = History(setting.max_t, self.exact)
+        self._history = History(setting.max_t, self.exact, setting.objectives)
         self._raw: Tensor | None = None         # (k, p): of the milestones fitted so far
         self._fitted = 0
         self._weights = torch.ones(1, 1, dtype=torch.float64)
-        if setting.objectives > 1:
+        if setting.objectives > MOST:
             drawn = -torch.log1p(-uniform(_SCALARIZATIONS, setting.objectives, 0, derive(setting.seed, "scalarizations")))
             self._weights = drawn / drawn.sum(1, keepdim=True)
         kind = "a seeded permutation of the rows" if setting.rows is not None else "a Sobol sequence"
@@ -85,6 +83,11 @@ class GPSearch(Base):
             f"GPSearch: until {self._first} trials are told, two of them with finite values, points are {kind}; then the Gaussian process "
             "suggests them, and that again only where the process finds nothing untried"
         ]
+        if setting.objectives > MOST:
+            self._notes.append(
+                f"GPSearch: with {setting.objectives} objectives points are those of {_SCALARIZATIONS} weighted scalarizations in turn; "
+                f"hypervolume is improved with up to {MOST}"
+            )
 
     def tell(self, reports: Sequence[Report]) -> None:
         cut = self._history.cut
@@ -109,21 +112,24 @@ class GPSearch(Base):
             return self._even(n, taken, index, seed)
         rows = history.training_set()
         self._fit()
-        x, y = history.points(rows), self._outcomes(rows)
-        k = len(y)
+        x, (y, references) = history.points(rows), self._outcomes(rows)
+        k = len(y if references is None else references)
         found = pending[:0]
         for turn in range(min(n, k)):
-            which = (index + turn) % k
-            share = len(range(turn, n, k))
-            some = self._suggested(which, share, x, y[which], tried, torch.cat([pending, found]), taken, derive(seed, "gp", index, turn))
+            which, share = (index + turn) % k, len(range(turn, n, k))
+            processes = [self._process(j, x, y[j]) for j in ([which] if references is None else range(len(y)))]
+            reference = None if references is None else references[which]
+            running, drawn = torch.cat([pending, found]), derive(seed, "gp", index, turn)
+            some = self._suggested(processes, reference, share, tried, running, taken, drawn)
             found, taken = torch.cat([found, some]), torch.cat([taken, some])
         return found if len(found) == n else torch.cat([found, self._even(n - len(found), taken, index, derive(seed, "more"))])
 
     # The process -----------------------------------------------------------------------------------------------------
 
-    def _outcomes(self, rows: Sequence[Row]) -> Tensor:
-        """(k, n): one for each scalarization."""
-        return scalarized(torch.tensor([row.values for row in rows], dtype=torch.float64).T, self._weights)
+    def _outcomes(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor | None]:
+        """(k, n): one for each process. And the reference points (2, k), if their front is searched for."""
+        values = torch.tensor([row.values for row in rows], dtype=torch.float64).T
+        return in_units_of_the_front(values) if 1 < len(values) <= MOST else (scalarized(values, self._weights), None)
 
     def _fit(self) -> None:
         """The milestones that are due, in order."""
@@ -132,55 +138,56 @@ class GPSearch(Base):
             rows, due[self._fitted] = due[self._fitted], []
             start = None if self._raw is None else self._raw[:, None]
             restarts = 4 if len(rows) <= _LONG else 1
-            x, y = self._history.points(rows), self._outcomes(rows)
+            x, (y, _) = self._history.points(rows), self._outcomes(rows)
             self._raw = fit(self._kernel, x, y, start=start, restarts=restarts, seed=self._fitted).raw
             self._fitted += 1
 
-    def _suggested(
-        self, which: int, n: int, x: Tensor, y: Tensor, tried: Tensor, pending: Tensor, taken: Tensor, seed: int
-    ) -> Tensor:
-        """Up to n points (m, d) by scalarization number `which`; `pending` is imagined, what is `taken` is not suggested."""
+    def _process(self, number: int, x: Tensor, y: Tensor) -> Fitted:
         assert self._raw is not None
-        fitted = condition(self._kernel, x, y, unpack(self._kernel, self._raw[which]))
+        return condition(self._kernel, x, y, unpack(self._kernel, self._raw[number]))
+
+    def _suggested(
+        self, processes: Sequence[Fitted], reference: Tensor | None, n: int, tried: Tensor, pending: Tensor, taken: Tensor, seed: int
+    ) -> Tensor:
+        """Up to n points (m, d) that improve one process or, up to the reference point, the front of several.
+
+        `pending` is imagined, what is `taken` is not suggested.
+        """
         generator = torch.Generator().manual_seed(seed)
-        samples = _SAMPLES[n > _MANY]
-        best = incumbents(fitted, trained(torch.unique(x[:, :-1], dim=0)), _INCUMBENTS)
-        unknown = torch.unique(torch.cat([best, trained(pending)]), dim=0)
-        fantasies = fantasize(fitted, unknown, _normals(samples, len(unknown), generator))
-        failed = torch.tensor([trial in self._history.failed for trial in self._history.tried][-self.exact :])
-        everywhere = trained(tried[-self.exact :])
-
-        near = fitted.hyper._replace(lengthscale=fitted.hyper.lengthscale.clamp_max(_NEAR * len(self.setting.dims) ** 0.5))
-
-        def success(at: Tensor) -> Tensor:
-            return deterrence(self._kernel, near, everywhere, failed, at)
+        observed = torch.unique(processes[0].x[:, :-1], dim=0)
+        aim: Aim
+        if reference is None:
+            aim = Improvement(processes[0], observed, pending, n, generator)
+        else:
+            aim = FrontImprovement(processes, reference, observed, pending, n, generator)
+        bonus = self._success(processes, tried)
 
         def score(at: Tensor) -> Tensor:
-            value = log_noisy_expected_improvement(fantasies, at)
+            value = aim.score(at)
             return value if bonus is None else value + bonus(at)
 
-        bonus = success if failed.any() else None
-
-        normals = _normals(samples, n, generator)
-        if self.setting.rows is not None:
-            return self._of_rows(score, fantasies, bonus, normals, taken)
+        if self.setting.rows is not None:       # those that are worth most, each given those before it
+            left = trained(self._untaken(taken))
+            few = left[best_rows(score, left, left[:0], max(_STARTS, 2 * n))]
+            return few[aim.choose(few, n, bonus)][:, :-1]
         seeds = (derive(seed, "starts"), derive(seed, "even"))
-        begun = starts(self._cube, _STARTS + n, best, seeds[0])
+        begun = starts(self._cube, _STARTS + n, aim.best, seeds[0])
         if len(begun) < _STARTS // 8:       # most of the cube is infeasible
             begun = torch.cat([begun, self._cube.canonical(trained(self._sobol.ask(8 + n, pending=taken[:0], index=0, seed=seeds[1])))])
         offered = pool(score, self._cube, begun, trained(taken), climbs=_CLIMBS)
         if n == 1 or not len(offered.x):
             return offered.x[:1, :-1]
-        normals = normals[:, : len(offered.x)]
-        return batch(fantasies, self._cube, offered, trained(taken), normals, bonus=bonus)[:, :-1]
+        return aim.batch(self._cube, offered, trained(taken), n, bonus)[:, :-1]
 
-    def _of_rows(self, score: Score, fantasies: Fantasies, bonus: Score | None, normals: Tensor, taken: Tensor) -> Tensor:
-        """The rows that are worth most, each given those before it."""
-        left = trained(self._untaken(taken))
-        n = normals.shape[1]
-        few = left[best_rows(score, left, left[:0], max(_STARTS, 2 * n))]
-        worth = None if bonus is None else bonus(few)
-        return few[choose(fantasies, few, normals[:, : len(few)], bonus=worth)][:, :-1]
+    def _success(self, processes: Sequence[Fitted], tried: Tensor) -> Score | None:
+        """What is added for the chance not to fail; None where nothing did."""
+        failed = torch.tensor([trial in self._history.failed for trial in self._history.tried][-self.exact :])
+        if not failed.any():
+            return None
+        everywhere = trained(tried[-self.exact :])
+        shortest = torch.stack([one.hyper.lengthscale for one in processes]).amin(0)
+        near = processes[0].hyper._replace(lengthscale=shortest.clamp_max(_NEAR * len(self.setting.dims) ** 0.5))
+        return lambda at: deterrence(self._kernel, near, everywhere, failed, at)
 
     # Beside the process ----------------------------------------------------------------------------------------------
 
@@ -202,7 +209,3 @@ class GPSearch(Base):
             else:
                 left.append(k)
         return rows[left]
-
-
-def _normals(s: int, m: int, generator: torch.Generator) -> Tensor:
-    return torch.randn(s, m, dtype=torch.float64, generator=generator)

@@ -7,7 +7,8 @@ Laws:
    curves bend. The newest takes the place of the one before it.
 4. A trial that ended by itself is fully trained, t = 1, whatever its step. Else t is the step over `max_t` or, where that is not known,
    over the largest step that was told.
-5. Milestones are numbers of rows: 2, 4, ..., 64, then an eighth more each time. Training sets are remembered as they were there.
+5. Milestones are numbers of rows: 2, 4, ..., 64, then an eighth more each time; with several objectives an eighth more from 8 on.
+   Training sets are remembered as they were there.
 6. No training set is larger than `exact`: beyond, it is the best quarter, the newest quarter, and the rest evenly spread over the study.
 7. A trial failed if it was told so or scored +inf; its finite looks stay.
 """
@@ -24,8 +25,8 @@ from torch import Tensor
 from ..trial import Report
 
 _APART = 4                      # the ratio of steps whose looks are kept
-_DENSE = 64                     # up to here milestones double, then grow by an eighth
-_LARGEST = 1e150                # what is beyond could overflow
+_DENSE = (64, 8)                # up to here milestones double, then grow by an eighth: one objective, several
+LARGEST = 1e150                 # what is beyond could overflow
 _WORST, _BEST = 3.0, 10.0       # where taming bends, in spreads of the better half
 
 
@@ -41,14 +42,14 @@ class Row(NamedTuple):
 class History:
     """What was told. `tried`: where each trial lies, in the order first heard of; `failed`: the trials that did."""
 
-    def __init__(self, max_t: int | None, exact: int) -> None:
+    def __init__(self, max_t: int | None, exact: int, objectives: int = 1) -> None:
         self.tried: dict[int, tuple[float, ...]] = {}
         self.failed: set[int] = set()
         self.rows: list[Row] = []
         self.milestones: list[list[Row]] = []
         """The training set at each milestone, in order; the fits that are due."""
         self._max_t, self._exact = max_t, exact
-        self._next = 2
+        self._next, self._dense = 2, _DENSE[objectives > 1]
         self._newest: dict[int, int] = {}       # trial -> the row of its newest look
 
     @property
@@ -85,7 +86,7 @@ class History:
         self.rows.append(row)
         if len(self.rows) == self._next:
             self.milestones.append(self.training_set())
-            self._next += self._next if self._next < _DENSE else self._next // 8
+            self._next += self._next if self._next < self._dense else self._next // 8
 
 
 def _kept(step: int) -> bool:
@@ -112,21 +113,25 @@ def chosen(rows: Sequence[Row], most: int) -> list[Row]:
 def tamed(values: Tensor) -> Tensor:
     """Values (..., n), smaller is better, so squeezed that none is far from the others: monotone, mean 0, variance 1 (or all 0).
 
-    With u the distance from the median in spreads of the better half (median to quartile): a worse value becomes u / (1 + u / 3), which
-    never exceeds 3; a better one 10 asinh(u / 10), nearly u for all but the absurd. Both have slope 1 at the median.
+    `squeezed` of u, the distance from the median in spreads of the better half (median to quartile): nearly u for all but what is much
+    worse or absurdly good.
     """
-    values = values.clamp(-_LARGEST, _LARGEST)
+    values = values.clamp(-LARGEST, LARGEST)
     cuts = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0], dtype=values.dtype)
     least, low, middle, high, most = torch.quantile(values, cuts, dim=-1, keepdim=True, interpolation="lower")
     spread = torch.ones_like(middle)
     for width in (most - middle, high - middle, middle - least, middle - low):      # the last positive one counts
         spread = torch.where(width > 0, width, spread)
-    u = (values - middle) / spread
-    worse = 1 / (1 / u.clamp_min(1e-300) + 1 / _WORST)
-    y = torch.where(u > 0, worse, _BEST * torch.asinh(u / _BEST))
+    y = squeezed((values - middle) / spread)
     y = y - y.mean(-1, keepdim=True)
     deviation = y.square().mean(-1, keepdim=True).sqrt()
     return y / torch.where(deviation > 0, deviation, 1.0)
+
+
+def squeezed(u: Tensor) -> Tensor:
+    """u / (1 + u / 3) of what is worse than 0, which never exceeds 3; 10 asinh(u / 10) of what is better. Slope 1 at 0."""
+    worse = 1 / (1 / u.clamp_min(1e-300) + 1 / _WORST)
+    return torch.where(u > 0, worse, _BEST * torch.asinh(u / _BEST))
 
 
 def scalarized(values: Tensor, weights: Tensor) -> Tensor:
