@@ -138,11 +138,12 @@ class Compared(NamedTuple):
     slope: Tensor
 
 
-def compared(kernel: Kernel, hyper: Hyper, x: Tensor) -> Compared:
-    """`covariance(kernel, hyper, x)` with its slope, for `pullback`. In place where it can be: fresh memory is what costs."""
+def compared(kernel: Kernel, hyper: Hyper, a: Tensor, b: Tensor | None = None) -> Compared:
+    """`covariance(kernel, hyper, a, b)` with its slope, for the pullbacks. In place where it can be: fresh memory is what costs."""
     with torch.no_grad():
-        points = _describe(kernel, hyper, x)
-        square, factor = _square(kernel, points, points), _factor(kernel, hyper, points, points)
+        first = _describe(kernel, hyper, a)
+        second = first if b is None else _describe(kernel, hyper, b)
+        square, factor = _square(kernel, first, second), _factor(kernel, hyper, first, second)
         if kernel.shape == "rbf":
             value = square.neg_().exp_() * factor
             return Compared(value, value)
@@ -175,6 +176,30 @@ def pullback(kernel: Kernel, hyper: Hyper, x: Tensor, found: Compared, weight: T
     return torch.cat(pieces, -1)
 
 
+def pullback_points(kernel: Kernel, hyper: Hyper, a: Tensor, b: Tensor, found: Compared, weight: Tensor) -> Tensor:
+    """sum_i weight_ij dk(a_i, b_j) / d(b_j): (..., m, d), for a (..., n, d) and weight (..., n, m); 0 by categories and by what is not."""
+    bent = weight * found.slope
+    scale = hyper.lengthscale[..., None, : len(kernel.numbers)]
+    numbers = (bent.mT @ _describe(kernel, hyper, a).scaled - bent.sum(-2)[..., None] * _describe(kernel, hyper, b).scaled) / scale
+    if _all(kernel, b):
+        return numbers
+    gradient = b.new_zeros(*numbers.shape[:-1], b.shape[-1])
+    gradient[..., list(kernel.numbers)] = numbers
+    if kernel.conditions:
+        gradient = gradient * active(kernel, b)
+    if kernel.fidelity is not None:
+        both = a[..., :, None, kernel.fidelity] + b[..., None, :, kernel.fidelity]
+        gradient[..., kernel.fidelity] = (weight * found.value * _fade_slope(hyper.decay[..., None, None, :], both)).sum(-2)
+    return gradient
+
+
+def variance_slope(kernel: Kernel, hyper: Hyper, x: Tensor) -> Tensor | None:
+    """d variance / dx: (..., n) by the fidelity; None without one, for then the variance is the same everywhere."""
+    if kernel.fidelity is None:
+        return None
+    return 2 * variance(kernel, hyper, x) * _fade_slope(hyper.decay[..., None, :], 2 * x[..., kernel.fidelity])
+
+
 # How points are compared --------------------------------------------------------------------------------------------------
 
 _UNIT = {"rbf": 0.5, "matern52": 5.0}
@@ -191,7 +216,7 @@ class _Points(NamedTuple):
 
 def _describe(kernel: Kernel, hyper: Hyper, x: Tensor) -> _Points:
     exists = active(kernel, x) if kernel.conditions else None
-    numbers = x[..., list(kernel.numbers)] - REST      # about the middle: less is lost in the products
+    numbers = (x if _all(kernel, x) else x[..., list(kernel.numbers)]) - REST      # about the middle: less is lost in the products
     if exists is not None:
         numbers = torch.where(exists[..., list(kernel.numbers)], numbers, 0.0)
     codes = []
@@ -205,6 +230,10 @@ def _describe(kernel: Kernel, hyper: Hyper, x: Tensor) -> _Points:
         torch.cat(codes, -1) if codes else x[..., :0],
         x[..., 0:0].sum(-1) if kernel.fidelity is None else x[..., kernel.fidelity],
     )
+
+
+def _all(kernel: Kernel, x: Tensor) -> bool:
+    return kernel.numbers == tuple(range(x.shape[-1]))
 
 
 def _level(coordinate: Tensor, levels: int) -> Tensor:
@@ -246,6 +275,13 @@ def _fade(decay: Tensor, both: Tensor) -> Tensor:
     """fade of t + u = both (...), with w, b, p in decay (..., 3)."""
     stays, scale, power = decay.unbind(-1)
     return (stays + (scale / (scale + both)) ** power) / (stays + (scale / (scale + 2)) ** power)
+
+
+def _fade_slope(decay: Tensor, both: Tensor) -> Tensor:
+    """d(log fade) / d(t + u) at t + u = both (...)."""
+    stays, scale, power = decay.unbind(-1)
+    fades = (scale / (scale + both)) ** power
+    return -power / (scale + both) * fades / (stays + fades)
 
 
 def _fade_pullback(decay: Tensor, time: Tensor, whole: Tensor) -> Tensor:
