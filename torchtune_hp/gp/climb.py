@@ -25,7 +25,8 @@ Differentiable in x."""
 _AT_ONCE = 2**12        # points scored in one call
 _ROUNDS = 32            # exchanges, and climbs, of one start
 _STEPS = 60             # of L-BFGS
-_FLAT = 1e-3            # a slope that promises so much from face to face: of a logarithm, a tenth of a percent
+_FLAT = 1e-3            # a slope, and a gain, that is not worth a step: of a logarithm, a tenth of a percent
+_LONGEST = 3.0          # a lengthscale beyond which a column is nearly straight from face to face
 
 
 class Column(NamedTuple):
@@ -47,8 +48,11 @@ class Cube(NamedTuple):
     feasible: Callable[[Tensor], Tensor] | None = None
 
 
-def climb(score: Score, cube: Cube, start: Tensor) -> tuple[Tensor, Tensor]:
-    """From each start (b, d), canonical and feasible, to a canonical, feasible point (b, d) and its score (b,), never below the start's."""
+def climb(score: Score, cube: Cube, start: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """From each start (b, d), canonical and feasible, to a canonical, feasible point (b, d) and its score (b,), never below the start's.
+
+    `scale` (d,): how far the score goes about as far in each column, as lengthscales say; None: everywhere one. It saves steps.
+    """
     number = torch.arange(len(start), device=start.device)
     x, best = start, scored(score, start, number)
     smooth = any(column.levels is None for column in cube.columns)
@@ -58,7 +62,7 @@ def climb(score: Score, cube: Cube, start: Tensor) -> tuple[Tensor, Tensor]:
         if not len(work):
             break
         if smooth:
-            x, best = _improved(x, best, work, *ascended(score, cube, x[work], work))
+            x, best = _improved(x, best, work, *ascended(score, cube, x[work], work, scale))
         if not stepped:
             break
         before = best[work]
@@ -67,26 +71,30 @@ def climb(score: Score, cube: Cube, start: Tensor) -> tuple[Tensor, Tensor]:
     return x, best
 
 
-def ascended(score: Score, cube: Cube, x: Tensor, number: Tensor, steps: int = _STEPS) -> tuple[Tensor, Tensor]:
+def ascended(
+    score: Score, cube: Cube, x: Tensor, number: Tensor, scale: Tensor | None = None, *, steps: int = _STEPS
+) -> tuple[Tensor, Tensor]:
     """Where L-BFGS leads from x (r, d) in the continuous columns, made canonical: (r, d) and the scores (r,), -inf where infeasible.
 
-    `number` (r,): of the starts, for `score`.
+    `number` (r,): of the starts, for `score`. `scale`: as in `climb`; columns are climbed in such units, in which all bend alike.
     """
     smooth = torch.tensor([column.levels is None for column in cube.columns], device=x.device)
+    unit = torch.ones_like(x[0]) if scale is None else scale.clamp_max(_LONGEST)
+    lower, upper = torch.where(smooth, 0.0, x), torch.where(smooth, 1.0, x)
 
-    def function(point: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def function(scaled: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        point = torch.minimum(scaled * unit, upper[rows])       # rounding may lead out of the cube
         with torch.enable_grad():
-            point = point.clone().requires_grad_()
-            value = score(point, number[rows])
+            value = score(point.requires_grad_(), number[rows])
             (gradient,) = torch.autograd.grad(value.sum(), point)
         value = -value.detach()
         if cube.feasible is not None:       # a wall: the line search steps back from it
             value = value.masked_fill(~cube.feasible(point.detach()), torch.nan)
-        return value, -gradient * smooth
+        return value, -gradient * (smooth * unit)
 
-    lower, upper = torch.where(smooth, 0.0, x), torch.where(smooth, 1.0, x)
-    found = minimize(function, x, lower=lower, upper=upper, steps=steps, tolerance=_FLAT)
-    point = cube.canonical(found.point)
+    found = minimize(function, x / unit, lower=lower / unit, upper=upper / unit, steps=steps, tolerance=_FLAT, promise=_FLAT)
+    point = torch.where(smooth, torch.minimum(found.point * unit, upper), x)
+    point = cube.canonical(point)
     value = scored(score, point, number)
     return point, value if cube.feasible is None else value.masked_fill(~cube.feasible(point), -torch.inf)
 

@@ -131,6 +131,13 @@ def active(kernel: Kernel, x: Tensor) -> Tensor:
     return exists
 
 
+def scales(kernel: Kernel, hyper: Hyper, d: int) -> Tensor:
+    """The lengthscale of each of d columns, of one process: (d,); 1 where a column is no number."""
+    scale = torch.ones(d, dtype=hyper.lengthscale.dtype, device=hyper.lengthscale.device)
+    scale[list(kernel.numbers)] = hyper.lengthscale[: len(kernel.numbers)]
+    return scale
+
+
 class Compared(NamedTuple):
     """A covariance (..., n, m) and what its gradient is made of: slope = -2 dk / d(r**2)."""
 

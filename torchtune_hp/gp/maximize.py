@@ -18,6 +18,7 @@ from torch.quasirandom import SobolEngine
 
 from .climb import Column, Cube, ascended, climb, scored
 from .fantasies import Fantasies, choose, in_order
+from .kernel import scales
 from .paths import Paths, evaluate, evaluate_all
 
 EXHAUSTIVE = 2**11
@@ -57,10 +58,12 @@ def starts(cube: Cube, count: int, best: Tensor, seed: int) -> Tensor:
     return _distinct(_allowed(cube, leveled(cube.columns, torch.cat([best, near, even[around:]]))), best[:0])
 
 
-def pool(score: Callable[[Tensor], Tensor], cube: Cube, start: Tensor, taken: Tensor, *, climbs: int = 32) -> Pool:
+def pool(
+    score: Callable[[Tensor], Tensor], cube: Cube, start: Tensor, taken: Tensor, *, climbs: int = 32, scale: Tensor | None = None
+) -> Pool:
     """The starts (b, d), and where the best `climbs` of them lead, without what is `taken` (t, d).
 
-    `score(x (r, d)) -> (r,)`, larger is better. Empty only where all that was found is taken: draw other starts.
+    `score(x (r, d)) -> (r,)`, larger is better; `scale`: as in `climb`. Empty only where all that was found is taken: draw other starts.
     """
     number = torch.arange(len(start), device=start.device)
     at_start = scored(lambda x, _: score(x), start, number)
@@ -68,7 +71,7 @@ def pool(score: Callable[[Tensor], Tensor], cube: Cube, start: Tensor, taken: Te
         x, value = start, at_start
     else:
         top = at_start.argsort(descending=True, stable=True)[:climbs]
-        x, value = climb(lambda x, _: score(x), cube, start[top])
+        x, value = climb(lambda x, _: score(x), cube, start[top], scale)
         x, value = torch.cat([x, start]), torch.cat([value, at_start])
     order = value.argsort(descending=True, stable=True)
     x, value = x[order], value[order]
@@ -97,7 +100,8 @@ def batch(
     if not len(x) or all(column.levels is not None for column in cube.columns):
         return x
     given = in_order(fantasies, x, normals)
-    better, _ = ascended(score, cube, x, torch.arange(len(x), device=x.device), steps=_REFINED)
+    scale = scales(fantasies.fitted.kernel, fantasies.fitted.hyper, x.shape[1])
+    better, _ = ascended(score, cube, x, torch.arange(len(x), device=x.device), scale, steps=_REFINED)
     better = better if cube.feasible is None else better[cube.feasible(better)]
     return chosen(_distinct(torch.cat([better, x]), taken))
 
@@ -110,10 +114,11 @@ def path_maxima(paths: Paths, cube: Cube, start: Tensor, taken: Tensor) -> Tenso
     s, b = len(paths.weight), len(start)
     which = torch.arange(s, device=start.device)
 
+    scale = scales(paths.fitted.kernel, paths.fitted.hyper, start.shape[1])
     ranked = evaluate_all(paths, start).argsort(dim=1, stable=True)
     few = ranked[:, :_PER_PATH]
     each = which.repeat_interleave(few.shape[1])
-    x, value = climb(lambda x, number: -evaluate(paths, x, each[number]), cube, start[few.reshape(-1)])
+    x, value = climb(lambda x, number: -evaluate(paths, x, each[number]), cube, start[few.reshape(-1)], scale)
     value, order = value.view(s, -1).sort(dim=1, descending=True, stable=True)
     climbed = x.view(s, -1, x.shape[-1])[which[:, None], order]
     # Each path's candidates, best first: its climbs, then all starts. Who finds its own taken goes on to the next.

@@ -24,9 +24,10 @@ from ..errors import ConfigurationError
 from ..gp.fantasies import Fantasies, choose, fantasize, incumbents, log_noisy_expected_improvement
 from ..gp.feasibility import deterrence
 from ..gp.fit import fit
-from ..gp.kernel import unpack
+from ..gp.kernel import scales, unpack
 from ..gp.maximize import batch, best_rows, pool, starts
 from ..gp.regression import condition
+from ..gp.threads import bounded
 from ..seeds import derive
 from ..trial import Report, Setting
 from .base import Base
@@ -115,7 +116,9 @@ class GPSearch(Base):
         for turn in range(min(n, k)):
             which = (index + turn) % k
             share = len(range(turn, n, k))
-            some = self._suggested(which, share, x, y[which], tried, torch.cat([pending, found]), taken, derive(seed, "gp", index, turn))
+            known, own = torch.cat([pending, found]), derive(seed, "gp", index, turn)
+            with bounded(len(x)):
+                some = self._suggested(which, share, x, y[which], tried, known, taken, own)
             found, taken = torch.cat([found, some]), torch.cat([taken, some])
         return found if len(found) == n else torch.cat([found, self._even(n - len(found), taken, index, derive(seed, "more"))])
 
@@ -168,7 +171,8 @@ class GPSearch(Base):
         begun = starts(self._cube, _STARTS + n, best, seeds[0])
         if len(begun) < _STARTS // 8:       # most of the cube is infeasible
             begun = torch.cat([begun, self._cube.canonical(trained(self._sobol.ask(8 + n, pending=taken[:0], index=0, seed=seeds[1])))])
-        offered = pool(score, self._cube, begun, trained(taken), climbs=_CLIMBS)
+        scale = scales(self._kernel, fitted.hyper, x.shape[1])
+        offered = pool(score, self._cube, begun, trained(taken), climbs=_CLIMBS, scale=scale)
         if n == 1 or not len(offered.x):
             return offered.x[:1, :-1]
         normals = normals[:, : len(offered.x)]
