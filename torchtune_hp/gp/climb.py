@@ -25,7 +25,7 @@ Differentiable in x."""
 _AT_ONCE = 2**12        # points scored in one call
 _ROUNDS = 32            # exchanges, and climbs, of one start
 _STEPS = 60             # of L-BFGS
-_FLAT = 1e-3            # a slope, and a gain, that is not worth a step: of a logarithm, a tenth of a percent
+_FLAT = 1e-3            # a slope that promises so much from face to face: of a logarithm, a tenth of a percent
 _LONGEST = 3.0          # a lengthscale beyond which a column is nearly straight from face to face
 
 
@@ -48,10 +48,11 @@ class Cube(NamedTuple):
     feasible: Callable[[Tensor], Tensor] | None = None
 
 
-def climb(score: Score, cube: Cube, start: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def climb(score: Score, cube: Cube, start: Tensor, scale: Tensor | None = None, gain: float = 0.0) -> tuple[Tensor, Tensor]:
     """From each start (b, d), canonical and feasible, to a canonical, feasible point (b, d) and its score (b,), never below the start's.
 
-    `scale` (d,): how far the score goes about as far in each column, as lengthscales say; None: everywhere one. It saves steps.
+    `scale` (d,): how far the score goes about as far in each column, as lengthscales say; None: everywhere one. `gain`: a climb
+    ends where no more is promised. Both save steps.
     """
     number = torch.arange(len(start), device=start.device)
     x, best = start, scored(score, start, number)
@@ -62,7 +63,7 @@ def climb(score: Score, cube: Cube, start: Tensor, scale: Tensor | None = None) 
         if not len(work):
             break
         if smooth:
-            x, best = _improved(x, best, work, *ascended(score, cube, x[work], work, scale))
+            x, best = _improved(x, best, work, *ascended(score, cube, x[work], work, scale, gain))
         if not stepped:
             break
         before = best[work]
@@ -72,11 +73,11 @@ def climb(score: Score, cube: Cube, start: Tensor, scale: Tensor | None = None) 
 
 
 def ascended(
-    score: Score, cube: Cube, x: Tensor, number: Tensor, scale: Tensor | None = None, *, steps: int = _STEPS
+    score: Score, cube: Cube, x: Tensor, number: Tensor, scale: Tensor | None = None, gain: float = 0.0, *, steps: int = _STEPS
 ) -> tuple[Tensor, Tensor]:
     """Where L-BFGS leads from x (r, d) in the continuous columns, made canonical: (r, d) and the scores (r,), -inf where infeasible.
 
-    `number` (r,): of the starts, for `score`. `scale`: as in `climb`; columns are climbed in such units, in which all bend alike.
+    `number` (r,): of the starts, for `score`. `scale`, `gain`: as in `climb`; columns are climbed in such units, in which all bend alike.
     """
     smooth = torch.tensor([column.levels is None for column in cube.columns], device=x.device)
     unit = torch.ones_like(x[0]) if scale is None else scale.clamp_max(_LONGEST)
@@ -92,7 +93,8 @@ def ascended(
             value = value.masked_fill(~cube.feasible(point.detach()), torch.nan)
         return value, -gradient * (smooth * unit)
 
-    found = minimize(function, x / unit, lower=lower / unit, upper=upper / unit, steps=steps, tolerance=_FLAT, promise=_FLAT)
+    bounds = lower / unit, upper / unit
+    found = minimize(function, x / unit, lower=bounds[0], upper=bounds[1], steps=steps, tolerance=_FLAT, promise=2 * gain)
     point = torch.where(smooth, torch.minimum(found.point * unit, upper), x)
     point = cube.canonical(point)
     value = scored(score, point, number)

@@ -24,6 +24,7 @@ from .paths import Paths, evaluate, evaluate_all
 EXHAUSTIVE = 2**11
 _LOCAL = (0.2, 0.05, 0.01)      # deviations around the best points
 _PER_PATH = 4                   # starts climbed for each path
+_GAIN = 5e-4                    # of a score, which is the logarithm of an acquisition: a twentieth of a percent is not worth a step
 _REFINED = 6                    # steps of L-BFGS for each point of a batch
 
 
@@ -63,7 +64,8 @@ def pool(
 ) -> Pool:
     """The starts (b, d), and where the best `climbs` of them lead, without what is `taken` (t, d).
 
-    `score(x (r, d)) -> (r,)`, larger is better; `scale`: as in `climb`. Empty only where all that was found is taken: draw other starts.
+    `score(x (r, d)) -> (r,)`, larger is better, in logarithms; `scale`: as in `climb`. Empty only where all that was found is taken:
+    draw other starts.
     """
     number = torch.arange(len(start), device=start.device)
     at_start = scored(lambda x, _: score(x), start, number)
@@ -71,7 +73,7 @@ def pool(
         x, value = start, at_start
     else:
         top = at_start.argsort(descending=True, stable=True)[:climbs]
-        x, value = climb(lambda x, _: score(x), cube, start[top], scale)
+        x, value = climb(lambda x, _: score(x), cube, start[top], scale, _GAIN)
         x, value = torch.cat([x, start]), torch.cat([value, at_start])
     order = value.argsort(descending=True, stable=True)
     x, value = x[order], value[order]
@@ -101,7 +103,7 @@ def batch(
         return x
     given = in_order(fantasies, x, normals)
     scale = scales(fantasies.fitted.kernel, fantasies.fitted.hyper, x.shape[1])
-    better, _ = ascended(score, cube, x, torch.arange(len(x), device=x.device), scale, steps=_REFINED)
+    better, _ = ascended(score, cube, x, torch.arange(len(x), device=x.device), scale, _GAIN, steps=_REFINED)
     better = better if cube.feasible is None else better[cube.feasible(better)]
     return chosen(_distinct(torch.cat([better, x]), taken))
 
@@ -114,11 +116,10 @@ def path_maxima(paths: Paths, cube: Cube, start: Tensor, taken: Tensor) -> Tenso
     s, b = len(paths.weight), len(start)
     which = torch.arange(s, device=start.device)
 
-    scale = scales(paths.fitted.kernel, paths.fitted.hyper, start.shape[1])
     ranked = evaluate_all(paths, start).argsort(dim=1, stable=True)
     few = ranked[:, :_PER_PATH]
     each = which.repeat_interleave(few.shape[1])
-    x, value = climb(lambda x, number: -evaluate(paths, x, each[number]), cube, start[few.reshape(-1)], scale)
+    x, value = climb(lambda x, number: -evaluate(paths, x, each[number]), cube, start[few.reshape(-1)])
     value, order = value.view(s, -1).sort(dim=1, descending=True, stable=True)
     climbed = x.view(s, -1, x.shape[-1])[which[:, None], order]
     # Each path's candidates, best first: its climbs, then all starts. Who finds its own taken goes on to the next.
