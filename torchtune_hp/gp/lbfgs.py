@@ -111,7 +111,7 @@ def minimize(
             found[rows.number[ended]] = last[ended]
             works = (~stopped).nonzero().squeeze(-1)
             rows = _chosen(rows, works)
-    point, gradient, value, iterations, converged = found.split([n, n, 1, 1, 1], -1)
+    point, gradient, value, iterations, converged = torch.split_with_sizes(found, [n, n, 1, 1, 1], -1)
     return Minimum(point, value.squeeze(-1), gradient, iterations.squeeze(-1).long(), converged.squeeze(-1).bool())
 
 
@@ -120,8 +120,8 @@ def _round(
 ) -> tuple[_Rows, Tensor, Tensor]:
     """Each row tries one point: rows, which of them stop now (r,) and which of these have converged (r, 1)."""
     n = rows.lower.shape[1]
-    start, start_gradient, start_value = rows.base.split([n, n, 1], -1)
-    direction, start_slope, step, *_, trials = rows.line.split([n, 1, 1, 1, 1, 1, 1], -1)
+    start, start_gradient, start_value = torch.split_with_sizes(rows.base, [n, n, 1], -1)
+    direction, start_slope, step, *_, trials = torch.split_with_sizes(rows.line, [n, 1, 1, 1, 1, 1, 1], -1)
     ahead = torch.addcmul(start, step, direction)
     point = ahead.clamp(rows.lower, rows.upper)
     value, gradient = _evaluated(function, point, rows.number)
@@ -168,7 +168,7 @@ def _round(
 def _aimed(rows: _Rows) -> tuple[_Rows, Tensor, Tensor]:
     """Each row at the beginning of a line search from its base; the size (r, 1) of its projected gradient; and what is promised (r, 1)."""
     n = rows.lower.shape[1]
-    point, gradient, _ = rows.base.split([n, n, 1], -1)
+    point, gradient, _ = torch.split_with_sizes(rows.base, [n, n, 1], -1)
     projected = _projected(point, gradient, rows.lower, rows.upper)
     size = projected.abs().amax(-1, keepdim=True)
     pushed = (point - torch.where(gradient > 0, rows.lower, rows.upper)).abs() <= torch.minimum(size, rows.near)
@@ -217,8 +217,8 @@ def _quasi_newton(gradient: Tensor, free: Tensor, pairs: Tensor) -> tuple[Tensor
 
 def _next_step(low: Tensor, high: Tensor, before: Tensor) -> Tensor:
     """The next step to be tried (r, 1): inside the bracket if there is one, else farther out."""
-    near_value, near, near_slope = low[:, -3:].split(1, -1)
-    far, value, slope = high.split(1, -1)
+    near_value, near, near_slope = torch.split_with_sizes(low[:, -3:], [1, 1, 1], -1)
+    far, value, slope = torch.split_with_sizes(high, [1, 1, 1], -1)
     width = far - near
     d1 = near_slope + slope + 3 * (near_value - value) / width
     d2 = (d1 * d1 - near_slope * slope).sqrt()
