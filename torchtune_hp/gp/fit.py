@@ -27,8 +27,6 @@ ENTRIES = {"cpu": 2**18, "cuda": 2**26}
 """How many numbers of covariance matrices are in work at once: rows are evaluated in blocks of this size. On a CPU they stay in
 its cache (500 points, 4 rows: one by one took 0.6 of the time of all at once); on a GPU this bounds memory, at 4 GiB or so."""
 
-_GAIN = 1e-4            # of the log posterior: less is not worth a step
-
 
 class Fit(NamedTuple):
     """The best row of each element of the batch. `raw` is a warm start for the next fit."""
@@ -90,7 +88,7 @@ def fit(
     size = max(1, ENTRIES.get(y.device.type, ENTRIES["cpu"]) // max(n * n, 1))
     lower, upper = prior.lower[free], prior.upper[free]
     with bounded(n):
-        found = minimize(objective, starts[:, free], lower=lower, upper=upper, steps=steps, promise=_GAIN / max(n, 1))
+        found = minimize(objective, starts[:, free], lower=lower, upper=upper, steps=steps)
     raw = starts.clone()
     raw[:, free] = found.point
     value = -found.value * max(n, 1)
