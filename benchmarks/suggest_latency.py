@@ -38,10 +38,11 @@ from torchtune_hp.gp.acquisition import deviation, log_expected_improvement
 from torchtune_hp.gp.climb import Column, Cube
 from torchtune_hp.gp.fantasies import Fantasies, fantasize, incumbents, log_noisy_expected_improvement
 from torchtune_hp.gp.fit import fit
-from torchtune_hp.gp.kernel import Kernel, scales, unpack
+from torchtune_hp.gp.kernel import Kernel, unpack
 from torchtune_hp.gp.maximize import batch, pool, starts
 from torchtune_hp.gp.priors import default, draw, log_prior, mode
 from torchtune_hp.gp.regression import Fitted, condition, log_marginal, predict
+from torchtune_hp.gp.slopes import scales
 from torchtune_hp.gp.threads import bounded
 from torchtune_hp.searchers import GPSearch
 from torchtune_hp.trial import Dim, Report, Setting

@@ -6,19 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from torchtune_hp.gp.kernel import (
-    Hyper,
-    Kernel,
-    active,
-    compared,
-    covariance,
-    pack,
-    pullback,
-    pullback_points,
-    unpack,
-    variance,
-    variance_slope,
-)
+from torchtune_hp.gp.kernel import Hyper, Kernel, active, compared, covariance, pack, pullback, unpack, variance
+from torchtune_hp.gp.slopes import pullback_points, variance_slope
 
 from .written_out import KERNELS, TREE, element, hypers, matrix, points, raws
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from torchtune_hp.gp.climb import Column, Cube, climb
 from torchtune_hp.gp.fantasies import choose, fantasize, log_noisy_expected_improvement
-from torchtune_hp.gp.kernel import scales
 from torchtune_hp.gp.maximize import Pool, batch, best_rows, crossings, path_maxima, pool, starts
 from torchtune_hp.gp.paths import draw, evaluate, evaluate_all
 from torchtune_hp.gp.regression import Fitted, condition, sample
+from torchtune_hp.gp.slopes import scales
 from torchtune_hp.space import Space
 from torchtune_hp.space.domains import Domain
 

@@ -80,11 +80,13 @@ def ascended(
     `number` (r,): of the starts, for `score`. `scale`, `gain`: as in `climb`; columns are climbed in such units, in which all bend alike.
     """
     smooth = torch.tensor([column.levels is None for column in cube.columns], device=x.device)
-    unit = torch.ones_like(x[0]) if scale is None else scale.clamp_max(_LONGEST)
-    lower, upper = torch.where(smooth, 0.0, x), torch.where(smooth, 1.0, x)
+    unit = x.new_ones(x.shape[1]) if scale is None else scale.clamp_max(_LONGEST)
+
+    def placed(scaled: Tensor, rows: Tensor) -> Tensor:     # rounding leads neither out of the cube nor off a level
+        return torch.where(smooth, (scaled * unit).clamp_max(1.0), x[rows])
 
     def function(scaled: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        point = torch.minimum(scaled * unit, upper[rows])       # rounding may lead out of the cube
+        point = placed(scaled, rows)
         with torch.enable_grad():
             value = score(point.requires_grad_(), number[rows])
             (gradient,) = torch.autograd.grad(value.sum(), point)
@@ -93,10 +95,9 @@ def ascended(
             value = value.masked_fill(~cube.feasible(point.detach()), torch.nan)
         return value, -gradient * (smooth * unit)
 
-    bounds = lower / unit, upper / unit
+    bounds = torch.where(smooth, 0.0, x) / unit, torch.where(smooth, 1.0, x) / unit
     found = minimize(function, x / unit, lower=bounds[0], upper=bounds[1], steps=steps, tolerance=_FLAT, promise=2 * gain)
-    point = torch.where(smooth, torch.minimum(found.point * unit, upper), x)
-    point = cube.canonical(point)
+    point = cube.canonical(placed(found.point, torch.arange(len(x), device=x.device)))
     value = scored(score, point, number)
     return point, value if cube.feasible is None else value.masked_fill(~cube.feasible(point), -torch.inf)
 

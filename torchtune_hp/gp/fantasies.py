@@ -27,8 +27,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .acquisition import deviation, log_expected_improvement, log_h
-from .kernel import compared, covariance, pullback_points, variance, variance_slope
+from .kernel import compared, covariance, variance
 from .regression import Fitted, extend, predict
+from .slopes import pullback_points, variance_slope
 
 KNOWN = 1e-10
 """The share of its prior variance below which a point's value is known."""

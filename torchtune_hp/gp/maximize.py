@@ -18,8 +18,8 @@ from torch.quasirandom import SobolEngine
 
 from .climb import Column, Cube, ascended, climb, scored
 from .fantasies import Fantasies, choose, in_order
-from .kernel import scales
 from .paths import Paths, evaluate, evaluate_all
+from .slopes import scales
 
 EXHAUSTIVE = 2**11
 _LOCAL = (0.2, 0.05, 0.01)      # deviations around the best points

@@ -24,9 +24,10 @@ from ..errors import ConfigurationError
 from ..gp.fantasies import Fantasies, choose, fantasize, incumbents, log_noisy_expected_improvement
 from ..gp.feasibility import deterrence
 from ..gp.fit import fit
-from ..gp.kernel import scales, unpack
+from ..gp.kernel import unpack
 from ..gp.maximize import batch, best_rows, pool, starts
 from ..gp.regression import condition
+from ..gp.slopes import scales
 from ..gp.threads import bounded
 from ..seeds import derive
 from ..trial import Report, Setting
