@@ -42,6 +42,8 @@ from torchtune_hp.gp.kernel import Kernel, unpack
 from torchtune_hp.gp.maximize import batch, pool, starts
 from torchtune_hp.gp.priors import default, draw, log_prior, mode
 from torchtune_hp.gp.regression import Fitted, condition, log_marginal, predict
+from torchtune_hp.gp.slopes import scales
+from torchtune_hp.gp.threads import bounded
 from torchtune_hp.searchers import GPSearch
 from torchtune_hp.trial import Dim, Report, Setting
 
@@ -89,6 +91,10 @@ def cube_of(x: Tensor) -> Cube:
     return Cube([Column()] * x.shape[1], lambda points: points)
 
 
+def widths(fitted: Fitted) -> Tensor:
+    return scales(fitted.kernel, fitted.hyper, fitted.x.shape[1])
+
+
 def conditioned(x: Tensor, y: Tensor) -> Fitted:
     kernel = kernel_of(x)
     return condition(kernel, x, y, fit(kernel, x, y).hyper)
@@ -98,7 +104,7 @@ def one_given(fitted: Fitted, seed: int) -> Tensor:
     """(1, d): where log EI is largest."""
     x, best, cube = fitted.x, fitted.y.amin(), cube_of(fitted.x)
     around = x[fitted.y.argsort(stable=True)[:8]]
-    return pool(lambda at: log_ei(fitted, at, best), cube, starts(cube, RAW, around, seed), x).x[:1]
+    return pool(lambda at: log_ei(fitted, at, best), cube, starts(cube, RAW, around, seed), x, scale=widths(fitted)).x[:1]
 
 
 def many_given(fitted: Fitted, q: int, seed: int) -> Tensor:
@@ -108,13 +114,15 @@ def many_given(fitted: Fitted, q: int, seed: int) -> Tensor:
     believed = incumbents(fitted, x, INCUMBENTS)
     normals = torch.randn(SAMPLES, len(believed), dtype=torch.float64, generator=generator)
     imagined: Fantasies = fantasize(fitted, believed, normals)
-    found = pool(lambda at: log_noisy_expected_improvement(imagined, at), cube, starts(cube, max(RAW, 4 * q), believed, seed), x)
+    begun = starts(cube, max(RAW, 4 * q), believed, seed)
+    found = pool(lambda at: log_noisy_expected_improvement(imagined, at), cube, begun, x, scale=widths(fitted))
     return batch(imagined, cube, found, x, torch.randn(SAMPLES, q, dtype=torch.float64, generator=generator))
 
 
 def ours(x: Tensor, y: Tensor, q: int, seed: int) -> Tensor:
-    fitted = conditioned(x, y)
-    return one_given(fitted, seed) if q == 1 else many_given(fitted, q, seed)
+    with bounded(len(x)):       # as GPSearch does
+        fitted = conditioned(x, y)
+        return one_given(fitted, seed) if q == 1 else many_given(fitted, q, seed)
 
 
 def as_used(x: Tensor, y: Tensor) -> float:

@@ -100,6 +100,39 @@ def test_noisy_ei_is_differentiable_and_finite_far_below() -> None:
     assert value.isfinite().all() and (value < -1e5).all() and gradient.isfinite().all() and (gradient != 0).any()
 
 
+def by_graph(drawn: Fantasies, x: Tensor) -> tuple[Tensor, Tensor]:
+    """log NEI of its moments and its gradient, by autograd."""
+    x = x.clone().requires_grad_()
+    mean, square = moments(drawn, x)
+    each = acquisition.log_expected_improvement(mean, acquisition.deviation(square), drawn.best[:, None])
+    value = each.logsumexp(0) - torch.tensor(float(len(drawn.best))).double().log()
+    return value.detach(), torch.autograd.grad(value.sum(), x)[0]
+
+
+@pytest.mark.parametrize("shape", ["rbf", "matern52"])
+@pytest.mark.parametrize("fidelity", [None, 4])
+def test_the_closed_form_gradient_is_autograds(shape: str, fidelity: int | None) -> None:
+    kernel = Kernel((3, 0), categories=((1, 3),), conditions=((0, 1, 2),), fidelity=fidelity, shape=shape)
+    given = hyper([0.4, 0.7, 0.9], 1.5, 1e-3, 0.2, (0.3, 0.4, 1.2) if fidelity else ())
+    x = uniform(30, 5)
+    drawn = fantasize(condition(kernel, x, normal(30), given), uniform(4, 5, seed=2), normal(16, 4))
+    at = uniform(50, 5, seed=3).requires_grad_()
+    value = log_noisy_expected_improvement(drawn, at)
+    (gradient,) = torch.autograd.grad((2 * value).sum(), at)
+    expected, slope = by_graph(drawn, at.detach())
+    torch.testing.assert_close((value.detach(), gradient), (expected, 2 * slope), rtol=1e-9, atol=1e-9)
+    assert (gradient[:, [0, 3]] != 0).any(0).all() and (gradient[:, 2] == 0).all()
+    with torch.no_grad():
+        assert torch.equal(value, log_noisy_expected_improvement(drawn, at))
+
+
+def test_where_a_point_is_known_nothing_is_expected_and_nothing_is_climbed() -> None:
+    drawn = fantasize(process(noise=1e-8), uniform(3, 3, seed=2), normal(4, 3))
+    x = uniform(3, 3, seed=2).requires_grad_()
+    value = log_noisy_expected_improvement(drawn, x)
+    assert (value == -torch.inf).all() and (torch.autograd.grad(value.sum(), x)[0] == 0).all()
+
+
 # Batches ----------------------------------------------------------------------------------------------------------------
 
 

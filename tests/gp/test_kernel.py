@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from torchtune_hp.gp.kernel import Hyper, Kernel, active, compared, covariance, pack, pullback, unpack, variance
+from torchtune_hp.gp.slopes import pullback_points, variance_slope
 
 from .written_out import KERNELS, TREE, element, hypers, matrix, points, raws
 
@@ -122,6 +123,24 @@ def test_the_gradient_is_autograds_and_that_of_finite_differences(kernel: Kernel
         step = torch.zeros_like(raw)
         step[:, entry] = 1e-5
         torch.testing.assert_close(found[:, entry], (weighted(raw + step) - weighted(raw - step)) / 2e-5, rtol=1e-6, atol=1e-8)
+
+
+@kernels
+def test_the_gradient_by_points_is_autograds(kernel: Kernel) -> None:
+    hyper, a, b = hypers(kernel), points(9, width(kernel)), points(6, width(kernel), seed=1)
+    weight = torch.from_numpy(np.random.default_rng(5).normal(size=(9, 6)))
+    found = compared(kernel, hyper, a, b)
+    torch.testing.assert_close(found.value, covariance(kernel, hyper, a, b), rtol=1e-14, atol=0)
+    leaf = b.clone().requires_grad_()
+    (weight * covariance(kernel, hyper, a, leaf)).sum().backward()
+    torch.testing.assert_close(pullback_points(kernel, hyper, a, b, found, weight), leaf.grad, rtol=1e-11, atol=1e-12)
+    slope = variance_slope(kernel, hyper, b)
+    if kernel.fidelity is None:
+        assert slope is None and (variance(kernel, hyper, b) == hyper.outputscale).all()
+    else:
+        leaf = b.clone().requires_grad_()
+        variance(kernel, hyper, leaf).sum().backward()
+        torch.testing.assert_close(slope, leaf.grad[:, kernel.fidelity], rtol=1e-12, atol=1e-14)
 
 
 @kernels

@@ -249,6 +249,16 @@ def test_bounds_that_meet_hold_a_variable_still() -> None:
     assert found.converged.all() and (found.point[:, 0] == 0.3).all() and found.gradient[:, 1:].abs().max() <= 1e-6
 
 
+@pytest.mark.parametrize("promise", [1e-1, 1e-4])
+def test_a_row_ends_where_its_model_promises_no_more_and_not_far_above_the_minimum(promise: float) -> None:
+    center, start = uniform(8, 6, seed=1), uniform(8, 6, seed=2, low=-3, high=3)
+    function = graded(quadratic(100.0, 6, center))
+    sooner, later = minimize(function, start, promise=promise), minimize(function, start)
+    assert sooner.converged.all() and (sooner.iterations < later.iterations).all()
+    # The model is a guess: what is left is about what it said, half of the slope.
+    assert (sooner.value - later.value).max() <= 3 * promise
+
+
 def test_each_row_may_have_bounds_of_its_own() -> None:
     lower = torch.tensor([[0.0], [1.0], [-3.0]], dtype=torch.float64)
     found = minimize(graded(lambda point, rows: ((point + 1) ** 2).sum(-1)), torch.full((3, 1), 2.0, dtype=torch.float64), lower=lower)
@@ -278,6 +288,7 @@ def test_no_rows_and_no_variables_are_answered(shape: tuple[int, int]) -> None:
         ({"history": 0}, "history >= 1"),
         ({"steps": -1}, "steps >= 0"),
         ({"tolerance": float("nan")}, "tolerance >= 0"),
+        ({"promise": -1.0}, "promise >= 0"),
         ({"function": lambda point, rows: (point.sum(), point)}, r"function must answer values \(2,\) and gradients \(2, 3\)"),
     ],
 )   # fmt: skip

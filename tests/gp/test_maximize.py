@@ -13,7 +13,8 @@ from torchtune_hp.gp.climb import Column, Cube, climb
 from torchtune_hp.gp.fantasies import choose, fantasize, log_noisy_expected_improvement
 from torchtune_hp.gp.maximize import Pool, batch, best_rows, crossings, path_maxima, pool, starts
 from torchtune_hp.gp.paths import draw, evaluate, evaluate_all
-from torchtune_hp.gp.regression import Fitted, sample
+from torchtune_hp.gp.regression import Fitted, condition, sample
+from torchtune_hp.gp.slopes import scales
 from torchtune_hp.space import Space
 from torchtune_hp.space.domains import Domain
 
@@ -189,6 +190,26 @@ def test_log_nei_is_climbed_as_high_as_a_dense_search_finds() -> None:
     grid = torch.cartesian_prod(*[torch.linspace(0, 1, 201, dtype=torch.float64)] * 2)
     found = pool(lambda x: log_noisy_expected_improvement(drawn, x), box, starts(box, 256, fitted.x[:3], seed=0), fitted.x)
     assert found.score[0] >= log_noisy_expected_improvement(drawn, grid).max() - 1e-9
+
+
+def test_climbed_in_units_of_its_lengthscales_it_takes_fewer_steps_to_a_point_as_good() -> None:
+    fitted = process(n=25, d=3)
+    fitted = condition(fitted.kernel, fitted.x, fitted.y, fitted.hyper._replace(lengthscale=torch.tensor([0.08, 0.8, 8.0]).double()))
+    drawn, box = fantasize(fitted, fitted.x, normal(8, 25)), cube(FLOAT, FLOAT, FLOAT)
+    widths = scales(fitted.kernel, fitted.hyper, 3)
+    assert torch.equal(widths, fitted.hyper.lengthscale)
+    calls = 0
+
+    def score(x: Tensor) -> Tensor:
+        nonlocal calls
+        calls += x.requires_grad
+        return log_noisy_expected_improvement(drawn, x)
+
+    begun = starts(box, 256, fitted.x[:3], seed=0)
+    plain, calls, steps = pool(score, box, begun, fitted.x), 0, calls
+    scaled = pool(score, box, begun, fitted.x, scale=widths)
+    assert scaled.score[0] >= plain.score[0] - 1e-2 and calls < steps
+    assert ((scaled.x >= 0) & (scaled.x <= 1)).all()
 
 
 # Batches ----------------------------------------------------------------------------------------------------------------

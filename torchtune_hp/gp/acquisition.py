@@ -22,6 +22,7 @@ from torch import Tensor
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 _SQRT_HALF_PI = math.sqrt(0.5 * math.pi)
 _FAR = -50.0            # below, h(z) is the first terms of its asymptotic series: the rest is under 2e-13 of it
+_SURE = 8.0             # above, h(z) is z: the rest is under 1e-16 of it
 _SMALLEST = 1e-20
 
 
@@ -39,7 +40,9 @@ def expected_improvement(mean: Tensor, deviation: Tensor, best: Tensor) -> Tenso
 
 def log_expected_improvement(mean: Tensor, deviation: Tensor, best: Tensor) -> Tensor:
     """log EI (...) (Ament et al., "Unexpected improvements to expected improvement", NeurIPS 2023, section 4.1 and eq. 9)."""
-    return _log_h((best - mean) / deviation) + deviation.log()
+    z = (best - mean) / deviation
+    value, slope = log_h(z.detach())
+    return (_with_slope(z, value, slope) if z.requires_grad else value) + deviation.log()
 
 
 def probability_of_improvement(mean: Tensor, deviation: Tensor, best: Tensor) -> Tensor:
@@ -80,19 +83,18 @@ def log_ndtr(z: Tensor) -> Tensor:
     return _with_slope(z, value, slope)
 
 
-def _log_h(z: Tensor) -> Tensor:
-    """log h(z); its derivative is Phi / h, for h' = Phi."""
-    near, far = z.detach().clamp_min(-1.0), z.detach().clamp_max(-1.0)
-    h = _density(near) + near * torch.special.ndtr(near)
-    # Else h(z) = phi(z) t(z), and t(z) = 1 - |z| M(|z|) of Mills' ratio M. Far out the two cancel: 1 / z**2 - 3 / z**4 + ...
-    mills = _SQRT_HALF_PI * torch.special.erfcx(-far / math.sqrt(2))
-    square = far.clamp_max(_FAR) ** -2
+def log_h(z: Tensor) -> tuple[Tensor, Tensor]:
+    """log h(z) and its slope Phi / h, for h' = Phi; not differentiated.
+
+    h(z) = phi(z) t(z), t(z) = 1 + z M(-z) of Mills' ratio M. Far below the two cancel: then t is 1 / z**2 - 3 / z**4 + ...
+    Above _SURE h is z to the last bit.
+    """
+    inner = z.clamp_max(_SURE)
+    mills = _SQRT_HALF_PI * torch.special.erfcx(inner * -math.sqrt(0.5))
+    square = inner.clamp_max(_FAR) ** -2
     series = square * (1 - square * (3 - square * (15 - square * (105 - 945 * square))))
-    t = torch.where(far < _FAR, series, 1 + far * mills)
-    value = torch.where(z < -1, -0.5 * far * far - _LOG_SQRT_2PI + t.log(), h.log())
-    if not z.requires_grad:
-        return value
-    return _with_slope(z, value, torch.where(z < -1, mills / t, torch.special.ndtr(near) / h))
+    t = torch.where(inner < _FAR, series, 1 + inner * mills) * (z.clamp_min(_SURE) / _SURE)
+    return t.log() - (0.5 * inner * inner + _LOG_SQRT_2PI), mills / t
 
 
 def _density(z: Tensor) -> Tensor:

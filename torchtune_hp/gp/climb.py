@@ -26,6 +26,7 @@ _AT_ONCE = 2**12        # points scored in one call
 _ROUNDS = 32            # exchanges, and climbs, of one start
 _STEPS = 60             # of L-BFGS
 _FLAT = 1e-3            # a slope that promises so much from face to face: of a logarithm, a tenth of a percent
+_LONGEST = 3.0          # a lengthscale beyond which a column is nearly straight from face to face
 
 
 class Column(NamedTuple):
@@ -47,8 +48,12 @@ class Cube(NamedTuple):
     feasible: Callable[[Tensor], Tensor] | None = None
 
 
-def climb(score: Score, cube: Cube, start: Tensor) -> tuple[Tensor, Tensor]:
-    """From each start (b, d), canonical and feasible, to a canonical, feasible point (b, d) and its score (b,), never below the start's."""
+def climb(score: Score, cube: Cube, start: Tensor, scale: Tensor | None = None, gain: float = 0.0) -> tuple[Tensor, Tensor]:
+    """From each start (b, d), canonical and feasible, to a canonical, feasible point (b, d) and its score (b,), never below the start's.
+
+    `scale` (d,): how far the score goes about as far in each column, as lengthscales say; None: everywhere one. `gain`: a climb
+    ends where no more is promised. Both save steps.
+    """
     number = torch.arange(len(start), device=start.device)
     x, best = start, scored(score, start, number)
     smooth = any(column.levels is None for column in cube.columns)
@@ -58,7 +63,7 @@ def climb(score: Score, cube: Cube, start: Tensor) -> tuple[Tensor, Tensor]:
         if not len(work):
             break
         if smooth:
-            x, best = _improved(x, best, work, *ascended(score, cube, x[work], work))
+            x, best = _improved(x, best, work, *ascended(score, cube, x[work], work, scale, gain))
         if not stepped:
             break
         before = best[work]
@@ -67,26 +72,32 @@ def climb(score: Score, cube: Cube, start: Tensor) -> tuple[Tensor, Tensor]:
     return x, best
 
 
-def ascended(score: Score, cube: Cube, x: Tensor, number: Tensor, steps: int = _STEPS) -> tuple[Tensor, Tensor]:
+def ascended(
+    score: Score, cube: Cube, x: Tensor, number: Tensor, scale: Tensor | None = None, gain: float = 0.0, *, steps: int = _STEPS
+) -> tuple[Tensor, Tensor]:
     """Where L-BFGS leads from x (r, d) in the continuous columns, made canonical: (r, d) and the scores (r,), -inf where infeasible.
 
-    `number` (r,): of the starts, for `score`.
+    `number` (r,): of the starts, for `score`. `scale`, `gain`: as in `climb`; columns are climbed in such units, in which all bend alike.
     """
     smooth = torch.tensor([column.levels is None for column in cube.columns], device=x.device)
+    unit = x.new_ones(x.shape[1]) if scale is None else scale.clamp_max(_LONGEST)
 
-    def function(point: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def placed(scaled: Tensor, rows: Tensor) -> Tensor:     # rounding leads neither out of the cube nor off a level
+        return torch.where(smooth, (scaled * unit).clamp_max(1.0), x[rows])
+
+    def function(scaled: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        point = placed(scaled, rows)
         with torch.enable_grad():
-            point = point.clone().requires_grad_()
-            value = score(point, number[rows])
+            value = score(point.requires_grad_(), number[rows])
             (gradient,) = torch.autograd.grad(value.sum(), point)
         value = -value.detach()
         if cube.feasible is not None:       # a wall: the line search steps back from it
             value = value.masked_fill(~cube.feasible(point.detach()), torch.nan)
-        return value, -gradient * smooth
+        return value, -gradient * (smooth * unit)
 
-    lower, upper = torch.where(smooth, 0.0, x), torch.where(smooth, 1.0, x)
-    found = minimize(function, x, lower=lower, upper=upper, steps=steps, tolerance=_FLAT)
-    point = cube.canonical(found.point)
+    bounds = torch.where(smooth, 0.0, x) / unit, torch.where(smooth, 1.0, x) / unit
+    found = minimize(function, x / unit, lower=bounds[0], upper=bounds[1], steps=steps, tolerance=_FLAT, promise=2 * gain)
+    point = cube.canonical(placed(found.point, torch.arange(len(x), device=x.device)))
     value = scored(score, point, number)
     return point, value if cube.feasible is None else value.masked_fill(~cube.feasible(point), -torch.inf)
 

@@ -20,14 +20,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from .acquisition import deviation, log_expected_improvement
-from .kernel import covariance, variance
+from .acquisition import deviation, log_expected_improvement, log_h
+from .kernel import compared, covariance, variance
 from .regression import Fitted, extend, predict
+from .slopes import pullback_points, variance_slope
 
 KNOWN = 1e-10
 """The share of its prior variance below which a point's value is known."""
@@ -78,9 +80,8 @@ def moments(fantasies: Fantasies, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def log_noisy_expected_improvement(fantasies: Fantasies, x: Tensor) -> Tensor:
-    """log NEI (q,) at x (q, d). Differentiable in x."""
-    mean, square = moments(fantasies, x)
-    return _averaged(mean, square, fantasies.best[:, None], _floor(fantasies, x))
+    """log NEI (q,) at x (q, d). Differentiable in x, once."""
+    return _log_nei(_Known(fantasies.fitted, fantasies.whitened, fantasies.best[:, None], None), x)
 
 
 def choose(fantasies: Fantasies, pool: Tensor, normals: Tensor, *, bonus: Tensor | None = None) -> Tensor:
@@ -125,21 +126,79 @@ def in_order(fantasies: Fantasies, x: Tensor, normals: Tensor) -> Callable[[Tens
     """
     known = len(fantasies.whitened)
     whole = fantasize(fantasies.fitted, x, normals[:0])._replace(whitened=torch.cat([fantasies.whitened, normals.mT]))
-    fitted = whole.fitted
-    told = fitted.hyper.mean + whole.whitened.mT @ fitted.factor[known:].mT
+    told = whole.fitted.hyper.mean + whole.whitened.mT @ whole.fitted.factor[known:].mT
     best = torch.cat([fantasies.best[:, None], told], 1).cummin(1).values
-    place = torch.arange(known + len(x), device=x.device)
+    place = torch.arange(known + len(x), device=x.device)[:, None]
 
     def score(at: Tensor, number: Tensor) -> Tensor:
-        half = torch.linalg.solve_triangular(fitted.factor, covariance(fitted.kernel, fitted.hyper, fitted.x, at), upper=False)
-        half = half * (place[:, None] < known + number)
-        square = (variance(fitted.kernel, fitted.hyper, at) - half.square().sum(0)).clamp_min(0)
-        return _averaged(fitted.hyper.mean + whole.whitened.mT @ half, square, best[:, number], _floor(fantasies, at))
+        return _log_nei(_Known(whole.fitted, whole.whitened, best[:, number], place < known + number), at)
 
     return score
 
 
 _NEVER = -1e300         # twice this is still finite, and what was chosen is still below
+
+
+class _Known(NamedTuple):
+    """What log NEI is given at each of q points: `best` (s, 1) or (s, q); `rows` (n, q) bool: of the process, or None: all."""
+
+    fitted: Fitted
+    whitened: Tensor    # (n, s)
+    best: Tensor
+    rows: Tensor | None
+
+
+def _log_nei(known: _Known, x: Tensor) -> Tensor:
+    if x.requires_grad and torch.is_grad_enabled():
+        value: Tensor = _Climbed.apply(x, known)
+        return value
+    return _scored(known, x, sloped=False)[0]
+
+
+class _Climbed(torch.autograd.Function):
+    """log NEI and its closed-form gradient, of one covariance and two triangular solves: a graph costs more than the numbers."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, known: _Known) -> Tensor:
+        value, gradient = _scored(known, x, sloped=True)
+        ctx.save_for_backward(gradient)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return weight[:, None] * gradient, None
+
+
+@torch.no_grad()
+def _scored(known: _Known, x: Tensor, *, sloped: bool) -> tuple[Tensor, Tensor]:
+    """log NEI (q,) at x (q, d), and its gradient (q, d) where it is `sloped`; (-inf, 0) where all is known."""
+    kernel, hyper, at, factor = known.fitted.kernel, known.fitted.hyper, known.fitted.x, known.fitted.factor
+    found = compared(kernel, hyper, at, x)
+    half = torch.linalg.solve_triangular(factor, found.value, upper=False)
+    half = half if known.rows is None else half * known.rows
+    prior = variance(kernel, hyper, x)
+    square = (prior - half.square().sum(0)).clamp_min(0)
+    spread = deviation(square)
+    z = (known.best - hyper.mean - known.whitened.mT @ half) / spread
+    each, slope = log_h(z)
+    certain = square <= KNOWN * prior
+    value = each.logsumexp(0) + (spread.log() - math.log(len(known.best)))
+    value = value.masked_fill(certain, -torch.inf)
+    if not sloped:
+        return value, x
+    # d log EI = -(slope / sigma) d mu + (1 - slope z) / sigma d sigma, averaged with the samples' shares of the improvement.
+    share = each.softmax(0) * slope
+    by_square = (1 - (share * z).sum(0)) / (2 * spread * spread)
+    by_half = known.whitened @ (share / -spread) - 2 * by_square * half
+    by_half = by_half if known.rows is None else by_half * known.rows
+    weight = torch.linalg.solve_triangular(factor.mT, by_half, upper=True)
+    gradient = pullback_points(kernel, hyper, at, x, found, weight)
+    rises = variance_slope(kernel, hyper, x)
+    if rises is not None and kernel.fidelity is not None:
+        gradient[:, kernel.fidelity] += by_square * rises
+    return value, gradient.masked_fill(certain[:, None], 0.0)
 
 
 def _averaged(mean: Tensor, square: Tensor, best: Tensor, floor: Tensor) -> Tensor:

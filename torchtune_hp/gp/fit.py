@@ -21,6 +21,7 @@ from .kernel import Hyper, Kernel, unpack
 from .lbfgs import minimize
 from .priors import Prior, default, draw, log_prior, mode
 from .regression import log_marginal, refuse
+from .threads import bounded
 
 ENTRIES = {"cpu": 2**18, "cuda": 2**26}
 """How many numbers of covariance matrices are in work at once: rows are evaluated in blocks of this size. On a CPU they stay in
@@ -85,7 +86,9 @@ def fit(
         return torch.cat(values) / -max(n, 1), torch.cat(gradients) / -max(n, 1)
 
     size = max(1, ENTRIES.get(y.device.type, ENTRIES["cpu"]) // max(n * n, 1))
-    found = minimize(objective, starts[:, free], lower=prior.lower[free], upper=prior.upper[free], steps=steps)
+    lower, upper = prior.lower[free], prior.upper[free]
+    with bounded(n):
+        found = minimize(objective, starts[:, free], lower=lower, upper=upper, steps=steps)
     raw = starts.clone()
     raw[:, free] = found.point
     value = -found.value * max(n, 1)

@@ -138,11 +138,12 @@ class Compared(NamedTuple):
     slope: Tensor
 
 
-def compared(kernel: Kernel, hyper: Hyper, x: Tensor) -> Compared:
-    """`covariance(kernel, hyper, x)` with its slope, for `pullback`. In place where it can be: fresh memory is what costs."""
+def compared(kernel: Kernel, hyper: Hyper, a: Tensor, b: Tensor | None = None) -> Compared:
+    """`covariance(kernel, hyper, a, b)` with its slope, for the pullbacks. In place where it can be: fresh memory is what costs."""
     with torch.no_grad():
-        points = _describe(kernel, hyper, x)
-        square, factor = _square(kernel, points, points), _factor(kernel, hyper, points, points)
+        first = _describe(kernel, hyper, a)
+        second = first if b is None else _describe(kernel, hyper, b)
+        square, factor = _square(kernel, first, second), _factor(kernel, hyper, first, second)
         if kernel.shape == "rbf":
             value = square.neg_().exp_() * factor
             return Compared(value, value)
@@ -191,7 +192,7 @@ class _Points(NamedTuple):
 
 def _describe(kernel: Kernel, hyper: Hyper, x: Tensor) -> _Points:
     exists = active(kernel, x) if kernel.conditions else None
-    numbers = x[..., list(kernel.numbers)] - REST      # about the middle: less is lost in the products
+    numbers = (x if _all(kernel, x) else x[..., list(kernel.numbers)]) - REST      # about the middle: less is lost in the products
     if exists is not None:
         numbers = torch.where(exists[..., list(kernel.numbers)], numbers, 0.0)
     codes = []
@@ -205,6 +206,10 @@ def _describe(kernel: Kernel, hyper: Hyper, x: Tensor) -> _Points:
         torch.cat(codes, -1) if codes else x[..., :0],
         x[..., 0:0].sum(-1) if kernel.fidelity is None else x[..., kernel.fidelity],
     )
+
+
+def _all(kernel: Kernel, x: Tensor) -> bool:
+    return kernel.numbers == tuple(range(x.shape[-1]))
 
 
 def _level(coordinate: Tensor, levels: int) -> Tensor:

@@ -19,10 +19,12 @@ from torch.quasirandom import SobolEngine
 from .climb import Column, Cube, ascended, climb, scored
 from .fantasies import Fantasies, choose, in_order
 from .paths import Paths, evaluate, evaluate_all
+from .slopes import scales
 
 EXHAUSTIVE = 2**11
 _LOCAL = (0.2, 0.05, 0.01)      # deviations around the best points
 _PER_PATH = 4                   # starts climbed for each path
+_GAIN = 5e-4                    # of a score, which is the logarithm of an acquisition: a twentieth of a percent is not worth a step
 _REFINED = 6                    # steps of L-BFGS for each point of a batch
 
 
@@ -57,10 +59,13 @@ def starts(cube: Cube, count: int, best: Tensor, seed: int) -> Tensor:
     return _distinct(_allowed(cube, leveled(cube.columns, torch.cat([best, near, even[around:]]))), best[:0])
 
 
-def pool(score: Callable[[Tensor], Tensor], cube: Cube, start: Tensor, taken: Tensor, *, climbs: int = 32) -> Pool:
+def pool(
+    score: Callable[[Tensor], Tensor], cube: Cube, start: Tensor, taken: Tensor, *, climbs: int = 32, scale: Tensor | None = None
+) -> Pool:
     """The starts (b, d), and where the best `climbs` of them lead, without what is `taken` (t, d).
 
-    `score(x (r, d)) -> (r,)`, larger is better. Empty only where all that was found is taken: draw other starts.
+    `score(x (r, d)) -> (r,)`, larger is better, in logarithms; `scale`: as in `climb`. Empty only where all that was found is taken:
+    draw other starts.
     """
     number = torch.arange(len(start), device=start.device)
     at_start = scored(lambda x, _: score(x), start, number)
@@ -68,7 +73,7 @@ def pool(score: Callable[[Tensor], Tensor], cube: Cube, start: Tensor, taken: Te
         x, value = start, at_start
     else:
         top = at_start.argsort(descending=True, stable=True)[:climbs]
-        x, value = climb(lambda x, _: score(x), cube, start[top])
+        x, value = climb(lambda x, _: score(x), cube, start[top], scale, _GAIN)
         x, value = torch.cat([x, start]), torch.cat([value, at_start])
     order = value.argsort(descending=True, stable=True)
     x, value = x[order], value[order]
@@ -97,7 +102,8 @@ def batch(
     if not len(x) or all(column.levels is not None for column in cube.columns):
         return x
     given = in_order(fantasies, x, normals)
-    better, _ = ascended(score, cube, x, torch.arange(len(x), device=x.device), steps=_REFINED)
+    scale = scales(fantasies.fitted.kernel, fantasies.fitted.hyper, x.shape[1])
+    better, _ = ascended(score, cube, x, torch.arange(len(x), device=x.device), scale, _GAIN, steps=_REFINED)
     better = better if cube.feasible is None else better[cube.feasible(better)]
     return chosen(_distinct(torch.cat([better, x]), taken))
 

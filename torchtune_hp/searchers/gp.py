@@ -28,6 +28,8 @@ from ..gp.fit import fit
 from ..gp.kernel import unpack
 from ..gp.maximize import best_rows, pool, starts
 from ..gp.regression import Fitted, condition
+from ..gp.slopes import scales
+from ..gp.threads import bounded
 from ..seeds import derive
 from ..trial import Report, Setting
 from .base import Base
@@ -117,10 +119,11 @@ class GPSearch(Base):
         found = pending[:0]
         for turn in range(min(n, k)):
             which, share = (index + turn) % k, len(range(turn, n, k))
-            processes = [self._process(j, x, y[j]) for j in ([which] if references is None else range(len(y)))]
-            reference = None if references is None else references[which]
             running, drawn = torch.cat([pending, found]), derive(seed, "gp", index, turn)
-            some = self._suggested(processes, reference, share, tried, running, taken, drawn)
+            reference = None if references is None else references[which]
+            with bounded(len(x)):
+                processes = [self._process(j, x, y[j]) for j in ([which] if references is None else range(len(y)))]
+                some = self._suggested(processes, reference, share, tried, running, taken, drawn)
             found, taken = torch.cat([found, some]), torch.cat([taken, some])
         return found if len(found) == n else torch.cat([found, self._even(n - len(found), taken, index, derive(seed, "more"))])
 
@@ -174,7 +177,8 @@ class GPSearch(Base):
         begun = starts(self._cube, _STARTS + n, aim.best, seeds[0])
         if len(begun) < _STARTS // 8:       # most of the cube is infeasible
             begun = torch.cat([begun, self._cube.canonical(trained(self._sobol.ask(8 + n, pending=taken[:0], index=0, seed=seeds[1])))])
-        offered = pool(score, self._cube, begun, trained(taken), climbs=_CLIMBS)
+        scale = torch.stack([scales(self._kernel, one.hyper, one.x.shape[1]) for one in processes]).amin(0)
+        offered = pool(score, self._cube, begun, trained(taken), climbs=_CLIMBS, scale=scale)
         if n == 1 or not len(offered.x):
             return offered.x[:1, :-1]
         return aim.batch(self._cube, offered, trained(taken), n, bonus)[:, :-1]

@@ -1,0 +1,49 @@
+"""How a covariance changes as its points move: closed-form, for what is climbed by the point (`kernel.pullback`: by hyperparameters).
+
+Laws, each a test: the gradient is autograd's; a category, and a number that does not exist, have none.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .kernel import Compared, Hyper, Kernel, _describe, active, variance
+
+
+def pullback_points(kernel: Kernel, hyper: Hyper, a: Tensor, b: Tensor, found: Compared, weight: Tensor) -> Tensor:
+    """sum_i weight_ij dk(a_i, b_j) / d(b_j): (..., m, d), for a (..., n, d) and weight (..., n, m); 0 by categories and by what is not."""
+    bent = weight * found.slope
+    scale = hyper.lengthscale[..., None, : len(kernel.numbers)]
+    numbers = (bent.mT @ _describe(kernel, hyper, a).scaled - bent.sum(-2)[..., None] * _describe(kernel, hyper, b).scaled) / scale
+    if kernel.numbers == tuple(range(b.shape[-1])):
+        return numbers
+    gradient = b.new_zeros(*numbers.shape[:-1], b.shape[-1])
+    gradient[..., list(kernel.numbers)] = numbers
+    if kernel.conditions:
+        gradient = gradient * active(kernel, b)
+    if kernel.fidelity is not None:
+        both = a[..., :, None, kernel.fidelity] + b[..., None, :, kernel.fidelity]
+        gradient[..., kernel.fidelity] = (weight * found.value * _fade_slope(hyper.decay[..., None, None, :], both)).sum(-2)
+    return gradient
+
+
+def variance_slope(kernel: Kernel, hyper: Hyper, x: Tensor) -> Tensor | None:
+    """d variance / dx: (..., n) by the fidelity; None without one, for then the variance is the same everywhere."""
+    if kernel.fidelity is None:
+        return None
+    return 2 * variance(kernel, hyper, x) * _fade_slope(hyper.decay[..., None, :], 2 * x[..., kernel.fidelity])
+
+
+def scales(kernel: Kernel, hyper: Hyper, d: int) -> Tensor:
+    """The lengthscale of each of d columns, of one process: (d,); 1 where a column is no number."""
+    scale = torch.ones(d, dtype=hyper.lengthscale.dtype, device=hyper.lengthscale.device)
+    scale[list(kernel.numbers)] = hyper.lengthscale[: len(kernel.numbers)]
+    return scale
+
+
+def _fade_slope(decay: Tensor, both: Tensor) -> Tensor:
+    """d(log fade) / d(t + u) at t + u = both (...)."""
+    stays, scale, power = decay.unbind(-1)
+    fades = (scale / (scale + both)) ** power
+    return -power / (scale + both) * fades / (stays + fades)
