@@ -27,7 +27,7 @@ from torch import Tensor
 
 from .acquisition import deviation, log_expected_improvement
 from .kernel import covariance, variance
-from .regression import Fitted, extend, predict
+from .regression import Fitted, extend, predict, prior_mean
 
 KNOWN = 1e-10
 """The share of its prior variance below which a point's value is known."""
@@ -126,7 +126,7 @@ def in_order(fantasies: Fantasies, x: Tensor, normals: Tensor) -> Callable[[Tens
     known = len(fantasies.whitened)
     whole = fantasize(fantasies.fitted, x, normals[:0])._replace(whitened=torch.cat([fantasies.whitened, normals.mT]))
     fitted = whole.fitted
-    told = fitted.hyper.mean + whole.whitened.mT @ fitted.factor[known:].mT
+    told = prior_mean(fitted, x) + whole.whitened.mT @ fitted.factor[known:].mT
     best = torch.cat([fantasies.best[:, None], told], 1).cummin(1).values
     place = torch.arange(known + len(x), device=x.device)
 
@@ -134,7 +134,7 @@ def in_order(fantasies: Fantasies, x: Tensor, normals: Tensor) -> Callable[[Tens
         half = torch.linalg.solve_triangular(fitted.factor, covariance(fitted.kernel, fitted.hyper, fitted.x, at), upper=False)
         half = half * (place[:, None] < known + number)
         square = (variance(fitted.kernel, fitted.hyper, at) - half.square().sum(0)).clamp_min(0)
-        return _averaged(fitted.hyper.mean + whole.whitened.mT @ half, square, best[:, number], _floor(fantasies, at))
+        return _averaged(prior_mean(fitted, at) + whole.whitened.mT @ half, square, best[:, number], _floor(fantasies, at))
 
     return score
 
@@ -157,4 +157,4 @@ def _project(fantasies: Fantasies, x: Tensor) -> tuple[Tensor, Tensor]:
     """The means (s, q) at x (q, d), and L^-1 K(all, x), (n + m, q)."""
     fitted = fantasies.fitted
     half = torch.linalg.solve_triangular(fitted.factor, covariance(fitted.kernel, fitted.hyper, fitted.x, x), upper=False)
-    return fitted.hyper.mean + fantasies.whitened.mT @ half, half
+    return prior_mean(fitted, x) + fantasies.whitened.mT @ half, half

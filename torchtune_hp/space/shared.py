@@ -1,0 +1,61 @@
+"""What a config of another space says in the coordinates of this one: hyperparameters of the same name, whose value is legal here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import SpaceError
+from .tree import Branches, Constant, Group, Leaf, Mapped, Node, Points
+
+ABSENT, OUTSIDE = -1.0, -2.0
+"""In the place of a coordinate: the config has no such hyperparameter; it has a value of it that is none of this space."""
+
+
+def places(root: Node, configs: Sequence[Any], dims: int) -> Points:
+    """(n, dims) float64: coordinates, canonical, or ABSENT, or OUTSIDE. What stands below a branch that was not taken is ABSENT."""
+    out = np.full((len(configs), dims), ABSENT)
+    for row, config in enumerate(configs):
+        _fill(root, config, out[row : row + 1])
+    return out
+
+
+def _fill(node: Node, value: Any, out: Points) -> None:
+    if isinstance(node, Group):
+        if isinstance(value, Mapping):
+            for key, child in node.children:
+                if key in value:
+                    _fill(child, value[key], out)
+    elif isinstance(node, Branches):
+        name = value.get("name") if isinstance(value, Mapping) else value
+        if name in node.column.items:
+            out[0, node.at] = node.column.places([name])[0]
+            _fill(node.groups[list(node.column.items).index(name)], value, out)
+        else:
+            out[0, node.at] = OUTSIDE
+    elif isinstance(node, Leaf):
+        out[0, node.at] = _place(node, value)
+    elif isinstance(node, Mapped):
+        try:
+            inner = node.inverse(value)
+        except Exception:       # a user's function, of a value that it was not made for
+            return
+        _fill(node.inner, inner, out)
+    elif not isinstance(node, Constant):        # a table of rows: each is a point as a whole
+        _fill_row(node, value, out)
+
+
+def _place(leaf: Leaf, value: Any) -> float:
+    try:
+        return float(leaf.column.places([value])[0])
+    except SpaceError:
+        return OUTSIDE
+
+
+def _fill_row(node: Node, value: Any, out: Points) -> None:
+    try:
+        node.places([value], np.arange(1), out)
+    except SpaceError:
+        out[:] = OUTSIDE
