@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import SpaceError
+from .columns import Column
 from .tree import Branches, Constant, Group, Leaf, Mapped, Node, Points
 
 ABSENT, OUTSIDE = -1.0, -2.0
 """In the place of a coordinate: the config has no such hyperparameter; it has a value of it that is none of this space."""
+
+_NOTHING = object()     # is legal nowhere
 
 
 def places(root: Node, configs: Sequence[Any], dims: int) -> Points:
@@ -29,27 +32,25 @@ def _fill(node: Node, value: Any, out: Points) -> None:
                 if key in value:
                     _fill(child, value[key], out)
     elif isinstance(node, Branches):
-        name = value.get("name") if isinstance(value, Mapping) else value
+        name = value.get("name") if isinstance(value, Mapping) else _NOTHING
+        out[0, node.at] = _place(node.column, name)
         if name in node.column.items:
-            out[0, node.at] = node.column.places([name])[0]
-            _fill(node.groups[list(node.column.items).index(name)], value, out)
-        else:
-            out[0, node.at] = OUTSIDE
+            _fill(node.groups[node.column.items.index(name)], value, out)
     elif isinstance(node, Leaf):
-        out[0, node.at] = _place(node, value)
+        out[0, node.at] = _place(node.column, value)
     elif isinstance(node, Mapped):
         try:
             inner = node.inverse(value)
         except Exception:       # a user's function, of a value that it was not made for
-            return
+            inner = _NOTHING
         _fill(node.inner, inner, out)
     elif not isinstance(node, Constant):        # a table of rows: each is a point as a whole
         _fill_row(node, value, out)
 
 
-def _place(leaf: Leaf, value: Any) -> float:
+def _place(column: Column, value: Any) -> float:
     try:
-        return float(leaf.column.places([value])[0])
+        return float(column.places([value])[0])
     except SpaceError:
         return OUTSIDE
 
