@@ -82,8 +82,9 @@ class Line(NamedTuple):
 
 
 def line(means: Tensor, y: Tensor, weight: Tensor) -> Line:
-    """Least squares, by each source (m, n) alone, of slope at least 0; weighted (m,) they are the trend. y (n,) has mean 0."""
+    """Least squares from each source (m, n) alone to y (n,), of slope at least 0; weighted (m,) they are the trend."""
     n = len(y)
+    y = y - y.mean()
     center = means.mean(1)
     far = means - center[:, None]
     square = far.square().sum(1)
