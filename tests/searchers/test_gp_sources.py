@@ -227,7 +227,7 @@ def test_branches_that_a_source_shares_are_searched_in_their_bounds() -> None:
     searcher.tell(reports(found, found[:, -1]))
     again = searcher.ask(4, pending=x[:0], index=3, seed=1)
     theirs = again[[1, 3]]          # the others are Sobol's, of the whole cube
-    assert torch.equal(space.canonical(theirs), theirs)
+    assert torch.allclose(space.canonical(theirs), theirs, atol=1e-9), "up to the digits that a config has"
 
 
 # How good it is
@@ -252,7 +252,10 @@ def test_a_perfect_source_is_better_than_none() -> None:
     assert alike[2] < 1 and alike[2] < none[2] / 4, (alike, none)
 
 
-def test_a_misleading_source_is_given_up() -> None:
-    """Where it says the best is, the worst lies. The bound over 20 seeds is `benchmarks/warm_start.py`'s."""
-    misled = regrets(branin, 22, range(3), source(lambda x: -branin(x), points(40, seed=9)))
-    assert misled[1] < 0.5, misled
+def test_a_misleading_source_is_given_up_once_a_few_trials_contradict_it() -> None:
+    """Its best is the worst. From then on points are those without it; what it costs until then is for `benchmarks/warm_start.py`."""
+    x = points(8)
+    misled, alone = warm(source(lambda x: -branin(x), points(40, seed=9))), begun()
+    for searcher in (misled, alone):
+        searcher.tell(reports(x, branin(x)))
+    assert torch.equal(ask(misled, 2, 8), ask(alone, 2, 8))
