@@ -104,8 +104,8 @@ def padded(x: Tensor, y: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
 def element(fitted: Fitted, which: Any) -> Fitted:
     """Some of a batch of processes, by an index of the batch dimensions."""
     hyper = Hyper(*(part[which] for part in fitted.hyper))
-    rest = (part[which] for part in (fitted.x, fitted.y, fitted.noise, fitted.factor, fitted.whitened, fitted.alpha))
-    return Fitted(fitted.kernel, hyper, *rest)
+    x, y, noise = fitted.x[which], fitted.y[which], fitted.noise[which]
+    return Fitted(fitted.kernel, hyper, x, y, noise, fitted.factor[which], fitted.whitened[which], fitted.alpha[which])
 
 
 def means(fitted: Fitted, x: Tensor) -> Tensor:
