@@ -36,7 +36,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
     for name in (
         "cifar10", "cifar10_tasks", "common", "early_stopping", "fused_costs", "networks", "overhead", "scale", "study_vs_peers",
         "suggest_fit", "suggest_latency", "suggest_objectives", "suggest_objectives_tasks", "suggest_peers", "suggest_quality",
-        "suggest_tasks",
+        "suggest_tasks", "warm_start",
     ):  # fmt: skip
         sys.modules.pop(name, None)
 
@@ -167,6 +167,31 @@ def test_a_batch_needs_as_many_more_evaluations_as_it_takes_to_be_where_one_at_a
     sequential, batched = [[9.0, 4.0, 2.0, 1.0]], [[9.0, 9.0, 3.0, 3.0, 3.0, 2.0, 1.0, 1.0]]
     assert quality.more_evaluations(branin, sequential, batched, 3) == pytest.approx(100.0)
     assert quality.more_evaluations(branin, sequential, [[9.0] * 12], 3) == pytest.approx(300.0)
+
+
+def test_warm_start_counts_evaluations_to_the_target(benchmark: Any, tmp_path: Path) -> None:
+    warm = benchmark("warm_start")
+    space = hp.Space({"a": hp.uniform(0.0, 1.0)})
+
+    def value(config: Any) -> float:
+        return float((config["a"] - 0.3) ** 2)
+
+    alike = {"itself": value, "reflected": warm.others(space, value)["reflected"]}
+    assert alike["reflected"]({"a": 0.9}) == pytest.approx(value({"a": 0.1}))
+    found = warm.compared(space, value, alike, 3, 4, 9)
+    cold = [warm.run(space, value, seed, 9) for seed in range(3)]
+    assert found["target"] == float(np.median([min(values[:4]) for values in cold]))
+    assert found["evaluations"]["none"] == [next((k + 1 for k, v in enumerate(run) if v <= found["target"]), 9) for run in cold]
+    assert np.median(found["evaluations"]["itself"]) <= np.median(found["evaluations"]["none"])
+    assert warm.ratio([3, 3, 3], [2, 2, 2]) == (1.5, 1.5, 1.5)
+
+
+def test_the_tasks_before_digits_are_other_tasks(benchmark: Any) -> None:
+    pytest.importorskip("sklearn")
+    space, value, earlier = benchmark("warm_start").digits()
+    config = {"lr": 0.1, "width": 8, "momentum": 0.9, "decay": 1e-5}
+    assert set(config) == set(space.names)
+    assert value(config) == value(config) < earlier["a quarter of the data"](config) < earlier["labels shuffled"](config)
 
 
 def test_the_functions_have_the_least_values_that_are_stated(benchmark: Any) -> None:

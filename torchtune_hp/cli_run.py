@@ -124,6 +124,7 @@ def _changes(arguments: argparse.Namespace) -> dict[str, Any]:
         "name": arguments.name, "storage": arguments.storage, "metric": _one_or_all(arguments.metric), "mode": _one_or_all(arguments.mode),
         "space": _space(arguments.space), "scheduler": _scheduler(arguments.scheduler, arguments.max_t),
         "executor": _executor(arguments.executor, arguments.workers), "resume": "auto" if arguments.resume else None,
+        "warm_start": arguments.warm_start,
         "verbose": 0 if arguments.quiet else None,
     }  # fmt: skip
     return {name: value for name, value in typed.items() if value is not None}

@@ -6,7 +6,7 @@ import copy
 import platform
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from .objective import Objective
 from .observers.base import Observer
 from .schedulers import FullRuns
 from .schedulers.base import Scheduler
-from .searchers import GridSearch, RandomSearch
+from .searchers import GPSearch, GridSearch, RandomSearch
 from .searchers.base import Searcher
 from .space import Space
 from .spec import of_callable, spec
@@ -28,8 +28,9 @@ from .stopping import MaxSteps, StopRule, stop_rule
 from .study import Study
 from .training.recipe import recipe_of
 from .training.runner import Place, Recipe, Runner, State
-from .trial import Limits, Scalar, Setting, Trial
+from .trial import Limits, Scalar, Setting, Source, Trial
 from .version import __version__
+from .warm_start import described, read
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -60,6 +61,9 @@ class Plan:
     resume: str
     verbose: int
     observers: tuple[Any, ...]
+    sources: tuple[Source, ...] = ()
+    learned: tuple[str, ...] = ()
+    """What the log of a new study should say of its sources."""
 
     @property
     def pretends(self) -> bool:
@@ -69,14 +73,12 @@ class Plan:
     @property
     def max_t(self) -> int | None:
         """The largest budget of a trial in steps: the scheduler's, the stop rule's or the trainable's own."""
-        known = [limit for limit in (self.scheduler.max_t, self.recipe.max_t) if limit is not None]
-        known += [self.stop.steps] if isinstance(self.stop, MaxSteps) else []
-        return min(known, default=None)
+        return _largest_budget(self.recipe, self.scheduler, self.stop)
 
     def setting(self, capacity: int) -> Setting:
         return Setting(
             self.space.dims, self.space.feasible, len(self.objective.metrics), self.max_t, capacity, self.seed,
-            self.recipe.saves, self.space.rows, self.space.levels,
+            self.recipe.saves, self.space.rows, self.space.levels, self.sources,
         )  # fmt: skip
 
     def study(self, capacity: int) -> Study:
@@ -101,6 +103,7 @@ class Plan:
             "executor": spec(self.executor),
             "stop": spec(self.stop),
             "points": spec(self.points),
+            "warm_start": described(self.sources),
             "keep": self.keep,
             "seed": self.seed,
             "look_every": self.look_every,
@@ -135,7 +138,8 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
     if known:
         objective = problems.attempt("metric", lambda: Objective(given["metric"], given["mode"], given["outcome_constraints"]))
     stop = problems.attempt("stop", lambda: stop_rule(given["stop"]))
-    searcher = given["searcher"] if given["searcher"] is not None else default_searcher(space)
+    warm = given["warm_start"]
+    searcher = given["searcher"] if given["searcher"] is not None else default_searcher(space, learns=bool(warm))
     problems.need(_is_part(searcher, Searcher), f"searcher: expected an object such as hp.RandomSearch(), but got {shown(searcher)}.")
     scheduler = given["scheduler"] if given["scheduler"] is not None else FullRuns()
     problems.need(_is_part(scheduler, Scheduler), f"scheduler: expected an object such as hp.ASHA(max_t=27), but got {shown(scheduler)}.")
@@ -143,6 +147,11 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
         executor = _executor_for(recipe)
     problems.need(
         _is_part(executor, Executor), f'executor: expected "auto" or an object such as hp.Processes(workers=4), but got {shown(executor)}.'
+    )
+    problems.need(
+        not warm or getattr(searcher, "learns_from_sources", False),
+        f"warm_start: {type(searcher).__name__} learns nothing from earlier studies. Leave searcher= out or pass searcher=hp.GPSearch(). "
+        "To try configs of theirs first, pass points=[...].",
     )
     points = _points(given["points"], space, problems)
     check_numbers(given, problems)
@@ -166,11 +175,14 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
         )
     problems.raise_any()
     assert recipe is not None and space is not None and objective is not None
+    max_t = _largest_budget(recipe, scheduler, stop)
+    sources, learned = _sources(given, lambda: read(warm, space, objective, fidelity=max_t != 1), problems)
+    problems.raise_any()
     plan = Plan(
         trainable, recipe, space, objective, searcher, scheduler, executor, stop, points, given["keep"], given["seed"],
         given["look_every"], float(given["checkpoint_every"]), given["trials"], given["time_budget"], given["target"],
         None if given["storage"] is None else Path(given["storage"]), given["name"], given["resume"], int(given["verbose"]),
-        tuple(given["observers"]),
+        tuple(given["observers"]), sources, learned,
     )  # fmt: skip
     for name, part in (("searcher", searcher), ("scheduler", scheduler)):       # on copies: a part begins once
         problems.attempt(name, lambda: copy.deepcopy(part).begin(plan.setting(1)))     # noqa: B023  (called at once)
@@ -178,9 +190,30 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
     return plan
 
 
-def default_searcher(space: Space | None) -> Searcher:
-    """GridSearch for a space with a `grid_search` axis, RandomSearch for any other."""
-    return GridSearch() if space is not None and any(dim.grid for dim in space.dims) else RandomSearch()
+def default_searcher(space: Space | None, *, learns: bool = False) -> Searcher:
+    """GridSearch for a space with a `grid_search` axis; for any other RandomSearch, or GPSearch where earlier studies are learned from."""
+    if space is not None and any(dim.grid for dim in space.dims):
+        return GridSearch()
+    return GPSearch() if learns else RandomSearch()
+
+
+def _largest_budget(recipe: Recipe, scheduler: Scheduler, stop: StopRule | None) -> int | None:
+    known = [limit for limit in (scheduler.max_t, recipe.max_t) if limit is not None]
+    known += [stop.steps] if isinstance(stop, MaxSteps) else []
+    return min(known, default=None)
+
+
+def _sources(
+    given: Mapping[str, Any], read: Callable[[], list[tuple[Source, str]]], problems: Problems
+) -> tuple[tuple[Source, ...], tuple[str, ...]]:
+    """What earlier studies found, and what the log should say of it: recorded when the study was made, or read now."""
+    warm = given["warm_start"]
+    if not warm or all(isinstance(one, Source) for one in warm):
+        return tuple(warm), ()
+    if given["resume"] == "auto" and (Path(given["storage"]) / given["name"] / "study.db").exists():
+        return (), ()       # the study has its own record of them
+    found = problems.attempt("warm_start", read) or []
+    return tuple(source for source, _ in found), tuple(text for _, text in found)
 
 
 def source_of(trainable: Any) -> dict[str, str]:

@@ -10,6 +10,7 @@ from .journal import Journal
 from .space import Space, difference as space_difference
 from .spec import difference, rebuild, spec
 from .stopping import stop_rule
+from .warm_start import rebuilt
 
 SESSION = ("executor", "observers", "verbose", "checkpoint_every")
 """Arguments that belong to a session: they may differ without a word."""
@@ -66,6 +67,15 @@ def resumed_arguments(journal: Journal, given: Mapping[str, Any], allow: Sequenc
             described = described * len(header["mode"])
         if described != recorded and name not in allow:
             lines += space_difference(recorded, described) if name == "space" else difference(name, recorded, described)
+    recorded = header.get("warm_start", [])         # a study made before there was such a thing has none
+    arguments["warm_start"] = rebuilt(recorded)
+    if given.get("warm_start"):
+        lines += difference("warm_start", [one["name"] for one in recorded], [str(path) for path in given["warm_start"]])
+    if recorded and "space" in allow and Space.of(arguments["space"]).describe() != header["space"]:
+        raise ConfigurationError(
+            "allow: the space of a study that learns from earlier ones stays as it is, for what it knows of them is recorded in its "
+            "coordinates. Start another study, with this one in its warm_start=[...]."
+        )
     lines += _other_trainable(header, given, allow)
     if lines:
         raise StudyChangedError(

@@ -126,6 +126,8 @@ class Session:
             return int(recorded)
         self.journal.update_header(capacity=offered)
         self.journal.note(Note("choice", f"capacity: {offered} trials at once, as {type(self.plan.executor).__name__} offers"))
+        for text in self.plan.learned:
+            self.journal.note(Note("warm_start", text))
         for name in self.plan.space.sampled:
             self.journal.note(Note("space", f"{name} is drawn by sample_from under each trial's seed; no searcher sees it"))
         for name, value in self.plan.space.lists.items():

@@ -53,13 +53,30 @@ class Dim:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """What an earlier study found, in the coordinates of this one: n of its trials, each as of its last finite look.
+
+    `shared`: the dimensions (places in `Setting.dims`) that its trials vary too; `x`, n rows of d, rests at 0.5 in the others.
+    `budget`: the share of its full budget that each trial had spent, in (0, 1]. `values`: for each trial the best it had reported
+    of every objective, smaller is better, finite.
+    """
+
+    name: str
+    shared: tuple[int, ...]
+    x: tuple[tuple[float, ...], ...]
+    budget: tuple[float, ...]
+    values: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Setting:
     """What searchers and schedulers are told once, at the beginning.
 
     `feasible` maps points (n, d) float64 to a mask (n,) bool. `rows`: None, or (m, d) float64: the only points there are.
     `levels(k, most)`: the canonical coordinates of dimension k's levels, (m,) float64 ascending, all of them or about `most`
     of them; None: all cells are equal. `max_t`: the largest budget of a trial in steps, None if trials end by themselves.
-    `capacity`: how many trials run at once, logically. `saves`: resting trials can be saved and woken elsewhere.
+    `capacity`: how many trials run at once, logically. `saves`: resting trials can be saved and woken elsewhere. `sources`: earlier
+    studies to learn from.
     """
 
     dims: tuple[Dim, ...]
@@ -71,6 +88,7 @@ class Setting:
     saves: bool = True
     rows: Tensor | None = None
     levels: Callable[[int, int], Tensor] | None = None
+    sources: tuple[Source, ...] = ()
 
 
 @packed

@@ -37,7 +37,8 @@ class Tuner:
             metric; whichever comes first. At least one, unless the searcher has an end of its own (a grid, rows).
         stop: ends single trials: {"accuracy": 0.95}, `hp.Plateau(patience)`, `hp.MaxSteps(n)`, a function of (trial, metrics).
         points: configs tried first. outcome_constraints: such as "params <= 50_000"; a report that violates one ranks last.
-        searcher: default `GridSearch` if the space has a `grid_search` axis, else `RandomSearch`.
+        warm_start: folders of earlier studies of the same metric, in any order: `GPSearch` learns from their trials what it can.
+        searcher: default `GridSearch` if the space has a `grid_search` axis, else `RandomSearch`; `GPSearch` with warm_start.
         scheduler: default `FullRuns()`. executor: "auto" is `Fused()` for a ModelTrainable,
             `Processes()` for the rest.
         observers: told of every turn (see `observers.base.Observer`). keep: how many best trials keep their weights; with
@@ -65,6 +66,7 @@ class Tuner:
         stop: Any = None,
         points: Sequence[Mapping[str, Any]] = (),
         outcome_constraints: Sequence[str] = (),
+        warm_start: Sequence[str | Path] = (),
         searcher: Searcher | None = None,
         scheduler: Scheduler | None = None,
         executor: Executor | Literal["auto"] = "auto",

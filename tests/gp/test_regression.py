@@ -106,7 +106,7 @@ def test_an_extension_broadcasts_over_batches() -> None:
     assert fitted.factor.shape == (4, 8, 8) and fitted.x.shape == (4, 8, 3)
     for i in range(4):
         alone = condition(PLAIN, torch.cat([x, new[i]]), torch.cat([y, told[i]]), hyper)
-        same(Fitted(PLAIN, hyper, *(part[i] for part in fitted[2:])), alone, 1e-10)
+        same(Fitted(PLAIN, hyper, *(part[i] for part in fitted[2:8])), alone, 1e-10)
 
 
 def test_a_point_seen_twice_extends_as_it_refits() -> None:
@@ -210,7 +210,7 @@ def test_only_who_needs_jitter_gets_it_and_the_least_that_is_enough() -> None:
     assert (fitted.noise[[0, 2]] == 0).all()
     assert (fitted.noise[1] == fitted.noise[1, 0]).all() and float(fitted.noise[1, 0] / hyper.outputscale[1]) == pytest.approx(JITTER[0])
     for i in (0, 2):
-        same(Fitted(PLAIN, hyper, *(part[i] for part in fitted[2:])), condition(PLAIN, x[i], observations(6), element(hyper, i)), 1e-9)
+        same(Fitted(PLAIN, hyper, *(part[i] for part in fitted[2:8])), condition(PLAIN, x[i], observations(6), element(hyper, i)), 1e-9)
     close(fitted.factor @ fitted.factor.mT, covariance(PLAIN, hyper, x) + torch.diag_embed(fitted.noise), 1e-14)
 
 

@@ -28,7 +28,7 @@ from torch.autograd.function import once_differentiable
 
 from .acquisition import deviation, log_expected_improvement, log_h
 from .kernel import compared, covariance, variance
-from .regression import Fitted, extend, predict
+from .regression import Fitted, extend, predict, prior_mean
 from .slopes import pullback_points, variance_slope
 
 KNOWN = 1e-10
@@ -126,7 +126,7 @@ def in_order(fantasies: Fantasies, x: Tensor, normals: Tensor) -> Callable[[Tens
     """
     known = len(fantasies.whitened)
     whole = fantasize(fantasies.fitted, x, normals[:0])._replace(whitened=torch.cat([fantasies.whitened, normals.mT]))
-    told = whole.fitted.hyper.mean + whole.whitened.mT @ whole.fitted.factor[known:].mT
+    told = prior_mean(whole.fitted, x) + whole.whitened.mT @ whole.fitted.factor[known:].mT
     best = torch.cat([fantasies.best[:, None], told], 1).cummin(1).values
     place = torch.arange(known + len(x), device=x.device)[:, None]
 
@@ -181,7 +181,10 @@ def _scored(known: _Known, x: Tensor, *, sloped: bool) -> tuple[Tensor, Tensor]:
     prior = variance(kernel, hyper, x)
     square = (prior - half.square().sum(0)).clamp_min(0)
     spread = deviation(square)
-    z = (known.best - hyper.mean - known.whitened.mT @ half) / spread
+    with torch.enable_grad():       # a trend is anybody's function
+        moved = x.detach().requires_grad_(sloped)
+        expected = prior_mean(known.fitted, moved)
+    z = (known.best - expected.detach() - known.whitened.mT @ half) / spread
     each, slope = log_h(z)
     certain = square <= KNOWN * prior
     value = each.logsumexp(0) + (spread.log() - math.log(len(known.best)))
@@ -195,6 +198,8 @@ def _scored(known: _Known, x: Tensor, *, sloped: bool) -> tuple[Tensor, Tensor]:
     by_half = by_half if known.rows is None else by_half * known.rows
     weight = torch.linalg.solve_triangular(factor.mT, by_half, upper=True)
     gradient = pullback_points(kernel, hyper, at, x, found, weight)
+    if expected.requires_grad:
+        gradient += torch.autograd.grad(expected, moved, (share / -spread).sum(0))[0]
     rises = variance_slope(kernel, hyper, x)
     if rises is not None and kernel.fidelity is not None:
         gradient[:, kernel.fidelity] += by_square * rises
@@ -216,4 +221,4 @@ def _project(fantasies: Fantasies, x: Tensor) -> tuple[Tensor, Tensor]:
     """The means (s, q) at x (q, d), and L^-1 K(all, x), (n + m, q)."""
     fitted = fantasies.fitted
     half = torch.linalg.solve_triangular(fitted.factor, covariance(fitted.kernel, fitted.hyper, fitted.x, x), upper=False)
-    return fitted.hyper.mean + fantasies.whitened.mT @ half, half
+    return prior_mean(fitted, x) + fantasies.whitened.mT @ half, half

@@ -26,7 +26,7 @@ from .acquisition import deviation
 from .fantasies import KNOWN, Fantasies, fantasize, moments
 from .hypervolume import Cells, cells, log_expected_hypervolume_improvement
 from .kernel import covariance, variance
-from .regression import Fitted, predict
+from .regression import Fitted, predict, prior_mean
 
 _NEVER = -1e300         # as in `fantasies`
 _ROOM = 4               # points of the pool for each that is chosen
@@ -138,4 +138,4 @@ def _joint(fantasies: Fantasies, x: Tensor) -> tuple[Tensor, Tensor]:
     """The means (s, p) under each sample, and the covariance (p, p), the same under all, at x (p, d)."""
     fitted = fantasies.fitted
     half = torch.linalg.solve_triangular(fitted.factor, covariance(fitted.kernel, fitted.hyper, fitted.x, x), upper=False)
-    return fitted.hyper.mean + fantasies.whitened.mT @ half, covariance(fitted.kernel, fitted.hyper, x) - half.mT @ half
+    return prior_mean(fitted, x) + fantasies.whitened.mT @ half, covariance(fitted.kernel, fitted.hyper, x) - half.mT @ half

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .kernel import _describe, covariance
-from .regression import Fitted
+from .regression import Fitted, prior_mean
 
 
 class Paths(NamedTuple):
@@ -65,7 +65,7 @@ def draw(fitted: Fitted, count: int, *, generator: torch.Generator, features: in
     weight = normal(count, features) * (2 * size / features).sqrt()
     prior = Paths(fitted, frequency, 2 * torch.pi * uniform(features), tuple(signs), rate, weight, x.new_zeros(count, 0))
     noise = normal(count, len(x)) * fitted.noise.sqrt()
-    residual = fitted.y - hyper.mean - weight @ _features(prior, x).mT - noise
+    residual = fitted.y - prior_mean(fitted, x) - weight @ _features(prior, x).mT - noise
     return prior._replace(correction=torch.cholesky_solve(residual.mT, fitted.factor).mT)
 
 
@@ -74,14 +74,14 @@ def evaluate(paths: Paths, x: Tensor, which: Tensor) -> Tensor:
     fitted = paths.fitted
     prior = (_features(paths, x) * paths.weight[which]).sum(-1)
     update = (covariance(fitted.kernel, fitted.hyper, x, fitted.x) * paths.correction[which]).sum(-1)
-    return fitted.hyper.mean + prior + update
+    return prior_mean(fitted, x) + prior + update
 
 
 def evaluate_all(paths: Paths, x: Tensor) -> Tensor:
     """The value (s, q) of every path at every one of x (q, d): two matrix products."""
     fitted = paths.fitted
     prior = paths.weight @ _features(paths, x).mT
-    return fitted.hyper.mean + prior + paths.correction @ covariance(fitted.kernel, fitted.hyper, fitted.x, x)
+    return prior_mean(fitted, x) + prior + paths.correction @ covariance(fitted.kernel, fitted.hyper, fitted.x, x)
 
 
 def _features(paths: Paths, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
     symbol   here         shape            what it is
     x        x            (..., n, d)      points of the unit cube, one observation each; n may be 0: then this is the prior
     y        y            (..., n)         observations, in any unit; the priors of `fit` expect them standardised
-    m        hyper.mean   (...)            the mean, a constant
+    m        mean         (..., n)         the mean: hyper.mean, a constant, and what `trend` says of each point
     K                     (..., n, n)      covariance(x, x), without noise
     N        noise        (..., n)         variance of each observation: hyper.noise, what the caller adds, and jitter
     L        factor       (..., n, n)      lower Cholesky factor, L L' = K + diag(N)
@@ -24,6 +24,7 @@ Laws, each a test:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -32,6 +33,10 @@ from torch import Tensor
 from .kernel import Hyper, Kernel, compared, covariance, pullback, unpack, variance
 
 JITTER = (1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4)
+
+
+Trend = Callable[[Tensor], Tensor]
+"""x (..., n, d) -> (..., n): what is believed of the values before any observation, up to hyper.mean. Differentiable in x."""
 
 
 class Fitted(NamedTuple):
@@ -45,12 +50,21 @@ class Fitted(NamedTuple):
     factor: Tensor
     whitened: Tensor
     alpha: Tensor
+    trend: Trend | None = None
 
 
-def condition(kernel: Kernel, x: Tensor, y: Tensor, hyper: Hyper, noise: Tensor | None = None) -> Fitted:
+def prior_mean(fitted: Fitted, x: Tensor) -> Tensor:
+    """m at x (..., n, d), before any observation: (..., n) or (..., 1). Differentiable in x."""
+    constant = fitted.hyper.mean[..., None]
+    return constant if fitted.trend is None else constant + fitted.trend(x)
+
+
+def condition(
+    kernel: Kernel, x: Tensor, y: Tensor, hyper: Hyper, noise: Tensor | None = None, trend: Trend | None = None
+) -> Fitted:
     """The process given observations y (..., n) at x (..., n, d).
 
-    `noise` (..., n): variance of each observation beyond hyper.noise, as of a mean over few seeds or folds.
+    `noise` (..., n): variance of each observation beyond hyper.noise, as of a mean over few seeds or folds. `trend`: see Trend.
     Raises ValueError for shapes or dtypes that do not fit, for what is not finite, and where even the largest jitter gives no factor.
     """
     refuse(x, y)
@@ -60,7 +74,8 @@ def condition(kernel: Kernel, x: Tensor, y: Tensor, hyper: Hyper, noise: Tensor 
     total = total.expand(*batch, n)
     factor, jitter = factorize(covariance(kernel, hyper, x) + torch.diag_embed(total), hyper.outputscale)
     factor = factor.expand(*batch, n, n)
-    whitened = _solve(factor, (y - hyper.mean[..., None]).expand(*batch, n))
+    residual = y - hyper.mean[..., None] if trend is None else y - hyper.mean[..., None] - trend(x)
+    whitened = _solve(factor, residual.expand(*batch, n))
     return Fitted(
         kernel,
         hyper,
@@ -70,6 +85,7 @@ def condition(kernel: Kernel, x: Tensor, y: Tensor, hyper: Hyper, noise: Tensor 
         factor,
         whitened,
         _solve_t(factor, whitened),
+        trend,
     )
 
 
@@ -94,7 +110,7 @@ def extend(fitted: Fitted, x: Tensor, y: Tensor, noise: Tensor | None = None) ->
         ],
         -2,
     )
-    residual = (y - hyper.mean[..., None]) - (below.mT @ fitted.whitened[..., None])[..., 0]
+    residual = (y - prior_mean(fitted, x)) - (below.mT @ fitted.whitened[..., None])[..., 0]
     whitened = torch.cat([fitted.whitened.expand(*batch, n), _solve(corner, residual).expand(*batch, q)], -1)
     return Fitted(
         kernel,
@@ -105,26 +121,27 @@ def extend(fitted: Fitted, x: Tensor, y: Tensor, noise: Tensor | None = None) ->
         factor,
         whitened,
         _solve_t(factor, whitened),
+        fitted.trend,
     )
 
 
 def predict(fitted: Fitted, x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance (..., q) of the process at x (..., q, d) (eqs. 2.25, 2.26); the variance is at least 0. Differentiable in x."""
-    mean, half = _project(fitted, x)
-    return mean, (variance(fitted.kernel, fitted.hyper, x) - half.square().sum(-2)).clamp_min(0)
+    center, half = _project(fitted, x)
+    return center, (variance(fitted.kernel, fitted.hyper, x) - half.square().sum(-2)).clamp_min(0)
 
 
 def joint(fitted: Fitted, x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (..., q) and covariance (..., q, q) of the process at x (..., q, d). Differentiable in x."""
-    mean, half = _project(fitted, x)
-    return mean, covariance(fitted.kernel, fitted.hyper, x) - half.mT @ half
+    center, half = _project(fitted, x)
+    return center, covariance(fitted.kernel, fitted.hyper, x) - half.mT @ half
 
 
 def sample(fitted: Fitted, x: Tensor, normals: Tensor) -> Tensor:
     """Joint samples (..., s, q) of the process at x (..., q, d), made of standard normals (..., s, q). Differentiable in x."""
-    mean, matrix = joint(fitted, x)
+    center, matrix = joint(fitted, x)
     root, _ = factorize(matrix, fitted.hyper.outputscale)
-    return mean[..., None, :] + normals @ root.mT
+    return center[..., None, :] + normals @ root.mT
 
 
 def leave_one_out(fitted: Fitted) -> tuple[Tensor, Tensor]:
@@ -187,8 +204,8 @@ def factorize(matrix: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
 def _project(fitted: Fitted, x: Tensor) -> tuple[Tensor, Tensor]:
     """The mean (..., q) at x, and L^-1 K(fitted, x), (..., n, q)."""
     cross = covariance(fitted.kernel, fitted.hyper, fitted.x, x)
-    mean = fitted.hyper.mean[..., None] + (cross.mT @ fitted.alpha[..., None])[..., 0]
-    return mean, torch.linalg.solve_triangular(fitted.factor, cross, upper=False)
+    center = prior_mean(fitted, x) + (cross.mT @ fitted.alpha[..., None])[..., 0]
+    return center, torch.linalg.solve_triangular(fitted.factor, cross, upper=False)
 
 
 def _solve(factor: Tensor, vector: Tensor) -> Tensor:

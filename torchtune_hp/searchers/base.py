@@ -52,6 +52,8 @@ class Base:
     """What searchers have in common. Constructor arguments are kept as attributes of the same names: the journal reads them."""
 
     adaptive = False
+    learns_from_sources = False
+    """Whether `Setting.sources`, earlier studies, are learned from. No part of the contract: may be missing."""
     setting: Setting
 
     def begin(self, setting: Setting) -> None:

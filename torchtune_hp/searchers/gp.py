@@ -9,7 +9,9 @@ Laws:
    From then on every point is the process's, but where no untried one can be found: then the rest come from SobolSearch again.
 2. Hyperparameters are fitted at the milestones of `gp_history`, each fit started from the milestone's before it, and are functions of what
    was told alone: whether and when `ask` was called changes no bit. Between milestones they are kept, and all rows are conditioned on.
-3. Two or three objectives are a process each, fitted as one batch, and improvement is that of their front's hypervolume (`gp.fronts`);
+3. Of earlier studies (`Setting.sources`, see `gp_sources`) every second of the first points is what their best points or, from three
+   looks on, the process with them suggests; from then on they are its mean, as far as they rank this study's trials right.
+4. Two or three objectives are a process each, fitted as one batch, and improvement is that of their front's hypervolume (`gp.fronts`);
    points take turns between the two reference points of `gp_objectives`. More are 8 scalarizations with fixed weights (ParEGO), a process
    each; points take turns.
 """
@@ -36,6 +38,7 @@ from .base import Base
 from .gp_aims import Aim, FrontImprovement, Improvement, Score
 from .gp_history import History, Row, scalarized
 from .gp_objectives import MOST, in_units_of_the_front
+from .gp_sources import FEWEST, Sources
 from .gp_space import cube_of, kernel_of, trained
 from .sobol import SobolSearch
 from .streams import shuffled, uniform
@@ -58,6 +61,7 @@ class GPSearch(Base):
     """
 
     adaptive = True
+    learns_from_sources = True
 
     def __init__(self, startup: int | None = None, exact: int = 1000) -> None:
         for name, number, least in (("startup", startup, 2), ("exact", exact, 16)):
@@ -80,6 +84,7 @@ class GPSearch(Base):
         if setting.objectives > MOST:
             drawn = -torch.log1p(-uniform(_SCALARIZATIONS, setting.objectives, 0, derive(setting.seed, "scalarizations")))
             self._weights = drawn / drawn.sum(1, keepdim=True)
+        self._sources = Sources(setting, self._kernel, self._told) if setting.sources else None
         kind = "a seeded permutation of the rows" if setting.rows is not None else "a Sobol sequence"
         self._notes = [
             f"GPSearch: until {self._first} trials are told, two of them with finite values, points are {kind}; then the Gaussian process "
@@ -110,8 +115,15 @@ class GPSearch(Base):
         d = len(self.setting.dims)
         tried = torch.tensor(list(history.tried.values()), dtype=torch.float64).reshape(len(history.tried), d)
         taken = torch.cat([tried, pending])
-        if n == 0 or d == 0 or len(tried) < self._first or len(history.rows) < 2:
+        if n == 0 or d == 0:
             return self._even(n, taken, index, seed)
+        if len(tried) < self._first or len(history.rows) < 2:
+            return self._early(n, tried, pending, index, seed)
+        return self._by_process(n, tried, pending, index, seed)
+
+    def _by_process(self, n: int, tried: Tensor, pending: Tensor, index: int, seed: int) -> Tensor:
+        """n points (n, d) of the process, or of SobolSearch where it finds no more."""
+        history, taken = self._history, torch.cat([tried, pending])
         rows = history.training_set()
         self._fit()
         x, (y, references) = history.points(rows), self._outcomes(rows)
@@ -134,6 +146,10 @@ class GPSearch(Base):
         values = torch.tensor([row.values for row in rows], dtype=torch.float64).T
         return in_units_of_the_front(values) if 1 < len(values) <= MOST else (scalarized(values, self._weights), None)
 
+    def _told(self, rows: Sequence[Row]) -> Tensor:
+        """(k, n): one for each process."""
+        return self._outcomes(rows)[0]
+
     def _fit(self) -> None:
         """The milestones that are due, in order."""
         due = self._history.milestones
@@ -147,7 +163,8 @@ class GPSearch(Base):
 
     def _process(self, number: int, x: Tensor, y: Tensor) -> Fitted:
         assert self._raw is not None
-        return condition(self._kernel, x, y, unpack(self._kernel, self._raw[number]))
+        hyper = unpack(self._kernel, self._raw[number])
+        return condition(self._kernel, x, y, hyper) if self._sources is None else self._sources.condition(number, x, y, hyper)
 
     def _suggested(
         self, processes: Sequence[Fitted], reference: Tensor | None, n: int, tried: Tensor, pending: Tensor, taken: Tensor, seed: int
@@ -194,6 +211,37 @@ class GPSearch(Base):
         return lambda at: deterrence(self._kernel, near, everywhere, failed, at)
 
     # Beside the process ----------------------------------------------------------------------------------------------
+
+    def _early(self, n: int, tried: Tensor, pending: Tensor, index: int, seed: int) -> Tensor:
+        """The first points (n, d): even ones; where there are sources, every second one is theirs (law 3)."""
+        taken = torch.cat([tried, pending])
+        theirs = torch.arange(index, index + n) % 2 == 0
+        if self._sources is None or not theirs.any():
+            return self._even(n, taken, index, seed)
+        if len(self._history.rows) < FEWEST:
+            found = self._champions(int(theirs.sum()), taken, index, seed)
+        else:
+            found = self._by_process(int(theirs.sum()), tried, pending, index, seed)
+        if self.setting.rows is not None:
+            return torch.cat([found, self._even(n - len(found), torch.cat([taken, found]), index, seed)])
+        even = self._even(n, taken, index, seed)
+        even[theirs.nonzero()[: len(found), 0]] = found
+        return even
+
+    def _champions(self, n: int, taken: Tensor, index: int, seed: int) -> Tensor:
+        """Up to n points (m, d) where sources were best."""
+        assert self._sources is not None
+        other = self._even(n, taken, index, seed)
+        found = self._sources.champions(index, n, taken, other)
+        if self.setting.rows is None:
+            found = self._cube.canonical(trained(found))[:, :-1]
+            return found[self.setting.feasible(found)]
+        left = self._untaken(taken)
+        nearest: list[int] = []
+        for far in torch.cdist(found, left):
+            far[nearest] = torch.inf
+            nearest.append(int(far.argmin()))
+        return left[nearest]
 
     def _even(self, n: int, taken: Tensor, index: int, seed: int) -> Tensor:
         """Points of SobolSearch or, where there are rows, the next ones of a permutation."""

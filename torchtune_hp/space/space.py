@@ -19,7 +19,7 @@ from torch import Tensor
 from ..errors import SpaceError
 from ..packing import Layout, layout
 from ..trial import Config, Dim
-from . import described
+from . import described, shared
 from .build import Builder
 from .columns import Column, Indices
 from .domains import Domain, kept
@@ -148,6 +148,11 @@ class Space:
         out = np.full((len(configs), len(self.dims)), 0.5)
         self._node.places(configs, np.arange(len(configs)), out)
         return torch.from_numpy(out)
+
+    def shared(self, configs: Sequence[Config]) -> Tensor:
+        """n configs of any space -> (n, d) float64: coordinates in this one where a hyperparameter of the same name has a value that is
+        legal here; `shared.ABSENT` where there is none, `shared.OUTSIDE` where its value is not legal. Of rows: all or nothing."""
+        return torch.from_numpy(shared.places(self._node, configs, len(self.dims)))
 
     def canonical(self, x: Tensor) -> Tensor:
         """Points (n, d) -> the canonical points (n, d) float64 of the same configs: encode(decode(x)), without the configs."""

@@ -1,0 +1,227 @@
+"""Tuner(warm_start=[...]): what is read of earlier studies, what is refused, and that it is read once."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import torchtune_hp as hp
+from tests.faults.studies import story
+from tests.faults.test_kill_at_every_turn import run_and_kill
+from torchtune_hp.cli import main
+from torchtune_hp.errors import ConfigurationError, StudyChangedError
+from torchtune_hp.journal import Journal
+from torchtune_hp.objective import Objective
+from torchtune_hp.space import Space
+from torchtune_hp.warm_start import MOST, PER_SOURCE, SOURCES, described, read, rebuilt
+
+SPACE = {"a": hp.uniform(0.0, 1.0), "b": hp.uniform(0.0, 1.0)}
+LOSS = Objective("loss", "min")
+
+
+class Bowl(hp.Trainable):
+    """Its loss falls with every step; at a > 0.9 it is NaN from the second on."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.steps = 0
+
+    def step(self) -> dict[str, Any]:
+        self.steps += 1
+        loss = (self.config["a"] - 0.3) ** 2 + (self.config.get("b", 0.5) - 0.6) ** 2 + 1 / self.steps
+        return {"loss": float("nan") if self.config["a"] > 0.9 and self.steps > 1 else loss, "size": 1.0}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+    def load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.steps = checkpoint["steps"]
+
+
+def arguments(storage: Path, **changes: Any) -> dict[str, Any]:
+    return {
+        "trainable": Bowl, "space": SPACE, "metric": "loss", "mode": "min", "trials": 12, "scheduler": hp.ASHA(max_t=4, reduction_factor=2),
+        "executor": hp.Serial(), "storage": storage, "verbose": 0, "name": "source",
+    } | changes  # fmt: skip
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> str:
+    """An earlier study's folder."""
+    hp.Tuner(**arguments(tmp_path / "earlier")).fit()
+    return str(tmp_path / "earlier" / "source")
+
+
+def warm(storage: Path, *sources: str, **changes: Any) -> dict[str, Any]:
+    given = {"searcher": hp.GPSearch(startup=4, exact=16), "warm_start": list(sources), "name": "walk", "resume": "auto", "trials": 8}
+    return arguments(storage, **given) | changes
+
+
+def one(path: str, space: Any = SPACE, objective: Objective = LOSS, fidelity: bool = True) -> tuple[Any, str]:
+    [found] = read([path], Space.of(space), objective, fidelity=fidelity)
+    return found
+
+
+# What is read
+
+
+def test_each_trial_counts_as_of_its_last_finite_look_with_the_best_until_there(source: str) -> None:
+    found, said = one(source)
+    with hp.Results.open(source) as results:
+        curves, trials = results.curves(), {trial.trial: trial for trial in results}
+    assert len(found.x) == len(trials) == 12 and found.shared == (0, 1)
+    space = Space(SPACE)
+    for id, (x, budget, values) in enumerate(zip(found.x, found.budget, found.values)):
+        finite = [look for look in curves[id] if look["loss"] == look["loss"]]
+        assert x == tuple(space.encode([trials[id].config])[0].tolist())
+        assert budget == finite[-1]["step"] / 4 and values == (min(look["loss"] for look in finite),)
+    assert said == f"{source}: 12 of its 12 trials are learned from, by a, b"
+
+
+def test_where_trials_have_one_step_only_the_furthest_of_a_source_count(source: str) -> None:
+    found, said = one(source, fidelity=False)
+    assert set(found.budget) == {1.0} and 1 <= len(found.x) < 12 and "not trained as far" in said
+
+
+def test_other_names_and_other_bounds_are_left_out_and_the_log_says_so(source: str) -> None:
+    found, said = one(source, {"b": hp.uniform(0.25, 1.0), "c": hp.choice(["x", "y"]), "a": hp.uniform(0.0, 1.0)})
+    assert found.shared == (0, 2) and {x[1] for x in found.x} == {0.5} and len(found.x) < 12
+    assert "by b, a" in said and "it says nothing of c" in said and "values that are not legal here" in said
+    found, said = one(source, {"a": hp.uniform(0.0, 1.0)})
+    assert found.shared == (0,) and "its b are not used" in said
+
+
+def test_a_metric_that_is_to_be_maximized_is_turned_round(tmp_path: Path, source: str) -> None:
+    hp.Tuner(**arguments(tmp_path, mode="max", name="up")).fit()
+    found, _ = one(str(tmp_path / "up"), objective=Objective("loss", "max"))
+    assert all(value < 0 for (value,) in found.values)
+
+
+def test_a_metric_among_those_of_an_earlier_study_is_enough(tmp_path: Path) -> None:
+    hp.Tuner(**arguments(tmp_path, metric=["size", "loss"], mode="min", name="two", scheduler=hp.FullRuns(max_t=2))).fit()
+    assert len(one(str(tmp_path / "two"))[0].values[0]) == 1
+    both = one(str(tmp_path / "two"), objective=Objective(["loss", "size"], "min"))[0]
+    assert {value[1] for value in both.values} == {1.0}
+
+
+def test_no_more_trials_than_stated_are_taken(tmp_path: Path) -> None:
+    def curve(config: Any, step: int) -> dict[str, float]:
+        return {"loss": (config["a"] - 0.3) ** 2}
+
+    given = {"trainable": None, "executor": hp.Simulated(50, curve=curve), "scheduler": hp.FullRuns(max_t=1), "trials": 300}
+    hp.Tuner(**arguments(tmp_path, **given, searcher=hp.RandomSearch())).fit()
+    path = str(tmp_path / "source")
+    found, said = one(path)
+    assert len(found.x) == PER_SOURCE and "left out are 172 beyond the 128 that are taken of one study" in said
+    assert min(found.values)[0] == min(trial.metrics["loss"] for trial in hp.Results.open(path))
+    several = read([path] * 8, Space(SPACE), LOSS, fidelity=False)
+    assert sum(len(part.x) for part, _ in several) <= MOST
+
+
+def test_what_is_read_survives_json_bit_for_bit(source: str) -> None:
+    found, _ = one(source)
+    assert rebuilt(described([found])) == (found,)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    "space, objective, words",
+    [
+        ({"z": hp.uniform(0.0, 1.0)}, LOSS, ["has a, b", "has z", "same name"]),
+        ({"a": hp.uniform(5.0, 6.0), "b": hp.uniform(0.0, 1.0)}, LOSS, ["values of a", "Widen"]),
+        (SPACE, Objective("loss", "max"), ["was after loss (min)", "after loss (max)"]),
+        (SPACE, Objective(["loss", "size"], "min"), ["loss (min) and size (min)"]),
+    ],
+)   # fmt: skip
+def test_a_study_that_says_nothing_of_this_one_is_an_error(source: str, space: Any, objective: Objective, words: list[str]) -> None:
+    with pytest.raises(ConfigurationError, match="warm_start: ") as error:
+        one(source, space, objective)
+    assert all(word in str(error.value) for word in [*words, source])
+
+
+def test_an_empty_study_and_none_at_all_are_errors(tmp_path: Path, source: str) -> None:
+    with Journal.open(source) as journal:
+        Journal.create(tmp_path / "empty", journal.header).close()
+    with pytest.raises(ConfigurationError, match="none of the 0 trials"):
+        one(str(tmp_path / "empty"))
+    with pytest.raises(ConfigurationError, match="warm_start"):
+        hp.Tuner(**warm(tmp_path, str(tmp_path / "nowhere")))
+
+
+@pytest.mark.parametrize("paths", ["runs/a", [3], {"runs/a": 1}])
+def test_a_list_of_folders_is_needed(paths: Any) -> None:
+    with pytest.raises(ConfigurationError, match="a list of study folders"):
+        read(paths, Space(SPACE), LOSS, fidelity=True)
+
+
+def test_there_is_a_largest_number_of_studies() -> None:
+    with pytest.raises(ConfigurationError, match=f"at most {SOURCES} studies"):
+        read(["runs/a"] * (SOURCES + 1), Space(SPACE), LOSS, fidelity=True)
+
+
+@pytest.mark.parametrize("searcher", [hp.RandomSearch(), hp.SobolSearch(), hp.GridSearch()])
+def test_a_searcher_that_does_not_learn_is_an_error_that_names_one_that_does(tmp_path: Path, source: str, searcher: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"{type(searcher).__name__} learns nothing from earlier studies.*GPSearch"):
+        hp.Tuner(**warm(tmp_path, source, searcher=searcher))
+
+
+# Whole studies
+
+
+def test_without_a_searcher_it_is_gp_search(tmp_path: Path, source: str) -> None:
+    assert isinstance(hp.Tuner(**warm(tmp_path, source, searcher=None))._plan.searcher, hp.GPSearch)
+    assert isinstance(hp.Tuner(**warm(tmp_path, searcher=None))._plan.searcher, hp.RandomSearch)
+
+
+def test_a_study_begins_where_its_source_was_best_and_says_what_it_learned_from(tmp_path: Path, source: str) -> None:
+    results = hp.tune(**warm(tmp_path, source, trials=2, resume="never"))
+    best = min(hp.Results.open(source), key=lambda trial: trial.metrics["loss"])
+    assert results[0].config == best.config
+    assert [note.text for note in results.log if note.kind == "warm_start"] == [f"{source}: 12 of its 12 trials are learned from, by a, b"]
+
+
+def test_a_killed_study_resumes_to_the_same_story_though_its_source_is_gone(
+    tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hp.Tuner(**warm(tmp_path / "whole", source)).fit()
+    whole = story(tmp_path / "whole" / "walk")
+    run_and_kill(len(whole) // 2, False, warm(tmp_path / "cut", source), monkeypatch)
+    shutil.rmtree(source)
+    results = hp.Tuner(**warm(tmp_path / "cut", source)).fit()
+    assert story(tmp_path / "cut" / "walk") == whole
+    again = hp.Tuner.resume(tmp_path / "cut" / "walk", Bowl, trials="+1", verbose=0, executor=hp.Serial()).fit()
+    assert len(again) == 9 and [sum(note.kind == "warm_start" for note in part.log) for part in (results, again)] == [1, 1]
+
+
+def test_other_sources_or_another_space_are_another_study(tmp_path: Path, source: str) -> None:
+    hp.Tuner(**warm(tmp_path, source, trials=1)).fit()
+    with pytest.raises(StudyChangedError, match="warm_start: "):
+        hp.Tuner(**warm(tmp_path, "elsewhere", trials=1)).fit()
+    with pytest.raises(ConfigurationError, match="recorded in its coordinates"):
+        hp.Tuner.resume(tmp_path / "walk", Bowl, space=SPACE | {"c": hp.uniform(0.0, 1.0)}, allow=("space",))
+
+
+def test_a_study_from_before_there_were_sources_goes_on(tmp_path: Path) -> None:
+    import sqlite3
+
+    hp.Tuner(**arguments(tmp_path, trials=1)).fit()
+    with sqlite3.connect(tmp_path / "source" / "study.db") as db:
+        db.execute("DELETE FROM header WHERE key = 'warm_start'")
+    assert len(hp.Tuner.resume(tmp_path / "source", Bowl, trials="+1", verbose=0, executor=hp.Serial()).fit()) == 2
+
+
+def test_the_command_line_takes_sources(tmp_path: Path, source: str, capsys: pytest.CaptureFixture[str]) -> None:
+    script = tmp_path / "warm_script.py"
+    script.write_text(
+        "import torchtune_hp as hp\n"
+        "@hp.trainable(space={'a': hp.uniform(0.0, 1.0), 'b': hp.uniform(0.0, 1.0)}, metric='loss', mode='min')\n"
+        "def train(config):\n    hp.report(loss=config['a'])\n"
+    )
+    typed = ["run", f"{script}:train", "--trials", "1", "--executor", "serial", "--quiet", "--storage", str(tmp_path), "--name", "typed"]
+    assert main([*typed, "--warm-start", source]) == 0
+    with Journal.open(tmp_path / "typed") as journal:
+        assert [one["name"] for one in journal.header["warm_start"]] == [source]

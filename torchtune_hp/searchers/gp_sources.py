@@ -1,0 +1,115 @@
+"""Earlier studies, as GPSearch learns from them: where their trials were best, and what their processes say of this study's points.
+
+Laws:
+1. All of this is a function of the setting and of what is asked about: whether and when it was asked before changes no bit.
+2. A source knows the hyperparameters that it shares with this study; what it says is the same wherever the others stand.
+3. Where no source has weight, the process is the one that there would be without sources, bit for bit.
+4. Trials are ranked, to weigh sources by, among those that were trained as far, each as of its newest look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..gp.ensemble import element, line, means, padded, ranking
+from ..gp.fit import fit
+from ..gp.kernel import REST, Hyper, Kernel
+from ..gp.regression import Fitted, condition
+from ..seeds import derive
+from ..trial import Setting
+from .gp_history import Row
+
+FEWEST = 3
+"""So many trials of this study can be ranked; with fewer, sources are only asked where they were best."""
+
+_RANKED = 128       # trials of this study that sources are ranked by, at most
+_DRAWS = 128        # from each process
+_APART = 0.1        # times the root of d: two points that a study begins with are no nearer
+
+Outcomes = Callable[[Sequence[Row]], Tensor]
+"""Looks -> what the study's k processes are told of them, (k, n)."""
+
+
+class Sources:
+    """What `setting.sources` say, to processes of `kernel` that are told `outcomes`."""
+
+    def __init__(self, setting: Setting, kernel: Kernel, outcomes: Outcomes) -> None:
+        self._setting, self._kernel, self._outcomes = setting, kernel, outcomes
+
+    def champions(self, turn: int, count: int, taken: Tensor, other: Tensor) -> Tensor:
+        """Up to `count` of the sources' best points (m, d), the sources in turns, none near another or near what is `taken`.
+
+        A hyperparameter that a source does not share is as in `other` (count, d). `turn`: by which of the k outcomes they are best.
+        """
+        near = _APART * len(self._setting.dims) ** 0.5
+        found = other[:0]
+        ranked = [points[told[turn % len(told)].argsort(stable=True), :-1] for points, told in zip(self._points, self._told)]
+        for place in range(max(map(len, ranked))):
+            for points, shared in zip(ranked, self._shared):
+                if place < len(points) and len(found) < count:
+                    point = torch.where(shared, points[place], other[len(found)])[None]
+                    if not (torch.cdist(point, torch.cat([taken, found])) < near).any():
+                        found = torch.cat([found, point])
+        return found
+
+    def condition(self, which: int, x: Tensor, y: Tensor, hyper: Hyper) -> Fitted:
+        """This study's process number `which` given x (n, d + 1) and y (n,), its mean what sources say, as far as they rank its trials."""
+        newest = list({tuple(row[:-1]): k for k, row in enumerate(x.tolist())}.values())[-_RANKED:]
+        alone = condition(self._kernel, x, y, hyper)
+        if len(newest) < FEWEST:
+            return alone
+        weight = self._weights(which, condition(self._kernel, x[newest], y[newest], hyper))
+        heard = weight.nonzero()[:, 0]
+        if not len(heard):
+            return alone
+        sources, knows = element(self._fitted, (heard, which)), self._knows[heard]
+
+        def said(at: Tensor) -> Tensor:
+            return means(sources, torch.where(knows, at, REST))
+
+        found = line(said(x), y, weight[heard])
+        hyper = hyper._replace(outputscale=hyper.outputscale * found.unexplained)
+        return condition(self._kernel, x, y, hyper, trend=lambda at: found.slope @ (said(at) - found.center[:, None]))
+
+    def _weights(self, which: int, target: Fitted) -> Tensor:
+        """(m,): of the sources."""
+        m, n = len(self._points), len(target.y)
+        generator = torch.Generator().manual_seed(derive(self._setting.seed, "ranking", which))
+        normals = torch.randn(m + 1, _DRAWS, n, dtype=torch.float64, generator=generator)
+        budget = target.x[:, -1]
+        seen = torch.where(self._knows, target.x, REST)
+        return ranking(element(self._fitted, (slice(None), which)), target, seen, budget[:, None] == budget, normals)[:-1]
+
+    @cached_property
+    def _shared(self) -> Tensor:
+        """(m, d) bool."""
+        return torch.tensor([[k in source.shared for k in range(len(self._setting.dims))] for source in self._setting.sources])
+
+    @cached_property
+    def _knows(self) -> Tensor:
+        """(m, 1, d + 1) bool: the budget too."""
+        return torch.cat([self._shared, torch.ones_like(self._shared[:, :1])], 1)[:, None]
+
+    @cached_property
+    def _points(self) -> list[Tensor]:
+        """Of each source (n, d + 1)."""
+        return [torch.tensor([(*x, t) for x, t in zip(source.x, source.budget)], dtype=torch.float64) for source in self._setting.sources]
+
+    @cached_property
+    def _told(self) -> list[Tensor]:
+        """Of each source (k, n)."""
+        return [
+            self._outcomes([Row(x, 1, True, values) for x, values in zip(source.x, source.values)]) for source in self._setting.sources
+        ]
+
+    @cached_property
+    def _fitted(self) -> Fitted:
+        """All sources' processes, fitted as one batch (m, k)."""
+        n = max(map(len, self._points))
+        x, y, noise = map(torch.stack, zip(*(padded(points, told, n) for points, told in zip(self._points, self._told))))
+        x = x[:, None].expand(*y.shape[:2], *x.shape[1:])
+        return condition(self._kernel, x, y, fit(self._kernel, x, y, noise=noise).hyper, noise)
