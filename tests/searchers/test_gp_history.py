@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import pytest
 import torch
 
-from torchtune_hp.searchers.gp_history import History, chosen, scalarized, tamed
+from torchtune_hp.searchers.gp_history import History, chosen, outcomes, ranked, scalarized, tamed
 from torchtune_hp.trial import Report
 
 INF = math.inf
@@ -116,6 +117,33 @@ def test_taming_keeps_the_order_and_gives_mean_0_and_variance_1() -> None:
 
 def test_equal_values_are_tamed_to_zeros() -> None:
     assert tamed(torch.full((5,), 1e30, dtype=torch.float64)).tolist() == [0.0] * 5
+
+
+def test_normal_scores_are_those_of_the_formula_written_out() -> None:
+    values = torch.tensor([3.0, 0.1, 0.2, 0.1, 1e30], dtype=torch.float64)
+    ranks = [4.0, 1.5, 3.0, 1.5, 5.0]       # two share the places 1 and 2
+    scores = [NormalDist().inv_cdf((rank - 0.5) / 5) for rank in ranks]
+    deviation = math.sqrt(sum(score**2 for score in scores) / 5)
+    assert ranked(values).tolist() == pytest.approx([score / deviation for score in scores], abs=1e-12)
+    assert ranked(torch.full((5,), 1e30, dtype=torch.float64)).tolist() == [0.0] * 5
+    assert ranked(values[:1]).tolist() == [0.0]
+
+
+def test_normal_scores_know_the_order_alone_and_a_batch_is_what_its_elements_are_alone() -> None:
+    values = torch.randn(3, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = ranked(values)
+    assert torch.equal(y, ranked(values.exp())) and torch.equal(y[1], ranked(values[1]))
+    assert torch.equal(y.argsort(-1), values.argsort(-1))
+    assert torch.allclose(y.square().mean(-1), torch.ones(3, dtype=torch.float64))
+    assert y.abs().max() < 3.0
+
+
+def test_looks_at_one_fidelity_keep_their_distances_and_looks_at_several_their_order() -> None:
+    values = torch.randn(1, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    t = torch.full((20,), 0.25, dtype=torch.float64)
+    assert torch.equal(outcomes(values, t), tamed(values))
+    t[7] = 1.0
+    assert torch.equal(outcomes(values, t), ranked(values))
 
 
 def test_each_point_of_a_front_is_least_under_some_scalarization() -> None:

@@ -30,7 +30,7 @@ from ..gp.regression import condition
 from ..seeds import derive
 from ..trial import Report, Setting
 from .base import Base
-from .gp_history import History, Row, scalarized
+from .gp_history import History, Row, outcomes, scalarized
 from .gp_space import cube_of, kernel_of, trained
 from .sobol import SobolSearch
 from .streams import shuffled, uniform
@@ -109,7 +109,8 @@ class GPSearch(Base):
             return self._even(n, taken, index, seed)
         rows = history.training_set()
         self._fit()
-        x, y = history.points(rows), self._outcomes(rows)
+        x = history.points(rows)
+        y = self._outcomes(rows, x)
         k = len(y)
         found = pending[:0]
         for turn in range(min(n, k)):
@@ -121,9 +122,10 @@ class GPSearch(Base):
 
     # The process -----------------------------------------------------------------------------------------------------
 
-    def _outcomes(self, rows: Sequence[Row]) -> Tensor:
-        """(k, n): one for each scalarization."""
-        return scalarized(torch.tensor([row.values for row in rows], dtype=torch.float64).T, self._weights)
+    def _outcomes(self, rows: Sequence[Row], x: Tensor) -> Tensor:
+        """(k, n): one for each scalarization; x (n, d + 1): where they are."""
+        values = torch.tensor([row.values for row in rows], dtype=torch.float64).T
+        return outcomes(values, x[:, -1]) if len(values) == 1 else scalarized(values, self._weights)
 
     def _fit(self) -> None:
         """The milestones that are due, in order."""
@@ -132,8 +134,8 @@ class GPSearch(Base):
             rows, due[self._fitted] = due[self._fitted], []
             start = None if self._raw is None else self._raw[:, None]
             restarts = 4 if len(rows) <= _LONG else 1
-            x, y = self._history.points(rows), self._outcomes(rows)
-            self._raw = fit(self._kernel, x, y, start=start, restarts=restarts, seed=self._fitted).raw
+            x = self._history.points(rows)
+            self._raw = fit(self._kernel, x, self._outcomes(rows, x), start=start, restarts=restarts, seed=self._fitted).raw
             self._fitted += 1
 
     def _suggested(
@@ -178,7 +180,9 @@ class GPSearch(Base):
         """The rows that are worth most, each given those before it."""
         left = trained(self._untaken(taken))
         n = normals.shape[1]
-        few = left[best_rows(score, left, left[:0], max(_STARTS, 2 * n))]
+        few = left[best_rows(score, left, left[:0], 1 if n == 1 else max(_STARTS, 2 * n))]
+        if n == 1 or not len(few):
+            return few[:, :-1]
         worth = None if bonus is None else bonus(few)
         return few[choose(fantasies, few, normals[:, : len(few)], bonus=worth)][:, :-1]
 
