@@ -125,7 +125,9 @@ class GPSearch(Base):
     def _outcomes(self, rows: Sequence[Row], x: Tensor) -> Tensor:
         """(k, n): one for each scalarization; x (n, d + 1): where they are."""
         values = torch.tensor([row.values for row in rows], dtype=torch.float64).T
-        return outcomes(values, x[:, -1]) if len(values) == 1 else scalarized(values, self._weights)
+        if len(values) > 1:
+            return scalarized(values, self._weights)
+        return outcomes(values[0], x[:, -1], [row.trial for row in rows])[None]
 
     def _fit(self) -> None:
         """The milestones that are due, in order."""
