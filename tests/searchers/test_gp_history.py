@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from statistics import NormalDist, fmean, pstdev
 
 import pytest
 import torch
 
-from torchtune_hp.searchers.gp_history import History, chosen, drift, outcomes, ranked, scalarized, tamed
+from torchtune_hp.searchers.gp_history import History, chosen, scalarized, tamed
 from torchtune_hp.trial import Report
 
 INF = math.inf
@@ -117,57 +116,6 @@ def test_taming_keeps_the_order_and_gives_mean_0_and_variance_1() -> None:
 
 def test_equal_values_are_tamed_to_zeros() -> None:
     assert tamed(torch.full((5,), 1e30, dtype=torch.float64)).tolist() == [0.0] * 5
-
-
-def test_normal_scores_are_those_of_the_formula_written_out() -> None:
-    values = torch.tensor([3.0, 0.1, 0.2, 0.1, 1e30], dtype=torch.float64)
-    ranks = [4.0, 1.5, 3.0, 1.5, 5.0]       # two share the places 1 and 2
-    scores = [NormalDist().inv_cdf((rank - 0.5) / 5) for rank in ranks]
-    mean, deviation = fmean(scores), pstdev(scores)
-    assert ranked(values).tolist() == pytest.approx([(score - mean) / deviation for score in scores], abs=1e-12)
-    assert ranked(torch.full((5,), 1e30, dtype=torch.float64)).tolist() == [0.0] * 5
-    assert ranked(values[:1]).tolist() == [0.0]
-
-
-def test_normal_scores_know_the_order_alone_and_a_batch_is_what_its_elements_are_alone() -> None:
-    values = torch.randn(3, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    y = ranked(values)
-    assert torch.equal(y, ranked(values.exp())) and torch.equal(y[1], ranked(values[1]))
-    assert torch.equal(y.argsort(-1), values.argsort(-1))
-    assert torch.allclose(y.square().mean(-1), torch.ones(3, dtype=torch.float64))
-    assert y.abs().max() < 3.0
-
-
-def test_looks_at_one_fidelity_keep_their_distances_and_looks_at_several_their_order() -> None:
-    values = torch.randn(20, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    t = torch.full((20,), 0.25, dtype=torch.float64)
-    assert torch.equal(outcomes(values, t, range(20)), tamed(values))
-    t[7] = 1.0
-    assert torch.allclose(outcomes(values, t, range(20)), ranked(values), atol=1e-12), "no trial was seen twice: no drift is known"
-
-
-def test_drift_is_what_trials_gained_against_themselves_and_not_who_was_trained_on() -> None:
-    scores = torch.tensor([0.0, 2.0, 4.0, -1.0, 0.0, -4.0, 9.0], dtype=torch.float64)
-    t = torch.tensor([0.1, 0.1, 0.1, 0.4, 0.4, 1.0, 0.7], dtype=torch.float64)
-    trials = [0, 1, 2, 0, 1, 0, 3]        # trial 0 gains 1, then 3; trial 1 gains 2; trial 2 was left at 0.1; trial 3 was first seen at 0.7
-    assert drift(scores, t, trials).tolist() == pytest.approx([0, 0, 0, -1.5, -1.5, -4.5, -1.5])
-    order = torch.tensor([5, 3, 0, 6, 2, 4, 1])
-    assert torch.equal(drift(scores[order], t[order], [trials[k] for k in order.tolist()]), drift(scores, t, trials)[order])
-
-
-def test_a_trial_that_is_ahead_at_every_step_is_worth_more_wherever_it_was_stopped() -> None:
-    """Trials 0 to 9 are trained to the end; 10 to 19 are stopped early, twice as good as those were then, and not as good as they end."""
-    steps, first = (1, 4, 16), [1 + 0.01 * k for k in range(10)]
-    looks = [(k, step, value / step) for step in steps for k, value in enumerate(first)]
-    looks += [(10 + k, step, value / step / 2) for step in steps[:2] for k, value in enumerate(first)]
-    trials, at, values = zip(*looks)
-    y = outcomes(torch.tensor(values, dtype=torch.float64), torch.tensor(at, dtype=torch.float64) / 16, trials)
-    ahead, ended = torch.tensor(trials) >= 10, torch.tensor(at) == 16
-    assert y[ahead].mean() + 0.5 < y[ended].mean()
-    for step in steps[:2]:
-        here = torch.tensor(at) == step
-        assert y[here & ahead].mean() + 0.5 < y[here & ~ahead].mean()
-    assert abs(float(y.mean())) < 1e-12 and float(y.square().mean()) == pytest.approx(1)
 
 
 def test_each_point_of_a_front_is_least_under_some_scalarization() -> None:

@@ -30,7 +30,7 @@ from ..gp.regression import condition
 from ..seeds import derive
 from ..trial import Report, Setting
 from .base import Base
-from .gp_history import History, Row, outcomes, scalarized
+from .gp_history import History, Row, scalarized
 from .gp_space import cube_of, kernel_of, trained
 from .sobol import SobolSearch
 from .streams import shuffled, uniform
@@ -109,8 +109,7 @@ class GPSearch(Base):
             return self._even(n, taken, index, seed)
         rows = history.training_set()
         self._fit()
-        x = history.points(rows)
-        y = self._outcomes(rows, x)
+        x, y = history.points(rows), self._outcomes(rows)
         k = len(y)
         found = pending[:0]
         for turn in range(min(n, k)):
@@ -122,12 +121,9 @@ class GPSearch(Base):
 
     # The process -----------------------------------------------------------------------------------------------------
 
-    def _outcomes(self, rows: Sequence[Row], x: Tensor) -> Tensor:
-        """(k, n): one for each scalarization; x (n, d + 1): where they are."""
-        values = torch.tensor([row.values for row in rows], dtype=torch.float64).T
-        if len(values) > 1:
-            return scalarized(values, self._weights)
-        return outcomes(values[0], x[:, -1], [row.trial for row in rows])[None]
+    def _outcomes(self, rows: Sequence[Row]) -> Tensor:
+        """(k, n): one for each scalarization."""
+        return scalarized(torch.tensor([row.values for row in rows], dtype=torch.float64).T, self._weights)
 
     def _fit(self) -> None:
         """The milestones that are due, in order."""
@@ -136,8 +132,8 @@ class GPSearch(Base):
             rows, due[self._fitted] = due[self._fitted], []
             start = None if self._raw is None else self._raw[:, None]
             restarts = 4 if len(rows) <= _LONG else 1
-            x = self._history.points(rows)
-            self._raw = fit(self._kernel, x, self._outcomes(rows, x), start=start, restarts=restarts, seed=self._fitted).raw
+            x, y = self._history.points(rows), self._outcomes(rows)
+            self._raw = fit(self._kernel, x, y, start=start, restarts=restarts, seed=self._fitted).raw
             self._fitted += 1
 
     def _suggested(

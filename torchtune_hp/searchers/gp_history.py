@@ -10,15 +10,12 @@ Laws:
 5. Milestones are numbers of rows: 2, 4, ..., 64, then an eighth more each time. Training sets are remembered as they were there.
 6. No training set is larger than `exact`: beyond, it is the best quarter, the newest quarter, and the rest evenly spread over the study.
 7. A trial failed if it was told so or scored +inf; its finite looks stay.
-8. Looks at one fidelity are worth their tamed values. Looks at several have no common scale, only an order, and what comes later is
-   better for being later: they are worth their normal scores less the drift, what training gave on average up to there.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -39,7 +36,6 @@ class Row(NamedTuple):
     step: int
     ended: bool
     values: tuple[float, ...]
-    trial: int
 
 
 class History:
@@ -81,7 +77,7 @@ class History:
         place = self._newest.get(report.trial)
         before = None if place is None else self.rows[place]
         values = report.values if before is None else tuple(map(min, before.values, report.values))
-        row = Row(report.x, report.step, report.done, values, report.trial)
+        row = Row(report.x, report.step, report.done, values)
         if place is not None and before is not None and (before.step == report.step or not _kept(before.step)):
             self.rows[place] = row
             return
@@ -96,44 +92,6 @@ def _kept(step: int) -> bool:
     while step > 1 and step % _APART == 0:
         step //= _APART
     return step <= 1
-
-
-def outcomes(values: Tensor, t: Tensor, trials: Sequence[int]) -> Tensor:
-    """Values (n,) of looks at `trials`, at fidelities t (n,), as the process is told them: (n,), mean 0, variance 1 (or all 0)."""
-    if (t == t[:1]).all():
-        return tamed(values)
-    scores = ranked(values)
-    return _scaled(scores - drift(scores, t, trials))
-
-
-def drift(scores: Tensor, t: Tensor, trials: Sequence[int]) -> Tensor:
-    """What training changed on average from the first looks up to each look's t: (n,) for scores (n,) at t (n,), 0 at first.
-
-    drift(t) is the mean of drift(t0) + change over the trials seen at t, t0 their look before; of no such trial, that of the t before. So
-    it compares trials with themselves alone: that only the better ones are trained on moves it little.
-    """
-    score, time = scores.tolist(), t.tolist()
-    before: dict[int, int] = {}
-    there, now = {0.0: 0.0}, 0.0
-    for at, group in groupby(sorted(range(len(score)), key=time.__getitem__), key=time.__getitem__):
-        looks = list(group)
-        changes = [there[time[before[trials[k]]]] + score[k] - score[before[trials[k]]] for k in looks if trials[k] in before]
-        there[at] = now = math.fsum(changes) / len(changes) if changes else now
-        before.update((trials[k], k) for k in looks)
-    return scores.new_tensor([there[at] for at in time])
-
-
-def ranked(values: Tensor) -> Tensor:
-    """The normal scores of values (..., n), ndtri((rank - 1/2) / n), equal values sharing their mean rank; mean 0, variance 1 (or all 0).
-
-    No tail is long and nothing is crowded, whatever the unit: a first epoch that is a hundred times worse than the last does not make all
-    last ones equal, nor do a few that left a plateau make the plateau flat (D. Salinas et al., "A quantile-based approach for
-    hyperparameter transfer learning", ICML 2020, section 4).
-    """
-    values = values.contiguous()
-    order = values.sort(-1).values
-    twice = torch.searchsorted(order, values) + torch.searchsorted(order, values, right=True)     # twice (rank - 1/2)
-    return _scaled(torch.special.ndtri(twice.to(values.dtype) / (2 * values.shape[-1])))
 
 
 def chosen(rows: Sequence[Row], most: int) -> list[Row]:
@@ -165,11 +123,7 @@ def tamed(values: Tensor) -> Tensor:
         spread = torch.where(width > 0, width, spread)
     u = (values - middle) / spread
     worse = 1 / (1 / u.clamp_min(1e-300) + 1 / _WORST)
-    return _scaled(torch.where(u > 0, worse, _BEST * torch.asinh(u / _BEST)))
-
-
-def _scaled(y: Tensor) -> Tensor:
-    """To mean 0 and variance 1, or all 0."""
+    y = torch.where(u > 0, worse, _BEST * torch.asinh(u / _BEST))
     y = y - y.mean(-1, keepdim=True)
     deviation = y.square().mean(-1, keepdim=True).sqrt()
     return y / torch.where(deviation > 0, deviation, 1.0)
