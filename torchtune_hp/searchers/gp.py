@@ -179,7 +179,7 @@ class GPSearch(Base):
         left = trained(self._untaken(taken))
         n = normals.shape[1]
         few = left[best_rows(score, left, left[:0], 1 if n == 1 else max(_STARTS, 2 * n))]
-        if n == 1 or not len(few):
+        if n == 1:
             return few[:, :-1]
         worth = None if bonus is None else bonus(few)
         return few[choose(fantasies, few, normals[:, : len(few)], bonus=worth)][:, :-1]
