@@ -30,7 +30,7 @@ import torch  # noqa: E402
 from torchtune_hp.executors.simulated import Curve, Simulated  # noqa: E402
 from torchtune_hp.objective import Objective  # noqa: E402
 from torchtune_hp.schedulers.base import Scheduler  # noqa: E402
-from torchtune_hp.searchers import RandomSearch  # noqa: E402
+from torchtune_hp.searchers import RandomSearch, Searcher  # noqa: E402
 from torchtune_hp.space import Space  # noqa: E402
 from torchtune_hp.study import Study  # noqa: E402
 from torchtune_hp.trial import Config, Failed, Launch, Limits, Note, Reached, Setting, Train  # noqa: E402
@@ -190,12 +190,13 @@ def goals_json(goals: Sequence[Goal]) -> list[dict[str, Any]]:
 
 
 def simulated(
-    space: Space, scheduler: Scheduler, curve: Curve, *, workers: int, seed: int, look_every: Any, mode: str = "min"
-) -> tuple[Study, Simulated]:
-    """A study of curves and the executor that answers for it, without a journal. The metric is "loss"."""
+    space: Space, scheduler: Scheduler, curve: Curve, *, workers: int, seed: int, look_every: Any, mode: str = "min",
+    searcher: Searcher | None = None,
+) -> tuple[Study, Simulated]:  # fmt: skip
+    """A study of curves and the executor that answers for it, without a journal. The metric is "loss"; the searcher, random search."""
     setting = Setting(space.dims, space.feasible, 1, scheduler.max_t, workers, seed, True, space.rows)
     objective = Objective("loss", mode)     # type: ignore[arg-type]
-    study = Study(space, RandomSearch(), scheduler, objective, setting, keep=0, look_every=look_every)
+    study = Study(space, searcher or RandomSearch(), scheduler, objective, setting, keep=0, look_every=look_every)
     executor = Simulated(workers, curve)
     executor.prepare(None)                  # type: ignore[arg-type]     # a study of curves has no job
     executor.begin(setting, study.standing())
@@ -213,9 +214,12 @@ class Look:
     epochs: int
 
 
-def looks(space: Space, scheduler: Scheduler, curve: Curve, *, workers: int = 1, seed: int = 0, look_every: Any = 1) -> Iterator[Look]:
+def looks(
+    space: Space, scheduler: Scheduler, curve: Curve, *, workers: int = 1, seed: int = 0, look_every: Any = 1,
+    searcher: Searcher | None = None,
+) -> Iterator[Look]:  # fmt: skip
     """Every look of a study of curves, in order, until it is over or nobody asks for more."""
-    study, executor = simulated(space, scheduler, curve, workers=workers, seed=seed, look_every=look_every)
+    study, executor = simulated(space, scheduler, curve, workers=workers, seed=seed, look_every=look_every, searcher=searcher)
     limits = Limits(workers)
     configs: dict[int, Config] = {}
     stands: dict[int, int] = {}

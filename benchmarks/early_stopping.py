@@ -35,7 +35,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -82,8 +82,8 @@ class Task:
     def curve(self, config: Any, step: int) -> dict[str, float]:
         return {"loss": self.losses[self.row(config)][step]}
 
-    def looks(self, scheduler: Any, *, workers: int, seed: int, look_every: Any = 1) -> Iterator[Look]:
-        return looks(self.space, scheduler, self.curve, workers=workers, seed=seed, look_every=look_every)
+    def looks(self, scheduler: Any, *, workers: int, seed: int, look_every: Any = 1, searcher: Any = None) -> Iterator[Look]:
+        return looks(self.space, scheduler, self.curve, workers=workers, seed=seed, look_every=look_every, searcher=searcher)
 
 
 def tasks_of(path: str) -> list[Task]:
@@ -140,17 +140,17 @@ def equal_quality(tasks: list[Task], seeds: int) -> dict[str, Any]:
 # (b) Regret at equal epochs ----------------------------------------------------------------------------------------------------
 
 
-def recommended(task: Task, seen: Iterator[Look]) -> list[int]:
+def recommended(task: Task, seen: Iterator[Look], budgets: Sequence[int] = BUDGETS) -> list[int]:
     """The row with the lowest loss reported within each budget."""
     best, row, rows = math.inf, -1, []
     for look in seen:
-        while len(rows) < len(BUDGETS) and look.epochs > BUDGETS[len(rows)]:
+        while len(rows) < len(budgets) and look.epochs > budgets[len(rows)]:
             rows.append(row)
-        if len(rows) == len(BUDGETS):
+        if len(rows) == len(budgets):
             break
         if look.value < best or row < 0:
             best, row = (look.value if math.isfinite(look.value) else math.inf), task.row(look.config)
-    return rows + [row] * (len(BUDGETS) - len(rows))
+    return rows + [row] * (len(budgets) - len(rows))
 
 
 def equal_epochs(tasks: list[Task], seeds: int) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     yield load
     for name in (
-        "cifar10", "cifar10_tasks", "common", "early_stopping", "fused_costs", "networks", "overhead", "scale", "study_vs_peers",
+        "cifar10", "cifar10_tasks", "common", "early_stopping", "fused_costs", "networks", "overhead", "pairing", "scale", "study_vs_peers",
         "suggest_fit", "suggest_latency", "suggest_objectives", "suggest_objectives_tasks", "suggest_peers", "suggest_quality",
         "suggest_tasks", "warm_start",
     ):  # fmt: skip
@@ -274,6 +274,28 @@ def test_not_worse_needs_an_interval_that_reaches_zero(benchmark: Any, curves: s
     assert (found["low"], found["difference"], found["high"], found["seeds"]) == (0.5, 0.5, 0.5, 3)
     assert early._verdict(found["low"]) == "WORSE"
     assert early._verdict(0.0) == "not worse"
+
+
+def test_searchers_are_paired_with_schedulers_and_what_has_ended_is_not_run_again(
+    benchmark: Any, curves: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    pairing = benchmark("pairing")
+    monkeypatch.setitem(pairing.SEARCHERS, "GP", hp.RandomSearch)       # so each pair is of equals
+    given = [curves, "--quick", "--tasks", "2", "--seeds", "2", "--so-far", str(tmp_path / "so_far"), "--results", str(tmp_path)]
+    found = pairing.main(given)
+    assert found["rows"]["ASHA + GP"] == found["rows"]["ASHA + random"] != found["rows"]["full runs + GP"]
+    assert [pair["rival"] for pair in found["pairs"]] == ["ASHA + random", "Hyperband + random", "full runs + GP", pairing.GP]
+    assert [goal["reached"] for goal in found["goals"]][:2] == [True, True] and found["goals"][-1]["reached"] is None
+    assert len((tmp_path / "so_far").read_text().splitlines()) == len(pairing.METHODS) * 2 * 2
+    monkeypatch.setattr(pairing, "recommended", None)
+    assert pairing.main(given)["rows"] == found["rows"]
+    assert pairing.main([]) is None
+
+
+def test_a_pair_is_compared_task_by_task_and_seed_by_seed(benchmark: Any) -> None:
+    ours, theirs = np.array([[0.1, 0.2, 0.3], [0.0, 0.0, 0.9]]), np.array([[0.4, 0.5, 0.6], [0.1, 0.1, 0.0]])
+    middle, low, high = benchmark("pairing").compared(ours, theirs)
+    assert middle == pytest.approx((-0.3 - 0.1) / 2) and low <= middle <= high and high > 0
 
 
 def test_early_stopping_without_its_data_says_where_to_read_of_it(benchmark: Any, capsys: Any) -> None:

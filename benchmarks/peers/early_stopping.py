@@ -182,6 +182,7 @@ PEERS: dict[str, tuple[str, str, Callable[[Purse, int], None]]] = {
     "optuna_tpe_hyperband_index": (
         "optuna", "Optuna TPE + Hyperband, rows by number",
         optuna("TPESampler", lambda p: p.HyperbandPruner(min_resource=1, max_resource=MAX_T), "index")),
+    "optuna_gp_full_box": ("optuna", "Optuna GP, full runs", optuna("GPSampler", lambda p: p.NopPruner(), "box")),
     "optuna_random_sha_index": (
         "optuna", "Optuna random + SHA", optuna("RandomSampler", lambda p: p.SuccessiveHalvingPruner(min_resource=1), "index")),
     "optuna_random_sha_box": (

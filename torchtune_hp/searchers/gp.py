@@ -188,8 +188,8 @@ class GPSearch(Base):
 
         if self.setting.rows is not None:       # those that are worth most, each given those before it
             left = trained(self._untaken(taken))
-            few = left[best_rows(score, left, left[:0], max(_STARTS, 2 * n))]
-            return few[aim.choose(few, n, bonus)][:, :-1]
+            few = left[best_rows(score, left, left[:0], 1 if n == 1 else max(_STARTS, 2 * n))]
+            return few[:, :-1] if n == 1 else few[aim.choose(few, n, bonus)][:, :-1]
         seeds = (derive(seed, "starts"), derive(seed, "even"))
         begun = starts(self._cube, _STARTS + n, aim.best, seeds[0])
         if len(begun) < _STARTS // 8:       # most of the cube is infeasible
