@@ -231,8 +231,8 @@ class Session:
 @contextmanager
 def _set_aside() -> Iterator[None]:
     """What was there before the study, torch's own modules above all, is not looked through for cyclic garbage while it lasts: one full
-    collection of it took a tenth of a study of two seconds. Where a GPU is in use its memory may be in such garbage, and all stays as it is;
-    likewise where somebody froze objects of their own, for thawing is for all."""
+    collection took a tenth of a study of two seconds. Where a GPU is in use, its memory may be in such garbage, and all stays as it
+    is; likewise where somebody froze objects of their own, for thawing is for all."""
     if gc.get_freeze_count() or torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         yield
         return
