@@ -4,7 +4,7 @@ Measured: an MLP 64-64-64-10 on scikit-learn's digits, batch 64, AdamW, at most 
 decay, dropout, beta1); ASHA (eta 3, from 1 epoch). Everyone trains the same model on the same split and reports the validation
 accuracy of each epoch; every run is a process of its own, from before its imports to its best result.
 
-    ours, fused        Tuner with executor="auto": a ModelTrainable, as one tensor program
+    ours, fused        Tuner with executor=Fused(50): a ModelTrainable, as one tensor program; 50 slots, so that every run decides the same
     ours, alone        the same with strategy="loop": what fusing adds, with everything else the same
     ours, processes    the same in as many worker processes as there are cores: k processes on one device
     Optuna             ask, train, report, should_prune, tell; RandomSampler, SuccessiveHalvingPruner(1, 3), in memory
@@ -112,15 +112,16 @@ def ours(how: str, trials: int, seed: int) -> dict[str, Any]:
         def validation_step(self, model: Any, batch: Any) -> Any:
             return {"accuracy": (model(batch[0]).argmax(-1) == batch[1]).float().mean()}
 
+    tune, asha, random = hp.tune, hp.ASHA(max_t=EPOCHS, reduction_factor=ETA), hp.RandomSearch()      # a name is imported at its first use
     executor = {"fused": hp.Fused(50), "alone": hp.Fused(50, strategy="loop"), "processes": hp.Processes()}[how]
     space = {name: hp.uniform(*bounds) if name in ("dropout", "beta1") else hp.loguniform(*bounds) for name, bounds in SPACE.items()}
     torch.optim.AdamW([torch.zeros(1, requires_grad=True)])      # the first optimizer of a process imports what it needs
     digits()        # imports scikit-learn, as it is imported before the others' studies begin
     folder = tempfile.mkdtemp(prefix="study-")
     began = time.perf_counter()
-    results = hp.tune(
-        Digits, space, metric="accuracy", mode="max", trials=trials, seed=seed, scheduler=hp.ASHA(max_t=EPOCHS, reduction_factor=ETA),
-        searcher=hp.RandomSearch(), executor=executor, storage=folder, name="study", verbose=0,
+    results = tune(
+        Digits, space, metric="accuracy", mode="max", trials=trials, seed=seed, scheduler=asha, searcher=random, executor=executor,
+        storage=folder, name="study", verbose=0,
     )  # fmt: skip
     took = time.perf_counter() - began
     epochs = next(results.journal.rows("SELECT count(*) FROM report"))[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -662,6 +663,26 @@ def test_rows_are_tried_once_though_some_are_tried_first() -> None:
 def test_a_study_that_is_over_says_why() -> None:
     results = train.tune(trials=9, target=50.0)
     assert [note.text for note in results.log if note.kind == "end"] == ["the target 50 is reached; another target= goes on"]
+
+
+def test_what_was_there_before_a_study_is_not_looked_through_for_garbage_while_it_lasts() -> None:
+    seen: list[int] = []
+
+    def frozen(config: dict[str, Any]) -> dict[str, Any]:
+        seen.append(gc.get_freeze_count())
+        return {"loss": 1.0}
+
+    before = gc.get_freeze_count()
+    arguments: dict[str, Any] = {"metric": "loss", "mode": "min", "executor": hp.Serial(), "storage": None, "verbose": 0, "trials": 2}
+    hp.tune(frozen, SPACE, **arguments)
+    assert before == 0 and min(seen) > 0 and gc.get_freeze_count() == 0
+    gc.freeze()         # the caller's own stays as it is
+    try:
+        own = gc.get_freeze_count()
+        hp.tune(frozen, SPACE, **arguments)
+        assert gc.get_freeze_count() > 0 and seen[-1] <= own
+    finally:
+        gc.unfreeze()
 
 
 def test_a_stop_function_that_raises_is_named() -> None:

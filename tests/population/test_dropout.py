@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -40,6 +41,15 @@ def test_members_have_rates_of_their_own_0_and_1_among_them():
         for one, many in zip(draw(keys[row], p), fused):
             torch.testing.assert_close(many[row], one)
     assert torch.equal(fused[0][0], torch.ones(50)) and torch.equal(fused[0][3], torch.zeros(50))
+
+
+def test_rates_that_change_in_place_are_read_again():
+    rate, x = torch.tensor(0.25, dtype=FLOAT64), torch.ones(1000)
+    for p in (0.25, 0.75, 0.0, 1.0):
+        rate.fill_(p)
+        for layer in (F.dropout, F.alpha_dropout, F.dropout):
+            for units in (x, x.double()):
+                torch.testing.assert_close(drawn(partial(layer, units, rate, True)), drawn(partial(layer, units, p, True)))
 
 
 def test_evaluation_mode_and_p_0_give_the_input_back():

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -73,8 +73,9 @@ def bits(key: Tensor | Words, call: int, shape: Sequence[int], device: Device = 
         with outside():
             hashed = bits(bare, call, shape, device, lane)
         return own(hashed, level)
-    hashed = _hashed(low, high, call, _spread_out((math.prod(shape),), device or low.device), lane)
-    return _folded(hashed, 16).reshape((*low.shape, *shape))
+    number = _numbers()
+    hashed = _hashed(low, high, call, _spread_out((math.prod(shape),), device or low.device), lane, number)
+    return _folded(hashed, 16, number).reshape((*low.shape, *shape))
 
 
 def reached(words: Words, call: int, shape: Sequence[int], threshold: Tensor | int, device: Device = None) -> Tensor:
@@ -83,28 +84,29 @@ def reached(words: Words, call: int, shape: Sequence[int], threshold: Tensor | i
     The hash without its last fold, which changes the lower half of its bits: a comparison sees that once in 65,536 elements.
     """
     low, high = words
-    hashed = _hashed(low, high, call, _spread_out(tuple(shape), device or low.device), 0)
+    hashed = _hashed(low, high, call, _spread_out(tuple(shape), device or low.device), 0, _numbers())
     return hashed.view((*low.shape, *shape)).ge_(threshold)
 
 
-def _hashed(low: Tensor, high: Tensor, call: int, indices: Tensor, lane: int) -> Tensor:
+def _hashed(low: Tensor, high: Tensor, call: int, indices: Tensor, lane: int, number: Callable[[int], Any]) -> Tensor:
     """(..., n) int32 of words (...) and of indices (n,) that are spread already; but for the last fold."""
     low, high = low.to(indices.device), high.to(indices.device)
-    first, second = (_number(salt) for salt in _salts(call, lane))
-    hashed = _folded((low + first).mul_(_number(_SPREAD)).unsqueeze(-1) + indices, 16)
-    hashed = torch.add((high + second).unsqueeze(-1), hashed, alpha=_FIRST)
-    return _folded(hashed, 15).mul_(_number(_SECOND))
+    first, second = _salts(call, lane)
+    hashed = _folded((low + number(first)).mul_(number(_SPREAD)).unsqueeze(-1) + indices, 16, number)
+    hashed = torch.add((high + number(second)).unsqueeze(-1), hashed, alpha=_FIRST)
+    return _folded(hashed, 15, number).mul_(number(_SECOND))
 
 
+@functools.lru_cache(maxsize=1024)
 def _salts(call: int, lane: int) -> tuple[int, int]:
     """24 bits of each word: compiled, vmap's scalar operands pass through float32."""
     salt = _mix(4 * call + lane)
     return _high_24(salt), _high_24(salt >> 32)
 
 
-def _number(value: int) -> Any:
-    """An int32, as what torch takes it from fastest: an int is converted in each call. The compiler gets it as it is."""
-    return value if traced() else _kept_number(value)
+def _numbers() -> Callable[[int], Any]:
+    """Of an int32, what torch takes it from fastest: an int is converted in each call. The compiler gets it as it is."""
+    return int if traced() else _kept_number
 
 
 @functools.lru_cache(maxsize=1024)
@@ -141,12 +143,12 @@ _STRIDES = (1, -1640531527, -1052792407, -1847521883, -776648141)
 """Odd, and without small combinations that vanish modulo 2^32: an axis each, the last one first."""
 
 
-def _folded(hashed: Tensor, by: int) -> Tensor:
+def _folded(hashed: Tensor, by: int, number: Callable[[int], Any]) -> Tensor:
     """The high bits xored onto the low ones, in place; torch's shift carries the sign along, hence the mask.
 
     Adding them would save the mask, but then multiplying and folding are as good as linear, and correlations stay.
     """
-    return hashed.bitwise_xor_((hashed >> _number(by)).bitwise_and_(_number((1 << 32 - by) - 1)))
+    return hashed.bitwise_xor_((hashed >> number(by)).bitwise_and_(number((1 << 32 - by) - 1)))
 
 
 def wide_bits(key: Tensor | Words, call: int, shape: Sequence[int], device: Device = None, lane: int = 0) -> Tensor:

@@ -14,10 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _functorch
 from torch.nn import functional as F
+from torch.utils.weak import WeakIdKeyDictionary
 
 from . import counter
-from .batched import current, outside, own, plain
+from .batched import current, outside, own, plain, traced
 from .mode import REPLACED, Rate, own_randomness, replaces, threshold_of
 
 _SELU = 1.7580993408473766
@@ -55,16 +57,31 @@ def _gain(
         with outside():
             gain = _gain(bare, call, shape, rate, dtype, device, alpha)
         return own(gain, level)
-    threshold: Tensor | int
     if isinstance(p, Tensor):
-        p = p.detach().to(device, torch.float64)
-    spread = _spread(p, alpha)
-    if isinstance(p, Tensor):
-        threshold = threshold_of(p).clamp(max=float(_LARGEST)).to(torch.int32).view((*p.shape, *[1] * len(shape)))
-        spread = spread.to(dtype).view((*p.shape, *[1] * len(shape)))
-    else:
-        threshold = min(threshold_of(p), _LARGEST)
-    return counter.reached(words, call, shape, threshold, device).to(dtype).mul_(spread)
+        threshold, spread = (part.view((*p.shape, *[1] * len(shape))) for part in _rates(p, dtype, device, alpha))
+        return counter.reached(words, call, shape, threshold, device).to(dtype).mul_(spread)
+    return counter.reached(words, call, shape, min(threshold_of(p), _LARGEST), device).to(dtype).mul_(_spread(p, alpha))
+
+
+def _rates(p: Tensor, dtype: torch.dtype, device: torch.device, alpha: bool) -> tuple[Tensor, Tensor]:
+    """(threshold int32, spread in `dtype`) of rates, each of their shape; on a CPU as they were made for the same tensor before."""
+    if device.type != "cpu" or p.is_inference() or _functorch.is_functorch_wrapped_tensor(p) or traced():
+        return _made_rates(p, dtype, device, alpha)
+    version, made = _known.get(p, (-1, {}))
+    if version != p._version:
+        _known[p] = version, made = p._version, {}
+    if (dtype, alpha) not in made:
+        made[dtype, alpha] = _made_rates(p, dtype, device, alpha)
+    return made[dtype, alpha]  # type: ignore[no-any-return]
+
+
+def _made_rates(p: Tensor, dtype: torch.dtype, device: torch.device, alpha: bool) -> tuple[Tensor, Tensor]:
+    p = p.detach().to(device, torch.float64)
+    return threshold_of(p).clamp(max=float(_LARGEST)).to(torch.int32), _spread(p, alpha).to(dtype)
+
+
+_known: Any = WeakIdKeyDictionary()
+"""Of tensors of rates: their version, and what was made of them then. A stack's change when its members do, and not at each step."""
 
 
 def _spread(p: Any, alpha: bool) -> Any:
