@@ -174,9 +174,10 @@ class Journal:
 
     def trial(self, id: int) -> Trial:
         """A launched trial; its config is what JSON holds of it. KeyError if there is none."""
-        found = self._chunks(f"{journal_turns.TRIALS} WHERE id = ?", id)
-        for trial in journal_turns.trials_of(found, rows.layouts(self.rows(journal_turns.LAYOUTS))):
-            return trial
+        with file.failing(self._path):
+            found = self._chunks(f"{journal_turns.TRIALS} WHERE id = ?", id)
+            for trial in journal_turns.trials_of(found, rows.layouts(self.rows(journal_turns.LAYOUTS))):
+                return trial
         raise KeyError(id)
 
     def notes(self, kind: str | None = None) -> list[Note]:

@@ -266,10 +266,14 @@ _LAUNCHED = Move()
 
 def layouts(rows: Iterable[Sequence[Any]]) -> dict[int, Layout]:
     """From (id, d, names). ValueError for what no journal was given."""
-    found = {id: layout(d, tuple(from_json(names))) for id, d, names in rows}
-    if None in found.values():
-        raise ValueError("malformed: a name of a layout is no text")
-    return found  # type: ignore[return-value]
+    found: dict[int, Layout] = {}
+    for id, d, text in rows:
+        names = from_json(text)
+        form = layout(d, tuple(names)) if isinstance(names, list) else None
+        if form is None:
+            raise ValueError("malformed: the names of a layout are no texts")
+        found[id] = form
+    return found
 
 
 def config_text(x: bytes, config: int | str, names: str | None) -> str:

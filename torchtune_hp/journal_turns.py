@@ -1,7 +1,7 @@
 """Turns, read back from their rows: equal to what was appended, and in order, or an error. Never a shorter study.
 
 Reports lie in order of their ids, launches nearly always in order of theirs, so every table is read once, as a stream. One
-JSON parse for a whole chunk of rows is twice as fast as one for each row.
+JSON parse for a whole chunk of reports is twice as fast as one for each.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 C = TypeVar("C")
 _FLOAT = {float}
+_STRING = {str}
 
 
 class Layout:
@@ -38,10 +39,12 @@ class Layout:
         return dict(zip(self.names, self._values(floats, self._at)))
 
 
-@cache
 def layout(d: int, names: tuple[Any, ...]) -> Layout | None:
-    """The one Layout of these, in this process; None if the names are not all strings."""
-    return Layout(d, names) if all(type(name) is str for name in names) else None
+    """The one Layout of these, in this process; None if the names are not all strings, for one of another type may equal a string."""
+    return _layout(d, names) if {*map(type, names)} <= _STRING else None
+
+
+_layout = cache(Layout)
 
 
 def packed(cls: type[C]) -> type[C]:

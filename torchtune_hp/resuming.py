@@ -10,7 +10,7 @@ from .journal import Journal
 from .space import Space, difference as space_difference
 from .spec import difference, rebuild, spec
 from .stopping import stop_rule
-from .warm_start import rebuilt
+from .warm_start import check_paths, rebuilt
 
 SESSION = ("executor", "observers", "verbose", "checkpoint_every")
 """Arguments that belong to a session: they may differ without a word."""
@@ -70,6 +70,7 @@ def resumed_arguments(journal: Journal, given: Mapping[str, Any], allow: Sequenc
     recorded = header.get("warm_start", [])         # a study made before there was such a thing has none
     arguments["warm_start"] = rebuilt(recorded)
     if given.get("warm_start"):
+        check_paths(given["warm_start"])
         lines += difference("warm_start", [one["name"] for one in recorded], [str(path) for path in given["warm_start"]])
     if recorded and "space" in allow and Space.of(arguments["space"]).describe() != header["space"]:
         raise ConfigurationError(

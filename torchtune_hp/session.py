@@ -128,8 +128,6 @@ class Session:
             return int(recorded)
         self.journal.update_header(capacity=offered)
         self.journal.note(Note("choice", f"capacity: {offered} trials at once, as {type(self.plan.executor).__name__} offers"))
-        for text in self.plan.learned:
-            self.journal.note(Note("warm_start", text))
         for name in self.plan.space.sampled:
             self.journal.note(Note("space", f"{name} is drawn by sample_from under each trial's seed; no searcher sees it"))
         for name, value in self.plan.space.lists.items():
@@ -238,16 +236,20 @@ class _Choices(dict[str, str]):
         self._journal = journal
 
     def __setitem__(self, what: str, chosen: str) -> None:
+        self._journal.update_header(choices={**self, what: chosen})
         super().__setitem__(what, chosen)
-        self._journal.update_header(choices=dict(self))
+
+
+_first = iter([True])
 
 
 @contextmanager
 def _set_aside() -> Iterator[None]:
-    """What was there before the study, torch's own modules above all, is not looked through for cyclic garbage while it lasts: one full
-    collection took a tenth of a study of two seconds. Where a GPU is in use, its memory may be in such garbage, and all stays as it
-    is; likewise where somebody froze objects of their own, for thawing is for all."""
-    if gc.get_freeze_count() or torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    """What was there before the process's first study, torch's own modules above all, is not looked through for cyclic garbage while that
+    study lasts: one full collection took a tenth of a study of two seconds. What a study leaves is such garbage, so before a later one
+    all stays as it is; also where an accelerator's memory may be in it, and where somebody froze objects of their own, for thawing is for
+    all."""
+    if not next(_first, False) or gc.get_freeze_count() or torch.accelerator.is_available():
         yield
         return
     gc.freeze()

@@ -17,6 +17,7 @@ from .results import Results
 from .resuming import resumed_arguments
 from .scripts import check_may_fit, how_to_resume
 from .session import Session
+from .trial import Note
 
 if TYPE_CHECKING:
     from .executors.base import Executor
@@ -100,7 +101,7 @@ class Tuner:
         if self._folder is not None:
             return self._go_on(self._folder)
         if plan.storage is None:
-            return Session(plan, None, Journal.create(None, plan.header() | {"name": plan.name or plan.recipe.name})).run()
+            return Session(plan, None, _learned(plan, Journal.create(None, plan.header() | {"name": plan.name or plan.recipe.name}))).run()
         folder = plan.storage / (plan.name or _next_name(plan.storage, plan.recipe.name))
         if (folder / "study.db").exists():
             if plan.resume == "auto":
@@ -111,7 +112,7 @@ class Tuner:
             )
         with DriverLock(folder):
             with Journal.create(folder, plan.header() | {"name": folder.name}, every=_every(plan)) as journal:
-                Session(plan, folder, journal).run()
+                Session(plan, folder, _learned(plan, journal)).run()
         return Results.open(folder, trainable=plan.trainable)
 
     @classmethod
@@ -175,6 +176,13 @@ def _next_name(storage: Path, name: str) -> str:
     while (storage / f"{stem}-{n}").exists():
         n += 1
     return f"{stem}-{n}"
+
+
+def _learned(plan: Plan, journal: Journal) -> Journal:
+    """A new study's journal, with what was read of earlier ones."""
+    for text in plan.learned:
+        journal.note(Note("warm_start", text))
+    return journal
 
 
 def _every(plan: Plan) -> int:

@@ -50,11 +50,16 @@ def read(paths: Any, space: Space, objective: Objective, *, fidelity: bool) -> l
     `fidelity`: the new study's trials have more than one step; if not, of each earlier study only those that went furthest count.
     Raises ConfigurationError for a study that says nothing of the new one, and what `Journal.open` raises.
     """
-    if isinstance(paths, (str, Path)) or not isinstance(paths, Sequence) or not all(isinstance(path, (str, Path)) for path in paths):
-        raise ConfigurationError(f"warm_start: a list of study folders is needed, such as ['runs/digits-1'], but got {paths!r}.")
+    check_paths(paths)
     if len(paths) > SOURCES:
         raise ConfigurationError(f"warm_start: at most {SOURCES} studies can be learned from, but got {len(paths)}. Name those most alike.")
     return [_source(str(path), space, objective, fidelity, min(PER_SOURCE, MOST // len(paths))) for path in paths]
+
+
+def check_paths(paths: Any) -> None:
+    """Raises ConfigurationError for what is no list of paths."""
+    if isinstance(paths, (str, Path)) or not isinstance(paths, Sequence) or not all(isinstance(path, (str, Path)) for path in paths):
+        raise ConfigurationError(f"warm_start: a list of study folders is needed, such as ['runs/digits-1'], but got {paths!r}.")
 
 
 def described(sources: Sequence[Source]) -> list[Any]:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import TorchtuneError
+from ..errors import JournalError, TorchtuneError
 from ..training.alone import ModelRunner, finite_mean
 from ..training.evaluation import autocast, means, metrics_of, named
 from ..training.hooks import driven
@@ -209,7 +209,7 @@ class Group(Seats):
         except (Exception, SystemExit) as error:
             schedules.put_back()
             self._put_back(stack, *before)
-            if isinstance(error, (Apart, Refused, Idle, CompilerFailed)):
+            if isinstance(error, (Apart, Refused, Idle, CompilerFailed, JournalError)):
                 raise
             if isinstance(error, Differs):
                 raise Refused(str(error)) from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Hashable, Sequence
+from types import CodeType
 from typing import Any
 
 from ..training.alone import ModelRunner
@@ -34,10 +35,21 @@ def structure_of(runner: ModelRunner, padded: bool = True) -> Structure:
 
 
 def named(shape: Structure) -> str:
-    """The name of a structure, in other processes too. What is known by its identity alone may have another name there."""
+    """The name of a structure, in other processes too. Those that differ in what is known by its identity alone may share one."""
     cls, _, words, rest = shape
-    text = re.sub(r" at 0x[0-9a-f]+", "", repr((words, rest)))
-    return f"{cls.__qualname__} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return f"{cls.__qualname__} {hashlib.sha256(_text((words, rest)).encode()).hexdigest()[:16]}"
+
+
+def _text(part: Any) -> str:
+    """As `repr`, but for what differs between processes: addresses, the order of sets, where code lies, and what a script is imported as."""
+    if isinstance(part, type):
+        return part.__qualname__
+    if isinstance(part, (tuple, frozenset)):
+        texts = map(_text, part)
+        return f"{type(part).__name__}({', '.join(texts if isinstance(part, tuple) else sorted(texts))})"
+    if isinstance(part, CodeType):
+        return f"code {part.co_qualname} {part.co_code.hex()} {part.co_names} {_text(part.co_consts)}"
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(part))
 
 
 def any_width(shape: Any) -> Any:
