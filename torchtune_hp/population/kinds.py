@@ -41,7 +41,7 @@ def named(shape: Structure) -> str:
 
 
 def _text(part: Any) -> str:
-    """As `repr`, but for what differs between processes: addresses, the order of sets, where code lies, and what a script is imported as."""
+    """As `repr`, but for what differs between processes: addresses, the order of sets, where code lies, what a script is called."""
     if isinstance(part, type):
         return part.__qualname__
     if isinstance(part, (tuple, frozenset)):
