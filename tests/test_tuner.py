@@ -665,7 +665,8 @@ def test_a_study_that_is_over_says_why() -> None:
     assert [note.text for note in results.log if note.kind == "end"] == ["the target 50 is reached; another target= goes on"]
 
 
-def test_what_was_there_before_a_study_is_not_looked_through_for_garbage_while_it_lasts() -> None:
+def test_what_was_there_before_the_first_study_is_not_looked_through_for_garbage_while_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchtune_hp.session._first", iter([True]))        # as in a new process
     seen: list[int] = []
 
     def frozen(config: dict[str, Any]) -> dict[str, Any]:
@@ -676,6 +677,10 @@ def test_what_was_there_before_a_study_is_not_looked_through_for_garbage_while_i
     arguments: dict[str, Any] = {"metric": "loss", "mode": "min", "executor": hp.Serial(), "storage": None, "verbose": 0, "trials": 2}
     hp.tune(frozen, SPACE, **arguments)
     assert before == 0 and min(seen) > 0 and gc.get_freeze_count() == 0
+    seen.clear()
+    hp.tune(frozen, SPACE, **arguments)
+    assert max(seen) == 0, "what a study left may be garbage"
+    monkeypatch.setattr("torchtune_hp.session._first", iter([True]))
     gc.freeze()         # the caller's own stays as it is
     try:
         own = gc.get_freeze_count()

@@ -22,8 +22,8 @@ class Job:
     For an executor that finds out by itself how many trials it runs at once: `capacity`, what a study that is resumed began with;
     `trials`, how many there can be; `first`, the trial such a study begins with, to try it out.
 
-    `choices`: what a clock chose, by whatever names the executor gives it. In a study, its journal holds it before it is first used, so that
-    one that is resumed finds it here, and keeps to it.
+    `choices`: what a clock chose, by whatever names the executor gives it. In a study, its journal holds it before it is first used, so
+    that one that is resumed finds it here, and keeps to it.
     """
 
     recipe: Recipe
