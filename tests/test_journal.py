@@ -122,6 +122,19 @@ def test_a_row_of_floats_that_cannot_be_read_is_damage(tmp_path: Path) -> None:
         list(reader.rows("SELECT config_text(x, config, names) FROM trials"))
 
 
+@pytest.mark.parametrize(
+    "damage", ["DELETE FROM layout", *(f"UPDATE layout SET {part}" for part in ("names = '[1]'", "names = '3'", "names = '{'", "d = 7"))]
+)
+def test_a_trial_whose_layout_is_damaged_is_damage(tmp_path: Path, damage: str) -> None:
+    with Journal.create(tmp_path, HEADER) as journal:
+        journal.append((), Limits(4), [Launch(Trial(0, (0.5,), {"a": 0.5}, 0), 1)])
+    with sqlite3.connect(tmp_path / "study.db") as db:
+        db.execute(damage)
+    db.close()
+    with Journal.open(tmp_path) as reader, pytest.raises(JournalError, match="It is damaged"):
+        reader.trial(0)
+
+
 def test_a_config_that_is_not_a_dict_by_class_is_stored_as_one() -> None:
     from types import MappingProxyType
 

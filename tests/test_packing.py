@@ -7,13 +7,15 @@ import dataclasses
 import math
 import pickle
 from collections import OrderedDict
+from collections.abc import Callable
+from enum import StrEnum
 from typing import Any
 
 import pytest
 import torch
 
 import torchtune_hp as hp
-from torchtune_hp.packing import Layout, held
+from torchtune_hp.packing import Layout, held, layout
 from torchtune_hp.searchers import RandomSearch
 from torchtune_hp.supply import Supply
 from torchtune_hp.trial import Setting, Trial
@@ -58,6 +60,27 @@ def test_it_is_a_value_that_is_compared_copied_replaced_and_sent(config: Any) ->
 def test_trials_of_one_space_share_their_layout() -> None:
     one, other = Trial(0, (0.5,), {"a": 0.5}, 0), Trial(1, (0.25,), {"a": 0.75}, 0)
     assert held(one)[1] is held(other)[1] and len(held(one)[0]) == 16
+
+
+class Text(str):
+    """Equal to a string, and none by its type."""
+
+
+@pytest.mark.parametrize("plain_first", [True, False])
+@pytest.mark.parametrize("other", [lambda text: StrEnum("Names", {"NAME": text}).NAME, Text], ids=["StrEnum", "subclass"])  # type: ignore[attr-defined]
+def test_a_name_that_only_equals_a_string_is_not_packed_and_changes_nothing_for_the_string(
+    other: Callable[[str], str], plain_first: bool, request: pytest.FixtureRequest
+) -> None:
+    text = request.node.name        # nobody else's: there is one layout of a name in a process
+    name = other(text)
+    assert name == text and hash(name) == hash(text)
+    if plain_first:
+        assert layout(1, (text,)) is not None
+    assert layout(1, (name,)) is None
+    form = layout(1, (text,))
+    assert form is not None and list(map(type, form.names)) == [str] and layout(1, (name,)) is None and layout(1, (text,)) is form
+    config = {name: 0.5}
+    assert Trial(0, (0.5,), config, 0).config is config and held(Trial(0, (0.5,), {text: 0.5}, 0))[1] is form
 
 
 SPACES = {

@@ -201,6 +201,8 @@ def test_other_sources_or_another_space_are_another_study(tmp_path: Path, source
     hp.Tuner(**warm(tmp_path, source, trials=1)).fit()
     with pytest.raises(StudyChangedError, match="warm_start: "):
         hp.Tuner(**warm(tmp_path, "elsewhere", trials=1)).fit()
+    with pytest.raises(ConfigurationError, match="a list of study folders"):
+        hp.Tuner.resume(tmp_path / "walk", Bowl, warm_start=Path(source))
     with pytest.raises(ConfigurationError, match="recorded in its coordinates"):
         hp.Tuner.resume(tmp_path / "walk", Bowl, space=SPACE | {"c": hp.uniform(0.0, 1.0)}, allow=("space",))
 

@@ -16,9 +16,10 @@ import torchtune_hp as hp
 from tests.population.test_room import Budget, Moves
 from torchtune_hp.errors import ConfigurationError
 from torchtune_hp.executors import fused as fused_module
+from torchtune_hp.journal import Journal
 from torchtune_hp.population.engine import Engine
+from torchtune_hp.population.group import Group
 from torchtune_hp.population.sizes import Size
-from torchtune_hp.population.speeds import Speeds
 from torchtune_hp.testing.executor_suite import Play
 from torchtune_hp.testing.toy_models import ToyDivergingModel, ToyModel
 from torchtune_hp.trial import Launch, Reached, Setting, Standing, Train, Trial
@@ -250,17 +251,31 @@ def test_a_fork_of_a_resting_trial_goes_on_from_its_state(monkeypatch: pytest.Mo
 
 
 def test_what_a_clock_chose_is_in_the_journal_and_a_resumed_study_keeps_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options: dict[str, Any] = {"storage": tmp_path, "name": "timed", "scheduler": "full"}
-    results = study(hp.Fused(8), **options)
+    results = hp.tune(
+        ToyModel, {"lr": SPACE["lr"], "dropout": SPACE["dropout"]}, metric="loss", mode="min", trials=20, seed=3, storage=tmp_path,
+        name="timed", scheduler=SCHEDULERS["full"](), searcher=hp.RandomSearch(), executor=hp.Fused(8), verbose=0,
+    )  # fmt: skip
     choices = results.journal.header["choices"]
     assert choices and all(key.startswith("ToyModel ") for key in choices) and set(choices.values()) <= {"vmap", "loop"}
     assert sum("chosen by timing" in text for text in said(results, "choice")) == 1
     results.close()
-    with monkeypatch.context() as patch:
-        patch.setattr(Speeds, "note", lambda *_: None)              # no clock
+    stacked: list[int] = []
+    advance = Group.advance
+
+    def watched(self: Group, runners: Any, attributes: Any) -> Any:
+        stacked.append(len(runners))
+        return advance(self, runners, attributes)
+
+    monkeypatch.setattr(Group, "advance", watched)
+    for n, given in ((28, "vmap"), (36, "loop")):       # one of them is not what the clock said, nor would say
+        with Journal.open(tmp_path / "timed", write=True) as journal:
+            journal.update_header(choices=dict.fromkeys(choices, given))
         more = hp.Tuner.resume(tmp_path / "timed", ToyModel, trials="+8", verbose=0).fit()
-    assert len(more) == 28 and more.journal.header["choices"] == choices
-    assert sum("chosen by timing" in text for text in said(more, "choice")) == 1
+        assert len(more) == n and more.journal.header["choices"] == dict.fromkeys(choices, given)
+        assert stacked == ([8, 8, 8] if given == "vmap" else [])
+        assert sum("chosen by timing" in text for text in said(more, "choice")) == 1
+        more.close()
+        stacked.clear()
 
 
 def test_where_the_strategy_is_named_nothing_is_chosen() -> None:

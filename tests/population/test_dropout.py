@@ -52,6 +52,25 @@ def test_rates_that_change_in_place_are_read_again():
                 torch.testing.assert_close(drawn(partial(layer, units, rate, True)), drawn(partial(layer, units, p, True)))
 
 
+@pytest.mark.parametrize("write", [lambda rate, p: rate.data.fill_(p), lambda rate, p: rate.numpy().fill(p)], ids=["data", "numpy"])
+def test_rates_that_change_without_a_new_version_are_read_again(write):
+    def draw(layer, key, rate):
+        with own_randomness(key):
+            return layer(x, rate, True)
+
+    one, many, x = torch.tensor(0.25, dtype=FLOAT64), torch.full((3,), 0.25, dtype=FLOAT64), torch.ones(1000)
+    for p in (0.25, 0.75, 0.0, 1.0):
+        for rate in (one, many):
+            version = rate._version
+            write(rate, p)
+            assert rate._version == version
+        for layer in (F.dropout, F.alpha_dropout):
+            expected = drawn(partial(layer, x, p, True))
+            torch.testing.assert_close(drawn(partial(layer, x, one, True)), expected)
+            fused = vmap(partial(draw, layer), randomness="error")(KEY.expand(3), many)
+            torch.testing.assert_close(fused, expected.expand(3, -1))
+
+
 def test_evaluation_mode_and_p_0_give_the_input_back():
     x = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(0))
     with own_randomness(KEY) as own:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from torchtune_hp.errors import JournalError
+from torchtune_hp.journal import Journal
 from torchtune_hp.population import group as group_module
-from torchtune_hp.population.engine import Engine
-from torchtune_hp.population.kinds import named, structure_of
+from torchtune_hp.population.engine import Engine, Strategy
+from torchtune_hp.population.kinds import any_width, named, structure_of
 from torchtune_hp.population.speeds import Speeds
+from torchtune_hp.session import _Choices
+from torchtune_hp.testing.journal_suite import HEADER
 
 from .test_engine import CONFIGS, Toy, alone, runners, same
 
@@ -94,6 +99,43 @@ def test_another_process_gives_the_same_names() -> None:
     assert ran.stdout.split("\n")[:3] == [name_of(Toy), name_of(Attentive), name_of(Attentive, activation=torch.relu)]
 
 
+SCRIPT = """
+import torch
+from torch import nn
+from tests.population.test_speeds import Toy, name_of
+
+class Layer(nn.Linear):
+    pass
+
+def act(x, modes=frozenset({"one", "two", "three", "four"})):
+    def inner(x):
+        return x.relu() if "two" in {"one", "two", "three", "four"} else [y for y in x]
+    return inner(x)
+
+class Net(Toy):
+    def build(self, config):
+        layer = nn.TransformerEncoderLayer(6, 2, 8, dropout=0.0, activation=config.get("activation", act))
+        layer.linear1.of, layer.linear1.modes = Layer, {"one", "two", "three", "four"}
+        return nn.Sequential(layer, Layer(6, 3))
+
+def names():
+    print(name_of(Net), name_of(Net, activation=lambda x: x.relu()), name_of(Net, activation=lambda x: x.tanh()), sep="\\n")
+
+if __name__ == "__main__":
+    names()
+"""
+
+
+def test_a_script_that_is_run_and_one_that_is_imported_give_the_same_names_however_sets_are_hashed(tmp_path: Path) -> None:
+    (tmp_path / "the_script.py").write_text(SCRIPT)
+    found = []
+    for seed, command in (("1", ["the_script.py"]), ("2", ["-c", "import the_script; the_script.names()"])):
+        env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
+        ran = subprocess.run([sys.executable, *command], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300, check=True)
+        found.append(ran.stdout.split("\n")[:3])
+    assert found[0] == found[1] and len(set(found[0])) == 3
+
+
 # The engine -------------------------------------------------------------------------------------------------------------------
 
 
@@ -119,5 +161,64 @@ def test_an_engine_writes_down_what_it_chose_and_says_once_that_a_clock_did() ->
 def test_an_engine_keeps_to_what_was_chosen_and_times_no_member(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_module, "time_alone", None)
     said = advanced({f"{name_of(Toy)} 3": given})
-    one_by_one = f"Toy: trained one by one where there are {len(CONFIGS)} or so: this study chose so before it was resumed."
+    one_by_one = f"Toy: trained one by one where there are {len(CONFIGS)} or so: this study chose so before."
     assert said == (["Toy: stack 1 begins with 5 trials."] if given == "vmap" else [one_by_one])
+
+
+def sizes(choices: dict[str, str], strategy: Strategy = "auto", k: int = 10, width: int = 8) -> list[int]:
+    """Of the stacks in which an iteration of k, of this width and one of 8 more, is trained."""
+    engine = Engine(strategy=strategy, choices=choices)
+    engine.advance(runners(Toy, [{"width": width + 8 * (i % 2)} for i in range(k)]))
+    return sorted(engine.stacks())
+
+
+def test_a_clock_that_finds_padding_slow_at_one_size_has_chosen_for_all_and_after_a_resume_too() -> None:
+    choices = {f"{name_of(Toy)} 3": "loop"}
+    assert sizes(dict(choices)) == [10] == sizes(dict(choices), width=80)
+    assert sizes(choices, k=6) == [3, 3]
+    assert choices[f"{named(any_width(structure_of(runners(Toy)[0])))} widths"] == "unpadded"
+    assert sizes(dict(choices)) == [5, 5] == sizes(dict(choices), width=80)
+    assert sizes(dict(choices), "vmap") == [10]         # which asks no clock, and obeys none
+
+
+# The journal ------------------------------------------------------------------------------------------------------------------
+
+
+def full(**choices: str) -> _Choices:
+    """Of a study whose journal takes no more."""
+    journal = Journal.create(None, HEADER | {"choices": choices})
+    made = _Choices(journal)
+    journal.close()
+    return made
+
+
+def test_a_choice_that_the_journal_did_not_take_is_not_made() -> None:
+    journal = Journal.create(None, HEADER)
+    choices = _Choices(journal)
+    choices["a"] = "vmap"
+    assert choices == {"a": "vmap"} == journal.header["choices"] == _Choices(journal)
+    failing = full(a="vmap")
+    for key in "ab":
+        with pytest.raises(JournalError):
+            failing[key] = "loop"
+    assert failing == {"a": "vmap"}
+
+
+def test_a_journal_that_fails_at_a_choice_ends_the_study_with_its_own_error_and_nothing_of_the_iteration_is_kept() -> None:
+    said: list[str] = []
+    choices = full()
+    engine, members = Engine(lambda kind, text: said.append(text), "auto", choices), runners(Toy)
+    with pytest.raises(JournalError):
+        engine.advance(members)
+    assert choices == {} and said == []
+    for member in members:
+        engine.leave(member)
+    same([[member.advance() for _ in range(3)] for member in members], alone(Toy))
+
+
+def test_a_journal_that_fails_where_padding_loses_leaves_widths_padded() -> None:
+    said: list[str] = []
+    engine = Engine(lambda kind, text: said.append(text), "auto", full(**{f"{name_of(Toy)} 3": "loop"}))
+    with pytest.raises(JournalError):
+        engine.advance(runners(Toy, [{"width": 8 + 8 * (k % 2)} for k in range(6)]))
+    assert said == [] == engine.stacks()

@@ -64,12 +64,13 @@ def _gain(
 
 
 def _rates(p: Tensor, dtype: torch.dtype, device: torch.device, alpha: bool) -> tuple[Tensor, Tensor]:
-    """(threshold int32, spread in `dtype`) of rates, each of their shape; on a CPU as they were made for the same tensor before."""
-    if device.type != "cpu" or p.is_inference() or _functorch.is_functorch_wrapped_tensor(p) or traced():
+    """(threshold int32, spread in `dtype`) of rates, each of their shape; on a CPU as they were made for the same tensor before,
+    if it holds the same numbers: it may have been written to through what shares its memory, and its version would not tell."""
+    if device.type != "cpu" or _functorch.is_functorch_wrapped_tensor(p) or traced():
         return _made_rates(p, dtype, device, alpha)
-    version, made = _known.get(p, (-1, {}))
-    if version != p._version:
-        _known[p] = version, made = p._version, {}
+    numbers, made = _known.get(p, (None, {}))
+    if numbers is None or numbers.dtype != p.dtype or not torch.equal(numbers, p):
+        _known[p] = _, made = p.detach().clone(), {}
     if (dtype, alpha) not in made:
         made[dtype, alpha] = _made_rates(p, dtype, device, alpha)
     return made[dtype, alpha]  # type: ignore[no-any-return]
@@ -81,7 +82,7 @@ def _made_rates(p: Tensor, dtype: torch.dtype, device: torch.device, alpha: bool
 
 
 _known: Any = WeakIdKeyDictionary()
-"""Of tensors of rates: their version, and what was made of them then. A stack's change when its members do, and not at each step."""
+"""Of tensors of rates: their numbers, and what was made of these. A stack's change when its members do, and not at each step."""
 
 
 def _spread(p: Any, alpha: bool) -> Any:

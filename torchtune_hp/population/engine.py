@@ -40,7 +40,7 @@ from .remedies import remedy
 from .residents import Residents
 from .room import OUT_OF_MEMORY, let_go
 from .seats import Refused
-from .speeds import Choices, Speeds
+from .speeds import UNPADDED, WIDTHS, Choices, Speeds
 from .words import Note, Words
 
 Answer = Look | BaseException
@@ -70,7 +70,9 @@ class Engine:
         self._attributes: dict[ModelRunner, dict[Read, Hashable]] = {}
         self._reads: dict[Any, Reads] = {}              # by structure: what hooks were seen to read
         self._alone: dict[Hashable, str] = {}           # by kind: why its members are trained one by one
-        self._by_shape: set[Hashable] = set()           # structures of any width that are not padded
+        self._by_shape: set[str] = set()                # names of structures of any width that are not padded
+        if strategy == "auto":
+            self._by_shape.update(key.removesuffix(WIDTHS) for key, chosen in self._choices.items() if chosen == UNPADDED)
         self._uncompiled: set[Hashable] = set()         # structures on which the compiler failed,
         self._uncaptured: set[Hashable] = set()         # and those whose steps no graph can hold
         self._unshaped: set[ModelRunner] = set()        # whose models have lazy layers that saw no batch yet
@@ -168,7 +170,7 @@ class Engine:
         if known is None:
             self._residents.only([runner])
             shape = structure_of(runner)
-            if self._by_shape and any_width(shape) in self._by_shape:
+            if self._by_shape and named(any_width(shape)) in self._by_shape:
                 shape = structure_of(runner, padded=False)
             if any(map(is_lazy, runner.member.model.parameters())):
                 self._unshaped.add(runner)
@@ -200,6 +202,7 @@ class Engine:
         slow = self._loses(structure, members) if len(members) > FEW else None
         if slow is None or not is_padded(structure) or not common([runner.member.model for runner in members]):
             return False
+        self._choices[named(any_width(structure)) + WIDTHS] = UNPADDED
         self._unpad(structure, f"padded, {slow}")
         return True
 
@@ -219,10 +222,11 @@ class Engine:
 
     def _unpad(self, structure: Any, why: str) -> None:
         """From now on, members that differ from this structure in widths only share a stack where their shapes are equal."""
-        loose = any_width(structure)
+        loose = named(any_width(structure))
         self._by_shape.add(loose)
-        for other in {kind[0] for kind in (*self._groups, *self._kinds.values()) if any_width(kind[0]) == loose}:  # type: ignore[index]
-            self._regroup(other)
+        for other in {kind[0] for kind in (*self._groups, *self._kinds.values())}:  # type: ignore[index]
+            if named(any_width(other)) == loose:
+                self._regroup(other)
         self._words.say("stack", f"{structure[0].__name__}: widths are not padded, so there is a stack for each: {why}.")
 
     def _by_itself(self, runner: ModelRunner) -> Answer:

@@ -33,7 +33,11 @@ TRIES = 2
 
 
 Choices = MutableMapping[str, str]
-"""The strategy, "vmap", "graph" or "loop", of each structure and size for which it is chosen."""
+"""The strategy, "vmap", "graph" or "loop", of each structure and size for which it is chosen; and where a clock found that widths
+are better not padded, that."""
+
+WIDTHS, UNPADDED = " widths", "unpadded"
+"""The end of such a key, after the name of the structure of any width, and what stands there. Without one, widths are padded."""
 
 
 class Speeds:
@@ -87,7 +91,7 @@ class Speeds:
         """Why k are better trained one after another; None where a stack is faster, or was not tried yet."""
         if self.chosen(k) != "loop":
             return None
-        return self._shown(k) if k.bit_length() in self._stacked else "this study chose so before it was resumed"
+        return self._shown(k) if k.bit_length() in self._stacked else "this study chose so before"
 
     def graph(self, k: int) -> str | None:
         """What was found of graphs for k, in figures; None where they were not timed, or not yet."""
