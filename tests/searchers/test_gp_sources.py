@@ -232,15 +232,15 @@ def test_several_objectives_take_sources_of_several() -> None:
     assert found.shape == (4, 2) and len(torch.unique(found, dim=0)) == 4
 
 
-def of_two(x: Tensor, first: int = 0) -> list[Report]:
+def of_two(x: Tensor) -> list[Report]:
     values = zip(valley(x).tolist(), bowl(x).tolist())
-    return [Report(first + k, 1, both, 0, tuple(x), done=True) for k, (x, both) in enumerate(zip(x.tolist(), values))]
+    return [Report(k, 1, both, 0, tuple(x), done=True) for k, (x, both) in enumerate(zip(x.tolist(), values))]
 
 
-def of_two_objectives() -> GPSearch:
+def of_two_objectives(**given: Any) -> GPSearch:
     reports = of_two(points(20, seed=9))
     both = Source("a", (0, 1), tuple(one.x for one in reports), (1.0,) * 20, tuple(one.values for one in reports))
-    return warm(both, setting=replace(PLANE, objectives=2))
+    return warm(both, setting=replace(PLANE, objectives=2), **given)
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 4])
@@ -253,8 +253,10 @@ def test_a_source_of_several_objectives_gives_its_best_in_each_in_turn(at_once: 
 
 
 def test_early_points_of_the_process_take_turns_between_the_near_and_the_far_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    searcher, seen = of_two_objectives(), []
-    searcher.tell(of_two(points(4)))
+    searcher, seen = of_two_objectives(startup=32), []
+    front = [(k / 7, 1 - k / 7) for k in range(8)]
+    for k, (x, values) in enumerate(zip(points(12).tolist(), [*front, *[(3.0, 3.0)] * 4])):
+        searcher.tell([Report(k, 1, values, 0, tuple(x), done=True)])
     suggested = searcher._suggested
 
     def watched(processes: Any, reference: Any, *rest: Any) -> Tensor:
@@ -262,10 +264,12 @@ def test_early_points_of_the_process_take_turns_between_the_near_and_the_far_ref
         return suggested(processes, reference, *rest)
 
     monkeypatch.setattr(searcher, "_suggested", watched)
-    ask(searcher, 1, 4)
-    ask(searcher, 2, 5)         # of the two, number 6 is theirs
+    ask(searcher, 1, 12)
+    ask(searcher, 1, 14)
+    ask(searcher, 2, 13)        # of the two, number 14 is theirs
     _, references = searcher._outcomes(searcher._history.training_set())
-    assert references is not None and seen == references.tolist()
+    assert references is not None and (references[0] < references[1]).all()
+    assert seen == references[[0, 1, 1]].tolist()
 
 
 def test_the_log_says_whose_the_first_points_are() -> None:
