@@ -5,13 +5,15 @@ runs' worth of epochs. Searched are the same rows by GPSearch and by random sear
 
 Compared is regret, pair by pair (same task, same seed): per task the median over seeds of the difference, then the median over tasks,
 with a 95 % interval from a bootstrap (seeds resampled within tasks). Goals, at every budget:
-- ASHA + GP and Hyperband + GP against the same scheduler with random search: better, the interval's upper end is at most 0. Many
-  pairs end at the table's best row and are equal, so 0 is the best that a median can be there; means stand in the first table.
+- ASHA + GP and Hyperband + GP against the same scheduler with random search: no worse, the interval's upper end is at most 0. Equals
+  reach that too, and many pairs are equal, for they end at the table's best row. Better is only what lies below 0 with its interval,
+  as the second table shows; means stand in the first.
 - ASHA + GP against Optuna's TPE + Hyperband, whichever of its forms did best at that budget, and against Optuna's GP with full runs
-  (peers/early_stopping.py makes their runs): better, likewise.
+  (peers/early_stopping.py makes their runs): no worse, likewise.
 - ASHA + GP against GPSearch with full runs: early stopping does not cost the answer, the interval's upper end is at most 0.01.
 
-A study of the GP takes a minute or more, so each is written to a file when it ends, and a second run goes on from there.
+A study of the GP takes a minute or more, so each is written to a file when it ends, and a second run goes on from there; one of another
+commit or of other versions is refused.
 
     python benchmarks/pairing.py [TASKSET_CURVES.npz] [--quick] [--seeds 10] [--tasks 6] [--so-far FILE] [--results DIR]
 """
@@ -44,13 +46,23 @@ METHODS = [(scheduler, searcher) for scheduler in SCHEDULERS for searcher in SEA
 OURS = "ASHA + GP"
 TPE, GP = "Optuna TPE + Hyperband", "Optuna GP, full runs"
 COST = 0.01     # of regret, where that of a median row is 1
+CODE = ("commit", "python", "torch")    # what a study of ours depends on
 
 
-def studies(tasks: list[Task], seeds: int, budgets: tuple[int, ...], so_far: Path | None) -> dict[str, dict[str, list[list[int]]]]:
+def known_studies(so_far: Path, code: dict[str, Any]) -> dict[str, list[int]]:
+    """The rows of the studies that ended before. Raises SystemExit if one was made by other code than this, {commit and versions}."""
+    lines = list(map(json.loads, so_far.read_text().splitlines()))
+    other = next((line.get("code") for line in lines if line.get("code") != code), code)
+    if other != code:
+        raise SystemExit(f"--so-far: one code is compared, but {so_far} has studies of {other}, and this is {code}. Name another file.")
+    return {line["study"]: line["rows"] for line in lines}
+
+
+def studies(
+    tasks: list[Task], seeds: int, budgets: tuple[int, ...], so_far: Path | None, code: dict[str, Any]
+) -> dict[str, dict[str, list[list[int]]]]:
     """The recommended rows of each method, task and seed; {method: {task: [seed][budget]}}. What `so_far` holds is not run again."""
-    known: dict[str, list[int]] = {}
-    if so_far is not None and so_far.exists():
-        known = {line["study"]: line["rows"] for line in map(json.loads, so_far.read_text().splitlines())}
+    known = known_studies(so_far, code) if so_far is not None and so_far.exists() else {}
     rows: dict[str, dict[str, list[list[int]]]] = {}
     for scheduler, searcher in METHODS:
         name = f"{scheduler} + {searcher}"
@@ -65,7 +77,7 @@ def studies(tasks: list[Task], seeds: int, budgets: tuple[int, ...], so_far: Pat
                     if so_far is not None:
                         with so_far.open("a") as file:
                             seconds = round(time.perf_counter() - began, 1)
-                            file.write(json.dumps({"study": study, "rows": known[study], "seconds": seconds}) + "\n")
+                            file.write(json.dumps({"study": study, "rows": known[study], "seconds": seconds, "code": code}) + "\n")
                 rows[name][task.name].append(known[study])
     return rows
 
@@ -94,6 +106,18 @@ def rivals(found: dict[str, np.ndarray], k: int) -> list[tuple[str, str, float]]
     return pairs + [(OURS, GP, 0.0)]
 
 
+def paired(found: dict[str, np.ndarray], budgets: tuple[int, ...]) -> tuple[list[dict[str, Any]], list[Goal]]:
+    """Every pair at every budget, and the goal that it is."""
+    pairs, goals = [], []
+    for k, budget in enumerate(budgets):
+        runs = budget // MAX_T
+        for ours, rival, bound in rivals(found, k):
+            middle, low, high = (math.nan,) * 3 if rival not in found else compared(found[ours][:, :, k], found[rival][:, :, k])
+            pairs.append({"ours": ours, "rival": rival, "full_runs": runs, "difference": middle, "low": low, "high": high})
+            goals.append(Goal(f"{ours} no worse than {rival}, {runs} runs: upper end", high, "<=", bound))
+    return pairs, goals
+
+
 def main(arguments: list[str] | None = None) -> dict[str, Any] | None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("curves", nargs="?", help="taskset_curves.npz; without it there is nothing to measure")
@@ -111,19 +135,14 @@ def main(arguments: list[str] | None = None) -> dict[str, Any] | None:
     where, probed = common.environment("optuna"), common.probes()
     common.heading(where, probed)
     tasks = list(islice(tasks_of(options.curves), options.tasks or (1 if options.quick else None)))
-    rows = studies(tasks, seeds, budgets, options.so_far)
+    rows = studies(tasks, seeds, budgets, options.so_far, {name: str(where[name]) for name in CODE})
     found = {name: regrets(tasks, by_task) for name, by_task in (rows | peer_rows(tasks, seeds)).items()}
     common.table(
         "mean normalized regret",
         ["method", *(f"{budget // MAX_T} runs" for budget in budgets), "seeds"],
         [[name, *regret.mean((0, 1))[: len(budgets)], regret.shape[1]] for name, regret in found.items()],
     )
-    pairs, goals = [], []
-    for k, budget in enumerate(budgets):
-        for ours, rival, bound in rivals(found, k):
-            middle, low, high = (math.nan,) * 3 if rival not in found else compared(found[ours][:, :, k], found[rival][:, :, k])
-            pairs.append({"ours": ours, "rival": rival, "full_runs": budget // MAX_T, "difference": middle, "low": low, "high": high})
-            goals.append(Goal(f"{ours} - {rival}, {budget // MAX_T} runs: upper end", high, "<=", bound))
+    pairs, goals = paired(found, budgets)
     common.table(
         "ours - rival: median regret, 95 % interval",
         ["ours", "rival", "runs", "difference", "from", "to"],

@@ -13,7 +13,7 @@ FCNet (with --tables): a network's regression error on one data set after the ot
 Digits: a network trained here on all digits, after studies of it on a quarter of them and with labels shuffled.
 
 The claim, at most 10 % more evaluations by a misleading source, would be false if the interval's upper end were beyond it on any of the
-sources that mislead (reflected, negated).
+sources that mislead (reflected, negated, labels shuffled).
 
     python benchmarks/warm_start.py [--quick] [--seeds 20] [--tasks branin,hartmann-6] [--tables FCNET_TABLES.npz] [--results DIR]
 """

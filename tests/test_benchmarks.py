@@ -289,6 +289,9 @@ def test_searchers_are_paired_with_schedulers_and_what_has_ended_is_not_run_agai
     assert len((tmp_path / "so_far").read_text().splitlines()) == len(pairing.METHODS) * 2 * 2
     monkeypatch.setattr(pairing, "recommended", None)
     assert pairing.main(given)["rows"] == found["rows"]
+    monkeypatch.setattr(pairing.common, "_commit", lambda: "0000000")
+    with pytest.raises(SystemExit, match="studies of .*commit.* Name another file"):
+        pairing.main(given)
     assert pairing.main([]) is None
 
 
@@ -296,6 +299,16 @@ def test_a_pair_is_compared_task_by_task_and_seed_by_seed(benchmark: Any) -> Non
     ours, theirs = np.array([[0.1, 0.2, 0.3], [0.0, 0.0, 0.9]]), np.array([[0.4, 0.5, 0.6], [0.1, 0.1, 0.0]])
     middle, low, high = benchmark("pairing").compared(ours, theirs)
     assert middle == pytest.approx((-0.3 - 0.1) / 2) and low <= middle <= high and high > 0
+
+
+@pytest.mark.parametrize("more, reached", [(0.0, True), (-0.1, True), (0.1, False)])
+def test_no_worse_is_reached_by_equals_and_missed_by_what_is_worse(benchmark: Any, more: float, reached: bool) -> None:
+    pairing = benchmark("pairing")
+    regret = np.random.default_rng(0).uniform(0.2, 0.3, (2, 4, 1))
+    found = {f"{scheduler} + {searcher}": regret + more * (searcher == "GP") for scheduler, searcher in pairing.METHODS}
+    pairs, goals = pairing.paired(found, pairing.BUDGETS[:1])
+    assert [goal.reached for goal in goals] == [reached, reached, True, None], "full runs are those of the GP too"
+    assert pairs[0]["low"] == pytest.approx(more) == pairs[0]["high"]
 
 
 def test_early_stopping_without_its_data_says_where_to_read_of_it(benchmark: Any, capsys: Any) -> None:

@@ -143,6 +143,13 @@ def test_a_study_that_says_nothing_of_this_one_is_an_error(source: str, space: A
     assert all(word in str(error.value) for word in [*words, source])
 
 
+def test_a_study_that_never_reported_the_metric_of_a_constraint_is_an_error(source: str) -> None:
+    """All of its trials would be violators, alike but for noise."""
+    with pytest.raises(ConfigurationError, match="finite report of loss and params is needed, but none of the 12 trials"):
+        one(source, objective=Objective("loss", "min", ["params <= 100"]))
+    assert len(one(source, objective=Objective("loss", "min", ["size <= 2"]))[0].x) == 12
+
+
 def test_an_empty_study_and_none_at_all_are_errors(tmp_path: Path, source: str) -> None:
     with Journal.open(source) as journal:
         Journal.create(tmp_path / "empty", journal.header).close()
@@ -170,6 +177,26 @@ def test_a_searcher_that_does_not_learn_is_an_error_that_names_one_that_does(tmp
 
 
 # Whole studies
+
+
+def test_with_a_grid_axis_and_no_searcher_given_the_way_out_is_not_to_give_none(tmp_path: Path, source: str) -> None:
+    with pytest.raises(ConfigurationError, match="GridSearch, the default for a grid_search axis, learns nothing") as error:
+        hp.Tuner(**warm(tmp_path, source, searcher=None, space=SPACE | {"b": hp.grid_search([0.2, 0.5])}))
+    assert "Leave searcher=" not in str(error.value) and "Pass searcher=hp.GPSearch()" in str(error.value)
+
+
+def test_none_is_no_study(tmp_path: Path) -> None:
+    assert hp.Tuner(**warm(tmp_path, warm_start=None))._plan.sources == ()
+
+
+def test_sources_are_read_when_the_study_that_had_them_is_gone_before_it_goes_on(tmp_path: Path, source: str) -> None:
+    hp.Tuner(**warm(tmp_path, source, trials=1)).fit()
+    tuner = hp.Tuner(**warm(tmp_path, source, trials=2))
+    shutil.rmtree(tmp_path / "walk")
+    results = tuner.fit()
+    assert len(results) == 2 and [note.kind for note in results.log].count("warm_start") == 1
+    with Journal.open(tmp_path / "walk") as journal:
+        assert [one["name"] for one in journal.header["warm_start"]] == [source]
 
 
 def test_without_a_searcher_it_is_gp_search(tmp_path: Path, source: str) -> None:

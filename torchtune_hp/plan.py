@@ -148,9 +148,11 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
     problems.need(
         _is_part(executor, Executor), f'executor: expected "auto" or an object such as hp.Processes(workers=4), but got {shown(executor)}.'
     )
+    unnamed = given["searcher"] is None and isinstance(searcher, GridSearch)
+    why, way = (", the default for a grid_search axis,", "Pass") if unnamed else ("", "Leave searcher= out or pass")
     problems.need(
         not warm or getattr(searcher, "learns_from_sources", False),
-        f"warm_start: {type(searcher).__name__} learns nothing from earlier studies. Leave searcher= out or pass searcher=hp.GPSearch(). "
+        f"warm_start: {type(searcher).__name__}{why} learns nothing from earlier studies. {way} searcher=hp.GPSearch(). "
         "To try configs of theirs first, pass points=[...].",
     )
     points = _points(given["points"], space, problems)
@@ -208,8 +210,8 @@ def _sources(
 ) -> tuple[tuple[Source, ...], tuple[str, ...]]:
     """What earlier studies found, and what the log should say of it: recorded when the study was made, or read now."""
     warm = given["warm_start"]
-    if not warm or all(isinstance(one, Source) for one in warm):
-        return tuple(warm), ()
+    if warm is None or (isinstance(warm, (list, tuple)) and all(isinstance(one, Source) for one in warm)):
+        return tuple(warm or ()), ()
     if given["resume"] == "auto" and (Path(given["storage"]) / given["name"] / "study.db").exists():
         return (), ()       # the study has its own record of them
     found = problems.attempt("warm_start", read) or []

@@ -110,6 +110,8 @@ class Tuner:
                 f"there is a study at {folder} already. To go on with it: {how_to_resume(folder)}, "
                 f'or Tuner(..., resume="auto"). For a new one, choose another name=.'
             )
+        if self._given["warm_start"] and not plan.sources:      # the study that had its own record of them is gone since
+            plan = self._plan = make_plan(self._given)
         with DriverLock(folder):
             with Journal.create(folder, plan.header() | {"name": folder.name}, every=_every(plan)) as journal:
                 Session(plan, folder, _learned(plan, journal)).run()

@@ -83,8 +83,12 @@ def _source(path: str, space: Space, objective: Objective, fidelity: bool, most:
         total = journal.trials()
         looks = _looks(journal, objective)
     if not looks:
-        raise ConfigurationError(f"warm_start: a study with a finite report is needed, but none of the {total} trials of {path} has one.")
-    further = [look for look in looks if fidelity or look.t == max(look.t for look in looks)]
+        raise ConfigurationError(
+            f"warm_start: a study with a finite report of {' and '.join(objective.needed)} is needed, but none of the {total} trials "
+            f"of {path} has one. Leave that study out, or ask for no metric that it did not report."
+        )
+    furthest = max(look.t for look in looks)
+    further = [look for look in looks if fidelity or look.t == furthest]
     x = space.shared([look.config for look in further])
     inside = ~(x == OUTSIDE).any(1)
     names = [dim.name for dim in space.dims]
@@ -145,11 +149,12 @@ def _check_objective(path: str, theirs: Objective, ours: Objective) -> None:
 def _looks(journal: Journal, objective: Objective) -> list[_Look]:
     """In order of trials. Of very many the best and newest, as `chosen` says."""
     last: dict[int, Row] = {}
-    furthest = 1
-    for trial, step, metrics, done in journal.rows("SELECT trial, step, metrics, done FROM report ORDER BY id"):
-        values = objective.values(from_json(metrics))
+    furthest, needed = 1, set(objective.needed)
+    for trial, step, text, done in journal.rows("SELECT trial, step, metrics, done FROM report ORDER BY id"):
+        metrics = from_json(text)
+        values = objective.values(metrics)
         furthest = max(furthest, step)
-        if all(map(math.isfinite, values)):
+        if metrics.keys() >= needed and all(map(math.isfinite, values)):    # without a constraint's metric it would be a violator
             before = last[trial].values if trial in last else values
             last[trial] = Row((float(trial),), step, bool(done), tuple(map(min, before, values)))
     horizon = max(journal.header.get("max_t") or 1, furthest)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from torchtune_hp.objective import VIOLATED
 from torchtune_hp.pareto import hypervolume
 from torchtune_hp.searchers.gp_objectives import in_units_of_the_front
 
@@ -68,6 +69,42 @@ def test_an_absurd_value_does_not_bend_the_others(absurd: float) -> None:
     spread = y[:, :40].amax(1) - y[:, :40].amin(1)
     assert (spread > 0.4 * (calm.amax(1) - calm.amin(1))).all()
     assert (references >= y[:, 2:38].amax(1)).all()
+
+
+def few() -> Tensor:
+    """Eight observations, of which four are the front, (2, 8)."""
+    return torch.cat([circle(4), 0.3 + circle(4)], 1)
+
+
+@pytest.mark.parametrize("n", [1, 3, 12])
+def test_violators_however_many_do_not_move_the_references_nor_hide_what_the_others_are(n: int) -> None:
+    violators = torch.linspace(1, 2, n, dtype=torch.float64).expand(2, n) * VIOLATED
+    calm, there = in_units_of_the_front(few())
+    y, references = in_units_of_the_front(torch.cat([few(), violators], 1))
+    legal = y[:, :8]
+    scale = (calm.amax(1) - calm.amin(1)) / (legal.amax(1) - legal.amin(1))
+    assert torch.allclose((references - legal[:, 0]) * scale, there - calm[:, 0], rtol=1e-6)
+    assert (legal.std(1) > 0.1).all()
+    assert (y[:, 8:] > references.amax(0)[:, None]).all(), "they are worth nothing"
+
+
+@pytest.mark.parametrize("diverged", [1e6, 1e12])
+@pytest.mark.parametrize("size", [-0.01, 0.5])
+def test_one_diverged_value_among_nine_neither_moves_the_references_nor_hides_what_the_others_are(diverged: float, size: float) -> None:
+    """On the front for the sake of the other objective, or behind it."""
+    calm, there = in_units_of_the_front(few())
+    y, references = in_units_of_the_front(torch.cat([few(), tensor([size], [diverged])], 1))
+    y = y[:, :8]
+    scale = (calm.amax(1) - calm.amin(1)) / (y.amax(1) - y.amin(1))
+    assert torch.allclose((references - y[:, 0]) * scale, there - calm[:, 0], rtol=1e-6)
+    assert y[1].std() > 0.15
+
+
+def test_a_long_tail_is_no_divergence() -> None:
+    """Sizes over four decades: the largest network may be the best one."""
+    sizes = torch.logspace(0, 4, 12, dtype=torch.float64)
+    y, (near, _) = in_units_of_the_front(torch.stack([sizes, -sizes.log10()]))
+    assert near[0] > y[0].amax()
 
 
 def test_units_do_not_matter() -> None:

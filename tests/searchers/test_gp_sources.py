@@ -196,6 +196,20 @@ def test_sources_are_fitted_only_when_they_are_asked() -> None:
     assert "_fitted" not in vars(sources)
 
 
+def test_sources_are_fitted_to_the_same_bits_however_many_threads_their_first_reader_has() -> None:
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            searcher = warm(source(branin, points(128, seed=9)))
+            assert searcher._sources is not None
+            found.append(searcher._sources._fitted.alpha)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
+
+
 def test_sources_of_different_sizes_and_budgets_are_one_batch() -> None:
     setting = replace(PLANE, max_t=9)
     searcher = warm(source(valley), source(bowl, points(7), budget=1 / 9), setting=setting)
@@ -216,6 +230,51 @@ def test_several_objectives_take_sources_of_several() -> None:
     searcher.tell([Report(k, 1, both, 0, tuple(x), done=True) for k, (x, both) in enumerate(zip(first.tolist(), values))])
     found = ask(searcher, 4, 4)
     assert found.shape == (4, 2) and len(torch.unique(found, dim=0)) == 4
+
+
+def of_two(x: Tensor) -> list[Report]:
+    values = zip(valley(x).tolist(), bowl(x).tolist())
+    return [Report(k, 1, both, 0, tuple(x), done=True) for k, (x, both) in enumerate(zip(x.tolist(), values))]
+
+
+def of_two_objectives(**given: Any) -> GPSearch:
+    reports = of_two(points(20, seed=9))
+    both = Source("a", (0, 1), tuple(one.x for one in reports), (1.0,) * 20, tuple(one.values for one in reports))
+    return warm(both, setting=replace(PLANE, objectives=2), **given)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 4])
+def test_a_source_of_several_objectives_gives_its_best_in_each_in_turn(at_once: int) -> None:
+    searcher, x = of_two_objectives(), points(20, seed=9)
+    found = NONE
+    for index in range(0, 4, at_once):
+        found = torch.cat([found, ask(searcher, at_once, index, found)])
+    assert torch.equal(found[0], x[valley(x).argmin()]) and torch.equal(found[2], x[bowl(x).argmin()])
+
+
+def test_early_points_of_the_process_take_turns_between_the_near_and_the_far_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    searcher, seen = of_two_objectives(startup=32), []
+    front = [(k / 7, 1 - k / 7) for k in range(8)]
+    for k, (x, values) in enumerate(zip(points(12).tolist(), [*front, *[(3.0, 3.0)] * 4])):
+        searcher.tell([Report(k, 1, values, 0, tuple(x), done=True)])
+    suggested = searcher._suggested
+
+    def watched(processes: Any, reference: Any, *rest: Any) -> Tensor:
+        seen.append(reference.tolist())
+        return suggested(processes, reference, *rest)
+
+    monkeypatch.setattr(searcher, "_suggested", watched)
+    ask(searcher, 1, 12)
+    ask(searcher, 1, 14)
+    ask(searcher, 2, 13)        # of the two, number 14 is theirs
+    _, references = searcher._outcomes(searcher._history.training_set())
+    assert references is not None and (references[0] < references[1]).all()
+    assert seen == references[[0, 1, 1]].tolist()
+
+
+def test_the_log_says_whose_the_first_points_are() -> None:
+    assert "every second one, which is of the earlier studies" in warm(source(valley)).notes()[0]
+    assert "earlier studies" not in begun().notes()[0]
 
 
 def test_branches_that_a_source_shares_are_searched_in_their_bounds() -> None:

@@ -25,7 +25,7 @@ Differentiable in x."""
 _AT_ONCE = 2**12        # points scored in one call
 _ROUNDS = 32            # exchanges, and climbs, of one start
 _STEPS = 60             # of L-BFGS
-_FLAT = 1e-3            # a slope that promises so much from face to face: of a logarithm, a tenth of a percent
+_FLAT = 1e-3            # a slope that promises so much over one lengthscale: of a logarithm, a tenth of a percent
 _LONGEST = 3.0          # a lengthscale beyond which a column is nearly straight from face to face
 
 

@@ -5,8 +5,8 @@ points are where the expected improvement is largest, given what runs already (`
 (`gp.feasibility`). The first points are a Sobol sequence.
 
 Laws:
-1. Until `startup` trials were told, two of them with finite values, points are those of `SobolSearch`; of rows, a seeded permutation.
-   From then on every point is the process's, but where no untried one can be found: then the rest come from SobolSearch again.
+1. Until `startup` trials were told, two of them with finite values, points are those of `SobolSearch`, of rows a seeded permutation (but
+   see 3). From then on every point is the process's, but where no untried one can be found: then the rest come from SobolSearch again.
 2. Hyperparameters are fitted at the milestones of `gp_history`, each fit started from the milestone's before it, and are functions of what
    was told alone: whether and when `ask` was called changes no bit. Between milestones they are kept, and all rows are conditioned on.
 3. Of earlier studies (`Setting.sources`, see `gp_sources`) every second of the first points is what their best points or, from three
@@ -86,9 +86,10 @@ class GPSearch(Base):
             self._weights = drawn / drawn.sum(1, keepdim=True)
         self._sources = Sources(setting, self._kernel, self._told) if setting.sources else None
         kind = "a seeded permutation of the rows" if setting.rows is not None else "a Sobol sequence"
+        first = ", but for every second one, which is of the earlier studies" if setting.sources else ""
         self._notes = [
-            f"GPSearch: until {self._first} trials are told, two of them with finite values, points are {kind}; then the Gaussian process "
-            "suggests them, and that again only where the process finds nothing untried"
+            f"GPSearch: until {self._first} trials are told, two of them with finite values, points are {kind}{first}; then the Gaussian "
+            f"process suggests them, and {kind} again only where it finds nothing untried"
         ]
         if setting.objectives > MOST:
             self._notes.append(
@@ -119,22 +120,22 @@ class GPSearch(Base):
             return self._even(n, taken, index, seed)
         if len(tried) < self._first or len(history.rows) < 2:
             return self._early(n, tried, pending, index, seed)
-        return self._by_process(n, tried, pending, index, seed)
+        return self._by_process(n, tried, pending, index, seed, index)
 
-    def _by_process(self, n: int, tried: Tensor, pending: Tensor, index: int, seed: int) -> Tensor:
-        """n points (n, d) of the process, or of SobolSearch where it finds no more."""
+    def _by_process(self, n: int, tried: Tensor, pending: Tensor, index: int, seed: int, turn: int) -> Tensor:
+        """n points (n, d) of the process, or of SobolSearch where it finds no more. `turn`: whose the first one is, modulo k."""
         history, taken = self._history, torch.cat([tried, pending])
         rows = history.training_set()
         self._fit()
         x, (y, references) = history.points(rows), self._outcomes(rows)
         k = len(y if references is None else references)
         found = pending[:0]
-        for turn in range(min(n, k)):
-            which, share = (index + turn) % k, len(range(turn, n, k))
-            running, drawn = torch.cat([pending, found]), derive(seed, "gp", index, turn)
+        for j in range(min(n, k)):
+            which, share = (turn + j) % k, len(range(j, n, k))
+            running, drawn = torch.cat([pending, found]), derive(seed, "gp", index, j)
             reference = None if references is None else references[which]
             with bounded(len(x)):
-                processes = [self._process(j, x, y[j]) for j in ([which] if references is None else range(len(y)))]
+                processes = [self._process(one, x, y[one]) for one in ([which] if references is None else range(len(y)))]
                 some = self._suggested(processes, reference, share, tried, running, taken, drawn)
             found, taken = torch.cat([found, some]), torch.cat([taken, some])
         return found if len(found) == n else torch.cat([found, self._even(n - len(found), taken, index, derive(seed, "more"))])
@@ -218,21 +219,22 @@ class GPSearch(Base):
         theirs = torch.arange(index, index + n) % 2 == 0
         if self._sources is None or not theirs.any():
             return self._even(n, taken, index, seed)
+        count, turn = int(theirs.sum()), (index + 1) // 2       # of even indices the turn is half
         if len(self._history.rows) < FEWEST:
-            found = self._champions(int(theirs.sum()), taken, index, seed)
+            found = self._champions(count, taken, index, seed, turn)
         else:
-            found = self._by_process(int(theirs.sum()), tried, pending, index, seed)
+            found = self._by_process(count, tried, pending, index, seed, turn)
         if self.setting.rows is not None:
             return torch.cat([found, self._even(n - len(found), torch.cat([taken, found]), index, seed)])
         even = self._even(n, taken, index, seed)
         even[theirs.nonzero()[: len(found), 0]] = found
         return even
 
-    def _champions(self, n: int, taken: Tensor, index: int, seed: int) -> Tensor:
+    def _champions(self, n: int, taken: Tensor, index: int, seed: int, turn: int) -> Tensor:
         """Up to n points (m, d) where sources were best."""
         assert self._sources is not None
         other = self._even(n, taken, index, seed)
-        found = self._sources.champions(index, n, taken, other)
+        found = self._sources.champions(turn, n, taken, other)
         if self.setting.rows is None:
             found = self._cube.canonical(trained(found))[:, :-1]
             return found[self.setting.feasible(found)]

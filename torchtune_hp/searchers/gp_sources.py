@@ -19,6 +19,7 @@ from ..gp.ensemble import element, line, means, padded, ranking
 from ..gp.fit import fit
 from ..gp.kernel import REST, Hyper, Kernel
 from ..gp.regression import Fitted, condition
+from ..gp.threads import bounded
 from ..seeds import derive
 from ..trial import Setting
 from .gp_history import Row
@@ -43,17 +44,23 @@ class Sources:
     def champions(self, turn: int, count: int, taken: Tensor, other: Tensor) -> Tensor:
         """Up to `count` of the sources' best points (m, d), the sources in turns, none near another or near what is `taken`.
 
-        A hyperparameter that a source does not share is as in `other` (count, d). `turn`: by which of the k outcomes they are best.
+        A hyperparameter that a source does not share is as in `other` (count, d). Point j is the best by outcome `turn` + j, modulo k.
         """
         near = _APART * len(self._setting.dims) ** 0.5
+        x = torch.cat(self._points)[:, :-1]
+        shared = torch.cat([known.expand(len(points), -1) for known, points in zip(self._shared, self._points)])
+        places = torch.cat([told.argsort(stable=True).argsort() for told in self._told], 1)
+        order = places.argsort(stable=True)     # (k, n): the best of every source, then the second best, ...
+        left = torch.ones(len(x), dtype=torch.bool)
         found = other[:0]
-        ranked = [points[told[turn % len(told)].argsort(stable=True), :-1] for points, told in zip(self._points, self._told)]
-        for place in range(max(map(len, ranked))):
-            for points, shared in zip(ranked, self._shared):
-                if place < len(points) and len(found) < count:
-                    point = torch.where(shared, points[place], other[len(found)])[None]
-                    if not (torch.cdist(point, torch.cat([taken, found])) < near).any():
-                        found = torch.cat([found, point])
+        for j in range(count):
+            at = torch.where(shared, x, other[j])
+            far = left & ~(torch.cdist(at, torch.cat([taken, found])) < near).any(1)
+            best = order[(turn + j) % len(order)]
+            best = best[far[best]][:1]
+            if not len(best):
+                break
+            found, left[best] = torch.cat([found, at[best]]), False
         return found
 
     def condition(self, which: int, x: Tensor, y: Tensor, hyper: Hyper) -> Fitted:
@@ -110,6 +117,7 @@ class Sources:
     def _fitted(self) -> Fitted:
         """All sources' processes, fitted as one batch (m, k)."""
         n = max(map(len, self._points))
-        x, y, noise = map(torch.stack, zip(*(padded(points, told, n) for points, told in zip(self._points, self._told))))
-        x = x[:, None].expand(*y.shape[:2], *x.shape[1:])
-        return condition(self._kernel, x, y, fit(self._kernel, x, y, noise=noise).hyper, noise)
+        with bounded(n):        # it is fitted when it is first asked for, wherever that is
+            x, y, noise = map(torch.stack, zip(*(padded(points, told, n) for points, told in zip(self._points, self._told))))
+            x = x[:, None].expand(*y.shape[:2], *x.shape[1:])
+            return condition(self._kernel, x, y, fit(self._kernel, x, y, noise=noise).hyper, noise)
