@@ -42,8 +42,8 @@ class Fused(Serial):
     what was chosen, and a study that is resumed keeps to it. "graph" stacks as "vmap" does and replays every step from CUDA graphs, which
     costs two steps or so wherever trials come, leave or move; on a GPU, "auto" times that too. "compile" sends every step through
     torch.compile: 10 s and more for each architecture and for each power of two of members, which pays in long studies. A choice changes
-    results by rounding only, but on what is rounded otherwise a searcher may decide otherwise: a study that is to be repeated bit for bit
-    names its slots, and a strategy other than "auto".
+    results by rounding only, but on what is rounded otherwise a searcher may decide otherwise: a study that is to be repeated bit for bit,
+    on a CPU, names its slots and "vmap".
 
     Trials share a stack where their models have one architecture; what cannot be stacked is trained one by one, and the study's
     log says why. ConfigurationError for a trainable of another kind: those need `Processes()` or `Serial()`.

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import torch
 
 SMALL = 256
-"""Processes of fewer rows are computed by one thread."""
+"""Processes of fewer rows are computed by one thread. A guess between 100 rows, where two threads lose, and 1,000, where they gain."""
 
 
 @contextmanager
