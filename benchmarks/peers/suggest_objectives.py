@@ -12,7 +12,6 @@ import argparse
 import json
 import sys
 import warnings
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ sys.path.insert(0, str(HERE.parent))
 sys.path.insert(0, str(HERE))         # suggest_quality is the one beside this file
 
 from suggest_objectives_tasks import Task, tasks  # noqa: E402
-from suggest_quality import suggested  # noqa: E402
+from suggest_quality import kept_in, suggested  # noqa: E402
 
 PEERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "optuna_gp": ("Optuna, GP", "GPSampler", ("optuna", "torch")),
@@ -57,10 +56,7 @@ def main() -> None:
     for peer in options.peers.split(","):
         name, make, packages = PEERS[peer]
         path = Path(options.to) / f"suggest_objectives_{peer}.json"
-        versions = {package: version(package) for package in packages}
-        said = json.loads(path.read_text()) if path.exists() else {}
-        if said.get("versions") != versions:        # runs of another version are not mixed with these
-            said = {"name": name, "versions": versions, "values": {}}
+        said = kept_in(path, name, packages)
         for seed in range(options.seeds):
             for task in options.tasks.split(",") if options.tasks else found:
                 kept = said["values"].setdefault(task, [])

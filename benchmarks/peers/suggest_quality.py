@@ -105,6 +105,13 @@ PEERS: dict[str, tuple[str, tuple[str, ...], Callable[[Task, int, int], list[flo
 }
 
 
+def kept_in(path: Path, name: str, packages: tuple[str, ...]) -> dict[str, Any]:
+    """What the file holds of a peer's runs; nothing yet if it ran in other versions, for those are not mixed with these."""
+    versions = {package: version(package) for package in packages}
+    said: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return said if said.get("versions") == versions else {"name": name, "versions": versions, "values": {}}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--peers", default=",".join(PEERS))
@@ -119,10 +126,7 @@ def main() -> None:
     for peer in options.peers.split(","):
         name, packages, run = PEERS[peer]
         path = Path(options.to) / f"suggest_quality_{peer}.json"
-        versions = {package: version(package) for package in packages}
-        said = json.loads(path.read_text()) if path.exists() else {}
-        if said.get("versions") != versions:        # runs of another version are not mixed with these
-            said = {"name": name, "versions": versions, "values": {}}
+        said = kept_in(path, name, packages)
         for task in options.tasks.split(",") if options.tasks else found:
             kept = said["values"].setdefault(task, [])
             for seed in range(options.seeds):
