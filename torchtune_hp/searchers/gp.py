@@ -36,10 +36,11 @@ from ..seeds import derive
 from ..trial import Report, Setting
 from .base import Base
 from .gp_aims import Aim, FrontImprovement, Improvement, Score
-from .gp_history import History, Row, scalarized
+from .gp_history import History, Row
 from .gp_objectives import MOST, in_units_of_the_front
 from .gp_sources import FEWEST, Sources
 from .gp_space import cube_of, kernel_of, trained
+from .gp_values import scalarized, standardized, tamed
 from .sobol import SobolSearch
 from .streams import shuffled, uniform
 
@@ -75,7 +76,7 @@ class GPSearch(Base):
         self._sobol = SobolSearch()
         self._sobol.begin(setting)
         self._first = self.startup or max(8, len(setting.dims) + 1)
-        self._kernel = kernel_of(setting)
+        self._kernel = kernel_of(setting, looks=setting.objectives > 1)
         self._cube = cube_of(setting, self._kernel)
         self._history = History(setting.max_t, self.exact, setting.objectives)
         self._raw: Tensor | None = None         # (k, p): of the milestones fitted so far
@@ -84,7 +85,7 @@ class GPSearch(Base):
         if setting.objectives > MOST:
             drawn = -torch.log1p(-uniform(_SCALARIZATIONS, setting.objectives, 0, derive(setting.seed, "scalarizations")))
             self._weights = drawn / drawn.sum(1, keepdim=True)
-        self._sources = Sources(setting, self._kernel, self._told) if setting.sources else None
+        self._sources = Sources(setting, self._kernel, self._reported) if setting.sources else None
         kind = "a seeded permutation of the rows" if setting.rows is not None else "a Sobol sequence"
         first = ", but for every second one, which is of the earlier studies" if setting.sources else ""
         self._notes = [
@@ -118,7 +119,7 @@ class GPSearch(Base):
         taken = torch.cat([tried, pending])
         if n == 0 or d == 0:
             return self._even(n, taken, index, seed)
-        if len(tried) < self._first or len(history.rows) < 2:
+        if len(tried) < self._first or len(history) < 2:
             return self._early(n, tried, pending, index, seed)
         return self._by_process(n, tried, pending, index, seed, index)
 
@@ -145,11 +146,13 @@ class GPSearch(Base):
     def _outcomes(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor | None]:
         """(k, n): one for each process. And the reference points (2, k), if their front is searched for."""
         values = torch.tensor([row.values for row in rows], dtype=torch.float64).T
-        return in_units_of_the_front(values) if 1 < len(values) <= MOST else (scalarized(values, self._weights), None)
+        if len(values) == 1:
+            return standardized(values), None
+        return in_units_of_the_front(values) if len(values) <= MOST else (scalarized(values, self._weights), None)
 
-    def _told(self, rows: Sequence[Row]) -> Tensor:
-        """(k, n): one for each process."""
-        return self._outcomes(rows)[0]
+    def _reported(self, rows: Sequence[Row]) -> Tensor:
+        """(k, n): as `_outcomes` of an earlier study's trials, whose values are what they reported, of one objective too."""
+        return self._outcomes(rows)[0] if self.setting.objectives > 1 else tamed(torch.tensor([[row.values[0] for row in rows]], dtype=torch.float64))
 
     def _fit(self) -> None:
         """The milestones that are due, in order."""
@@ -220,7 +223,7 @@ class GPSearch(Base):
         if self._sources is None or not theirs.any():
             return self._even(n, taken, index, seed)
         count, turn = int(theirs.sum()), (index + 1) // 2       # of even indices the turn is half
-        if len(self._history.rows) < FEWEST:
+        if len(self._history) < FEWEST:
             found = self._champions(count, taken, index, seed, turn)
         else:
             found = self._by_process(count, tried, pending, index, seed, turn)

@@ -3,10 +3,10 @@
 Laws:
 1. All of this is a function of the reports told and of their order; how they were cut into calls of `tell` does not matter.
 2. A look is worth the best its trial reported up to there: that is what a study keeps. Only finite values are observations.
-3. Of a trial's looks those at steps 1, 4, 16, 64, ... are kept, and its newest: few rows, evenly spread on the scale on which
-   curves bend. The newest takes the place of the one before it.
-4. A trial that ended by itself is fully trained, t = 1, whatever its step. Else t is the step over `max_t` or, where that is not known,
-   over the largest step that was told.
+3. Of one objective each trial is one row, fully trained, worth its standing among all (`gp_standings`).
+4. Of several, a row is a look, for a front is of values: of a trial's looks those at steps 1, 4, 16, 64, ... are kept, and its newest: few
+   rows, evenly spread on the scale on which curves bend. The newest takes the place of the one before it. A trial that ended by itself
+   is fully trained, t = 1, whatever its step. Else t is the step over `max_t` or, where that is not known, over the largest told.
 5. Milestones are numbers of rows: 2, 4, ..., 64, then an eighth more each time; with several objectives an eighth more from 8 on.
    Training sets are remembered as they were there.
 6. No training set is larger than `exact`: beyond, it is the best quarter, the newest quarter, and the rest evenly spread over the study.
@@ -23,15 +23,15 @@ import torch
 from torch import Tensor
 
 from ..trial import Report
+from .gp_standings import Standings
+from .gp_values import tamed
 
-_APART = 4                      # the ratio of steps whose looks are kept
-_DENSE = (64, 8)                # up to here milestones double, then grow by an eighth: one objective, several
-LARGEST = 1e150                 # what is beyond could overflow
-_WORST, _BEST = 3.0, 10.0       # where taming bends, in spreads of the better half
+_APART = 4              # the ratio of steps whose looks are kept
+_DENSE = (64, 8)        # up to here milestones double, then grow by an eighth: one objective, several
 
 
 class Row(NamedTuple):
-    """One look at one trial: `x` of the unit cube, whether the trial `ended` there, and the best `values` until then."""
+    """What is known of one trial at `step`: `x` of the unit cube, whether it `ended` there, and its `values`, smaller is better."""
 
     x: tuple[float, ...]
     step: int
@@ -45,36 +45,56 @@ class History:
     def __init__(self, max_t: int | None, exact: int, objectives: int = 1) -> None:
         self.tried: dict[int, tuple[float, ...]] = {}
         self.failed: set[int] = set()
-        self.rows: list[Row] = []
         self.milestones: list[list[Row]] = []
         """The training set at each milestone, in order; the fits that are due."""
+        self._told: Standings | _Looks = Standings(max_t) if objectives == 1 else _Looks()
         self._max_t, self._exact = max_t, exact
         self._next, self._dense = 2, _DENSE[objectives > 1]
-        self._newest: dict[int, int] = {}       # trial -> the row of its newest look
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return len(self._told)
 
     @property
     def cut(self) -> bool:
         """Whether there are more rows than one training set has."""
-        return len(self.rows) > self._exact
+        return len(self) > self._exact
 
     def tell(self, reports: Sequence[Report]) -> None:
         for report in reports:
             self.tried.setdefault(report.trial, report.x)
             if report.failed or not all(map(math.isfinite, report.values)):
                 self.failed.add(report.trial)
-            else:
-                self._look(report)
+                continue
+            self._told.tell(report)
+            if len(self) == self._next:
+                self.milestones.append(self.training_set())
+                self._next += self._next if self._next < self._dense else self._next // 8
 
     def training_set(self) -> list[Row]:
         """The rows that are conditioned on now."""
-        return chosen(self.rows, self._exact)
+        if isinstance(self._told, _Looks):
+            return chosen(self._told.rows, self._exact)
+        return chosen([Row(x, 1, True, (y,)) for x, y in self._told.rows()], self._exact)
 
     def points(self, rows: Sequence[Row]) -> Tensor:
         """(n, d + 1) float64: x and t of each row."""
         horizon = self._max_t or max((row.step for row in rows), default=1)
         return torch.tensor([(*row.x, 1.0 if row.ended else min(1.0, max(row.step, 1) / horizon)) for row in rows], dtype=torch.float64)
 
-    def _look(self, report: Report) -> None:
+
+class _Looks:
+    """The looks of several objectives (law 4)."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self._newest: dict[int, int] = {}       # trial -> the row of its newest look
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def tell(self, report: Report) -> None:
+        """One with finite values."""
         place = self._newest.get(report.trial)
         before = None if place is None else self.rows[place]
         values = report.values if before is None else tuple(map(min, before.values, report.values))
@@ -84,9 +104,6 @@ class History:
             return
         self._newest[report.trial] = len(self.rows)
         self.rows.append(row)
-        if len(self.rows) == self._next:
-            self.milestones.append(self.training_set())
-            self._next += self._next if self._next < self._dense else self._next // 8
 
 
 def _kept(step: int) -> bool:
@@ -108,42 +125,3 @@ def chosen(rows: Sequence[Row], most: int) -> list[Row]:
     rest = [k for k in range(n) if k not in taken]
     missing = most - len(taken)
     return [rows[k] for k in sorted([*taken, *(rest[j * len(rest) // missing] for j in range(missing))])]
-
-
-def tamed(values: Tensor) -> Tensor:
-    """Values (..., n), smaller is better, so squeezed that none is far from the others: monotone, mean 0, variance 1 (or all 0).
-
-    `squeezed` of u, the distance from the median in spreads of the better half (median to quartile): nearly u for all but what is much
-    worse or absurdly good.
-    """
-    values = values.clamp(-LARGEST, LARGEST)
-    cuts = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0], dtype=values.dtype)
-    least, low, middle, high, most = torch.quantile(values, cuts, dim=-1, keepdim=True, interpolation="lower")
-    spread = torch.ones_like(middle)
-    for width in (most - middle, high - middle, middle - least, middle - low):      # the last positive one counts
-        spread = torch.where(width > 0, width, spread)
-    y = squeezed((values - middle) / spread)
-    y = y - y.mean(-1, keepdim=True)
-    deviation = y.square().mean(-1, keepdim=True).sqrt()
-    return y / torch.where(deviation > 0, deviation, 1.0)
-
-
-def squeezed(u: Tensor) -> Tensor:
-    """u / (1 + u / 3) of what is worse than 0, which never exceeds 3; 10 asinh(u / 10) of what is better. Slope 1 at 0."""
-    worse = 1 / (1 / u.clamp_min(1e-300) + 1 / _WORST)
-    return torch.where(u > 0, worse, _BEST * torch.asinh(u / _BEST))
-
-
-def scalarized(values: Tensor, weights: Tensor) -> Tensor:
-    """Several objectives (m, n) as one for each of k weights (k, m): (k, n), smaller is better, tamed.
-
-    The augmented Chebyshev function, max_j w_j z_j + 0.05 sum_j w_j z_j of values scaled to [0, 1] (J. Knowles, "ParEGO", IEEE Trans.
-    Evol. Comput. 10 (2006), eq. 2): each point of the front, convex or not, is least under some weights.
-    """
-    z = tamed(values)
-    if len(z) == 1:
-        return z.expand(len(weights), -1)
-    z = z - z.amin(-1, keepdim=True)
-    z = z / z.amax(-1, keepdim=True).clamp_min(1e-12)
-    parts = weights[:, :, None] * z
-    return tamed(parts.amax(1) + 0.05 * parts.sum(1))

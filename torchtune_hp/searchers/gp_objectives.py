@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..objective import VIOLATED
 from ..pareto import fronts
-from .gp_history import LARGEST, squeezed
+from .gp_values import LARGEST, squeezed
 
 MOST = 3
 """So many objectives have a front whose hypervolume is improved; more are scalarized."""

@@ -4,7 +4,8 @@ Laws:
 1. All of this is a function of the setting and of what is asked about: whether and when it was asked before changes no bit.
 2. A source knows the hyperparameters that it shares with this study; what it says is the same wherever the others stand.
 3. Where no source has weight, the process is the one that there would be without sources, bit for bit.
-4. Trials are ranked, to weigh sources by, among those that were trained as far, each as of its newest look.
+4. Trials are ranked, to weigh sources by: of one objective all, by their standings; of several those that were trained as far, each as of
+   its newest look.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ..gp.threads import bounded
 from ..seeds import derive
 from ..trial import Setting
 from .gp_history import Row
+from .gp_space import kernel_of
 
 FEWEST = 3
 """So many trials of this study can be ranked; with fewer, sources are only asked where they were best."""
@@ -32,14 +34,15 @@ _DRAWS = 128        # from each process
 _APART = 0.1        # times the root of d: two points that a study begins with are no nearer
 
 Outcomes = Callable[[Sequence[Row]], Tensor]
-"""Looks -> what the study's k processes are told of them, (k, n)."""
+"""A source's trials -> what its k processes are told of them, (k, n)."""
 
 
 class Sources:
-    """What `setting.sources` say, to processes of `kernel` that are told `outcomes`."""
+    """What `setting.sources` say, to processes of `kernel`. Theirs have a fidelity too, and are told `outcomes`."""
 
     def __init__(self, setting: Setting, kernel: Kernel, outcomes: Outcomes) -> None:
         self._setting, self._kernel, self._outcomes = setting, kernel, outcomes
+        self._theirs = kernel_of(setting, looks=True)
 
     def champions(self, turn: int, count: int, taken: Tensor, other: Tensor) -> Tensor:
         """Up to `count` of the sources' best points (m, d), the sources in turns, none near another or near what is `taken`.
@@ -120,4 +123,4 @@ class Sources:
         with bounded(n):        # it is fitted when it is first asked for, wherever that is
             x, y, noise = map(torch.stack, zip(*(padded(points, told, n) for points, told in zip(self._points, self._told))))
             x = x[:, None].expand(*y.shape[:2], *x.shape[1:])
-            return condition(self._kernel, x, y, fit(self._kernel, x, y, noise=noise).hyper, noise)
+            return condition(self._theirs, x, y, fit(self._theirs, x, y, noise=noise).hyper, noise)

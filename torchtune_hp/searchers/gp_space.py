@@ -2,6 +2,7 @@
 
 Points of the process have one column more than the setting has dimensions: the last is the fidelity t, the share of the full
 budget. In the cube that column has one level, t = 1: what is suggested is worth what it will be when it is fully trained.
+Where observations are standings of trials (`gp_standings`) it says nothing.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from ..trial import Dim, Setting
 _MOST = 1024        # levels of one dimension that are told apart in a climb; of more, so many are spread over the cube
 
 
-def kernel_of(setting: Setting) -> Kernel:
+def kernel_of(setting: Setting, looks: bool) -> Kernel:
     """Floats, ints and ordinals are numbers; a category is equal or not; a branch's columns exist under their category alone.
 
-    There is no fidelity where a trial has one step.
+    `looks`: observations are looks at trials that were trained to different lengths; there is a fidelity, unless a trial has one step.
     """
     dims = setting.dims
     place = {dim.name: k for k, dim in enumerate(dims)}
@@ -33,7 +34,7 @@ def kernel_of(setting: Setting) -> Kernel:
         numbers=tuple(k for k, dim in enumerate(dims) if dim.kind != "category"),
         categories=tuple((k, dim.levels or 1) for k, dim in enumerate(dims) if dim.kind == "category"),
         conditions=tuple((k, *under[k]) for k in sorted(under, key=lambda k: (depth(k), k))),
-        fidelity=None if setting.max_t == 1 else len(dims),
+        fidelity=len(dims) if looks and setting.max_t != 1 else None,
     )
 
 
