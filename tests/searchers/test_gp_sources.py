@@ -192,7 +192,7 @@ def test_whether_and_when_it_was_asked_changes_nothing_and_a_copy_is_the_same() 
 
 
 def test_sources_are_fitted_only_when_they_are_asked() -> None:
-    sources = Sources(replace(PLANE, sources=(source(valley),)), begun()._kernel, begun()._outcomes)
+    sources = Sources(replace(PLANE, sources=(source(valley),)), begun()._kernel, begun()._reported)
     assert "_fitted" not in vars(sources)
 
 

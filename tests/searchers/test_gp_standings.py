@@ -6,8 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from torchtune_hp.searchers.gp_standings import Standings
 from torchtune_hp.searchers.gp_values import tamed
@@ -32,7 +31,7 @@ def order(y: list[float]) -> list[int]:
 
 
 def test_trials_are_compared_at_the_longest_training_that_both_have() -> None:
-    """Trial 2 is the best after one step and was stopped; 0 overtook 1 at the third. Trial 3 was the worst and is trained on all the same."""
+    """Trial 2 is the best after one step and was stopped; 0 overtook 1 at the third, 3 both, though it was the worst at first."""
     y = told({0: [3.0, 3.0, 0.5], 1: [2.0, 1.0, 1.0], 2: [1.0], 3: [4.0, 0.1, 0.1]})
     assert order(y) == [2, 3, 0, 1]
 

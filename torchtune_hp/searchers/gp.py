@@ -1,8 +1,8 @@
 """Bayesian optimization with a Gaussian process that learns from every look at every trial.
 
-What a point is worth when it is fully trained is predicted from all looks told, at whatever step (a fidelity kernel), and the next
-points are where the expected improvement is largest, given what runs already (`gp.fantasies`, log NEI) and where trials failed
-(`gp.feasibility`). The first points are a Sobol sequence.
+What a point is worth when it is fully trained is predicted from all looks told, at whatever step: of one objective from the standings
+of trials, of several by a fidelity kernel. The next points are where the expected improvement is largest, given what runs already
+(`gp.fantasies`, log NEI) and where trials failed (`gp.feasibility`). The first points are a Sobol sequence.
 
 Laws:
 1. Until `startup` trials were told, two of them with finite values, points are those of `SobolSearch`, of rows a seeded permutation (but
@@ -152,7 +152,9 @@ class GPSearch(Base):
 
     def _reported(self, rows: Sequence[Row]) -> Tensor:
         """(k, n): as `_outcomes` of an earlier study's trials, whose values are what they reported, of one objective too."""
-        return self._outcomes(rows)[0] if self.setting.objectives > 1 else tamed(torch.tensor([[row.values[0] for row in rows]], dtype=torch.float64))
+        if self.setting.objectives > 1:
+            return self._outcomes(rows)[0]
+        return tamed(torch.tensor([[row.values[0] for row in rows]], dtype=torch.float64))
 
     def _fit(self) -> None:
         """The milestones that are due, in order."""

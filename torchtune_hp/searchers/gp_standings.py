@@ -62,8 +62,8 @@ class Standings:
     def tell(self, report: Report) -> None:
         """A look with a finite value."""
         (value,) = report.values
-        before = self._curves.get(report.trial)
-        curve = Curve(report.x, [], [], report.step, report.done) if before is None else before._replace(newest=report.step, ended=report.done)
+        before = self._curves.get(report.trial, Curve(report.x, [], [], 0, False))
+        curve = before._replace(newest=report.step, ended=report.done)
         if not curve.best or value < curve.best[-1]:
             curve.steps.append(report.step)
             curve.best.append(value)
