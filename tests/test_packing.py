@@ -6,8 +6,10 @@ import copy
 import dataclasses
 import math
 import pickle
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import field
 from enum import StrEnum
 from typing import Any
 
@@ -15,10 +17,10 @@ import pytest
 import torch
 
 import torchtune_hp as hp
-from torchtune_hp.packing import Layout, held, layout
+from torchtune_hp.packing import Layout, held, layout, packed
 from torchtune_hp.searchers import RandomSearch
 from torchtune_hp.supply import Supply
-from torchtune_hp.trial import Setting, Trial
+from torchtune_hp.trial import Config, Setting, Trial, value
 
 FLOATS = {"lr": 0.1, "wd": -0.0, "tiny": 5e-324, "huge": 1.7976931348623157e308, "inf": math.inf, "x": 1 / 3}
 OTHERS: list[Any] = [
@@ -26,35 +28,58 @@ OTHERS: list[Any] = [
 ]  # fmt: skip
 
 
-def test_what_is_read_is_what_was_given_bit_for_bit_and_in_its_order() -> None:
-    trial = Trial(7, (0.25, -0.0, 1.0), FLOATS, 3, 1, 2)
+def anew() -> Any:
+    """Trial was packed when its module was imported; a class that is packed now, of the same fields, has the same laws."""
+
+    @packed
+    @value
+    class Trial:
+        id: int
+        x: tuple[float, ...]
+        config: Config = field(compare=False)
+        seed: int
+        tag: int = 0
+        parent: int | None = None
+
+    Trial.__qualname__ = "Trial"
+    return Trial
+
+
+@pytest.fixture(params=[lambda: Trial, anew], ids=["Trial", "anew"])
+def kind(request: pytest.FixtureRequest) -> Any:
+    return request.param()
+
+
+def test_what_is_read_is_what_was_given_bit_for_bit_and_in_its_order(kind: Any) -> None:
+    trial = kind(7, (0.25, -0.0, 1.0), FLOATS, 3, 1, 2)
     assert trial.x == (0.25, 0.0, 1.0) and math.copysign(1, trial.x[1]) == -1 and list(map(type, trial.x)) == [float] * 3
     assert list(trial.config.items()) == list(FLOATS.items()) and math.copysign(1, trial.config["wd"]) == -1
     assert (trial.id, trial.seed, trial.tag, trial.parent) == (7, 3, 1, 2)
-    assert math.isnan(Trial(0, (), {"a": math.nan}, 0).config["a"]) and Trial(0, (), {"a": 0.5}, 0).x == ()
+    assert math.isnan(kind(0, (), {"a": math.nan}, 0).config["a"]) and kind(0, (), {"a": 0.5}, 0).x == ()
 
 
-def test_a_packed_config_is_read_as_a_new_dict_each_time() -> None:
-    trial = Trial(0, (0.5,), FLOATS, 0)
-    trial.config["lr"] = 9.0        # type: ignore[index]
+def test_a_packed_config_is_read_as_a_new_dict_each_time(kind: Any) -> None:
+    trial = kind(0, (0.5,), FLOATS, 0)
+    trial.config["lr"] = 9.0
     assert type(trial.config) is dict and trial.config == FLOATS and isinstance(held(trial)[1], Layout)
 
 
 @pytest.mark.parametrize("config", OTHERS, ids=repr)
-def test_any_other_config_is_kept_and_read_as_the_object_it_is(config: Any) -> None:
-    trial = Trial(0, (0.5, 0.25), config, 0)
+def test_any_other_config_is_kept_and_read_as_the_object_it_is(kind: Any, config: Any) -> None:
+    trial = kind(0, (0.5, 0.25), config, 0)
     assert trial.config is config is held(trial)[1] and trial.x == (0.5, 0.25)
 
 
 @pytest.mark.parametrize("config", [FLOATS, *OTHERS], ids=repr)
-def test_it_is_a_value_that_is_compared_copied_replaced_and_sent(config: Any) -> None:
-    trial = Trial(3, (0.5, 0.25), config, 11, parent=1)
+def test_it_is_a_value_that_is_compared_copied_replaced_and_sent(kind: Any, config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[kind.__module__], "Trial", kind)      # pickle looks for the class there
+    trial = kind(3, (0.5, 0.25), config, 11, parent=1)
     for other in (copy.copy(trial), copy.deepcopy(trial), pickle.loads(pickle.dumps(trial)), dataclasses.replace(trial)):
         assert other == trial and hash(other) == hash(trial) and other.config == config
     assert repr(trial) == f"Trial(id=3, x=(0.5, 0.25), config={config!r}, seed=11, tag=0, parent=1)"
     assert dataclasses.replace(trial, x=(0.5, 0.5)) != trial == dataclasses.replace(trial, config={"other": 1})
     with pytest.raises(dataclasses.FrozenInstanceError):
-        trial.x = ()                # type: ignore[misc]
+        trial.x = ()
 
 
 def test_trials_of_one_space_share_their_layout() -> None:
