@@ -170,7 +170,7 @@ def log_marginal(kernel: Kernel, x: Tensor, y: Tensor, raw: Tensor, noise: Tenso
         value = -0.5 * whitened.square().sum(-1) - logs - 0.5 * y.shape[-1] * math.log(2 * math.pi)
         # 2 dvalue/dK = alpha alpha' - (K + N)^-1
         weight = torch.cholesky_inverse(factor).neg_().addcmul_(alpha[..., :, None], alpha[..., None, :])
-        moved = 0.5 * pullback(kernel, hyper, x, found, weight)
+        moved = 0.5 * pullback(kernel, hyper, found, weight)
         by_noise = 0.5 * weight.diagonal(dim1=-2, dim2=-1).sum(-1) * hyper.noise
         k = kernel.lengthscales + 1
         gradient = torch.cat([moved[..., :k], torch.stack([by_noise, alpha.sum(-1)], -1), moved[..., k:]], -1)
