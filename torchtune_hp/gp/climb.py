@@ -26,6 +26,7 @@ _AT_ONCE = 2**12        # points scored in one call
 _ROUNDS = 32            # exchanges, and climbs, of one start
 _STEPS = 60             # of L-BFGS
 _FLAT = 1e-3            # a slope that promises so much over one lengthscale: of a logarithm, a tenth of a percent
+WALLS=10**6
 _LONGEST = 3.0          # a lengthscale beyond which a column is nearly straight from face to face
 
 
@@ -96,7 +97,7 @@ def ascended(
         return value, -gradient * (smooth * unit)
 
     bounds = torch.where(smooth, 0.0, x) / unit, torch.where(smooth, 1.0, x) / unit
-    found = minimize(function, x / unit, lower=bounds[0], upper=bounds[1], steps=steps, tolerance=_FLAT, promise=2 * gain)
+    found = minimize(function, x / unit, lower=bounds[0], upper=bounds[1], steps=steps, tolerance=_FLAT, promise=2 * gain, walls=WALLS)
     point = cube.canonical(placed(found.point, torch.arange(len(x), device=x.device)))
     value = scored(score, point, number)
     return point, value if cube.feasible is None else value.masked_fill(~cube.feasible(point), -torch.inf)

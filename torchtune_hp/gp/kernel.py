@@ -141,7 +141,10 @@ class Points(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """A covariance (..., n, m) and what its gradient is made of: slope = -2 dk / d(r**2), r in units of UNIT; and what was compared."""
+    """A covariance (..., n, m) and what its gradient is made of, and what was compared.
+
+    -2 dk / d(r**2), r in units of UNIT, is SLOPE times `slope`.
+    """
 
     value: Tensor
     slope: Tensor
@@ -149,43 +152,51 @@ class Compared(NamedTuple):
     b: Points
 
 
-def compared(kernel: Kernel, hyper: Hyper, a: Tensor | Points, b: Tensor | None = None) -> Compared:
-    """`covariance(kernel, hyper, a, b)` with its slope, for the pullbacks. In place where it can be: fresh memory is what costs.
+Room = tuple[Tensor, Tensor, Tensor]
+"""Three tensors (..., n, m), to be written over: on a CPU new memory costs more than the arithmetic that is done in it."""
+
+
+def compared(kernel: Kernel, hyper: Hyper, a: Tensor | Points, b: Tensor | None = None, room: Room | None = None) -> Compared:
+    """`covariance(kernel, hyper, a, b)` with its slope, for the pullbacks; in the first two of `room`, if that is given.
 
     What is compared with many is `described` once.
     """
     with torch.no_grad():
         first = described(kernel, hyper, a) if isinstance(a, Tensor) else a
         second = first if b is None else described(kernel, hyper, b)
-        square, factor = _square(first, second), _factor(kernel, hyper, first, second)
+        one, two, three = room or (None, None, None)
+        square, factor = _square(first, second, one, three), _factor(kernel, hyper, first, second)
         if kernel.shape == "rbf":
-            value = square.neg_().exp_() * factor
-            return Compared(value, 2 * value, first, second)
-        root = square.sqrt()
-        fall = root.neg().exp_() * factor
-        slope = root.add_(1) * fall
-        return Compared(torch.addcmul(slope, square, fall, value=1 / 3), slope.mul_(1 / 3), first, second)
+            value = torch.mul(square.neg_().exp_(), factor, out=one)
+            return Compared(value, value, first, second)
+        root = torch.sqrt(square, out=two)
+        fall = torch.neg(root, out=three).exp_()
+        fall = torch.mul(fall, factor, out=three)
+        slope = torch.mul(root.add_(1), fall, out=two)
+        return Compared(torch.addcmul(slope, square, fall, value=1 / 3, out=one), slope, first, second)
 
 
-def pullback(kernel: Kernel, hyper: Hyper, found: Compared, weight: Tensor) -> Tensor:
+def pullback(kernel: Kernel, hyper: Hyper, found: Compared, weight: Tensor, room: Tensor | None = None) -> Tensor:
     """sum_ab weight_ab dK_ab / d(raw): (..., k + 1 + 3 or 0), by log lengthscale, log outputscale and log decay.
 
-    `found`: of points with themselves. `weight` (..., n, n) is symmetric. Costs one product of (n, n) with (n, k): no (n, n, k) is made.
+    `found`: of points with themselves. `weight` (..., n, n) is symmetric. Costs one product of (n, n) with (n, k): no (n, n, k) is
+    made. `room` (..., n, n) is written over.
     """
-    bent, whole = weight * found.slope, weight * found.value
+    bent = torch.mul(weight, found.slope, out=room)
     z, _, one_hot, time = found.a
     # sum_ab M_ab (z_a - z_b)**2 = 2 sum_a (M 1)_a z_a**2 - 2 z' M z, column by column.
-    numbers = 2 * ((bent.sum(-1, keepdim=True) * z - bent @ z) * z).sum(-2)
-    total = whole.sum((-2, -1))
+    numbers = (2 * SLOPE[kernel.shape]) * ((bent.sum(-1, keepdim=True) * z - bent @ z) * z).sum(-2)
+    total = (weight.flatten(-2)[..., None, :] @ found.value.flatten(-2)[..., :, None])[..., 0, 0]
     pieces = [numbers]
     if kernel.categories:
         counts = [levels + 1 for _, levels in kernel.categories]
+        whole = torch.mul(weight, found.value, out=room)
         equal = torch.split_with_sizes(((whole @ one_hot) * one_hot).sum(-2), counts, -1)
         unequal = total[..., None] - torch.stack([part.sum(-1) for part in equal], -1)
         pieces.append(unequal / hyper.lengthscale[..., len(kernel.numbers) :])
     pieces.append(total[..., None])
     if time is not None:
-        pieces.append(_fade_pullback(hyper.decay, time, whole))
+        pieces.append(_fade_pullback(hyper.decay, time, torch.mul(weight, found.value, out=room)))
     return torch.cat(pieces, -1)
 
 
@@ -193,6 +204,9 @@ def pullback(kernel: Kernel, hyper: Hyper, found: Compared, weight: Tensor) -> T
 
 UNIT = {"rbf": 0.5, "matern52": 5.0}
 """Squared distances are counted in such a unit that the shapes are exp(-r**2) and (1 + r + r**2 / 3) exp(-r)."""
+
+SLOPE = {"rbf": 2.0, "matern52": 1 / 3}
+"""See `Compared`."""
 
 
 def described(kernel: Kernel, hyper: Hyper, x: Tensor) -> Points:
@@ -228,11 +242,11 @@ def _level(coordinate: Tensor, levels: int) -> Tensor:
     return (coordinate.detach() * levels).floor().clamp(0, levels - 1).to(torch.int64)
 
 
-def _square(a: Points, b: Points) -> Tensor:
-    """Squared distances in UNIT, (..., n, m), at least TINY, and that from each point to itself: fresh memory."""
+def _square(a: Points, b: Points, room: Tensor | None = None, product: Tensor | None = None) -> Tensor:
+    """Squared distances in UNIT, (..., n, m), at least TINY, and that from each point to itself: in `room`, or fresh memory."""
     # Sums first: so the matrix of a set with itself is symmetric to the bit.
-    norms = a.norms[..., :, None] + b.norms[..., None, :]
-    square = norms.sub_(a.scaled @ b.scaled.mT, alpha=2).clamp_min_(TINY)
+    norms = torch.add(a.norms[..., :, None], b.norms[..., None, :], out=room)
+    square = norms.sub_(torch.matmul(a.scaled, b.scaled.mT, out=product), alpha=2).clamp_min_(TINY)
     if a is b:
         square.diagonal(dim1=-2, dim2=-1).fill_(TINY)
     return square

@@ -69,6 +69,7 @@ class _Rows(NamedTuple):
     low: _Floats            # (r, 2 n + 3)
     line: _Floats           # (r, n + 6)
     iterations: _Floats     # (r, 1)
+    walls: _Floats          # (r, 1): how many points tried were not finite
     pairs: _Floats          # (r, 2, m, n): moves, and the changes of the gradient; the newest last, blanks are 0
 
 
@@ -82,6 +83,7 @@ def minimize(
     history: int = 10,
     tolerance: float = 1e-6,
     promise: float = 0.0,
+    walls: int = 10**6,
 ) -> Minimum:
     """Minimize `function` from each row of `start` (b, n) float64, which is moved into the bounds (n,) or (b, n) first.
 
@@ -115,15 +117,15 @@ def minimize(
         flat = (np.abs(_projected(point, gradient, floor, ceiling)) <= tolerance).all(-1, keepdims=True)
         found = np.concatenate([base, np.zeros_like(value), flat], -1)
         works = np.isfinite(base).all(-1) & ~flat[:, 0] & (steps > 0)
-        near = _NEAR * np.minimum(ceiling - floor, 1.0)
+        near, none = _NEAR * np.minimum(ceiling - floor, 1.0), np.zeros_like(value)
         rows = _chosen(
-            _Rows(number, floor, ceiling, near, base, base, base, np.zeros_like(value), np.zeros((len(point), 2, history, n))), works
+            _Rows(number, floor, ceiling, near, base, base, base, none, none, np.zeros((len(point), 2, history, n))), works
         )
         rows = _aimed(rows, 0)[0] if len(rows.number) else rows
         filled = 0
         while len(rows.number):
             filled = min(filled + 1, history)
-            rows, stopped, converged = _round(evaluated, rows, filled, steps, tolerance, promise)
+            rows, stopped, converged = _round(evaluated, rows, filled, steps, tolerance, promise, walls)
             if stopped.any():
                 last = np.concatenate([rows.base, rows.iterations, converged], -1)
                 found[rows.number[stopped]] = last[stopped]
@@ -139,6 +141,7 @@ def _round(
     steps: int,
     tolerance: float,
     promise: float,
+    walls: int,
 ) -> tuple[_Rows, _Bools, _Bools]:
     """Each row tries one point: rows, which of them stop now (r,) and which of these have converged (r, 1).
 
@@ -192,7 +195,9 @@ def _round(
             aimed, size, gain = _aimed(rows, filled)
             rows = rows._replace(line=np.where(begins, aimed.line, line), low=np.where(begins, aimed.low, low))
     converged = settled | moved & ((size <= tolerance) | (gain <= promise))
-    stopped = ends | converged | moved & (iterations >= steps)
+    met = rows.walls + ~finite
+    rows = rows._replace(walls=met)
+    stopped = ends | converged | moved & ((iterations >= steps) | (met >= walls))
     return rows, stopped[:, 0], converged
 
 

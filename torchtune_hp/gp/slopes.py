@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from .kernel import UNIT, Compared, Hyper, Kernel, active, variance
+from .kernel import SLOPE, UNIT, Compared, Hyper, Kernel, active, variance
 
 
 def pullback_points(kernel: Kernel, hyper: Hyper, b: Tensor, found: Compared, weight: Tensor) -> Tensor:
@@ -19,7 +19,7 @@ def pullback_points(kernel: Kernel, hyper: Hyper, b: Tensor, found: Compared, we
     0 by categories and by what is not.
     """
     bent = weight * found.slope
-    scale = math.sqrt(UNIT[kernel.shape]) / hyper.lengthscale[..., None, : len(kernel.numbers)]
+    scale = (SLOPE[kernel.shape] * math.sqrt(UNIT[kernel.shape])) / hyper.lengthscale[..., None, : len(kernel.numbers)]
     numbers = (bent.mT @ found.a.scaled - bent.sum(-2)[..., None] * found.b.scaled) * scale
     k = len(kernel.numbers)
     if kernel.numbers == tuple(range(k)):
