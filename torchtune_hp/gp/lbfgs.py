@@ -83,7 +83,7 @@ def minimize(
     history: int = 10,
     tolerance: float = 1e-6,
     promise: float = 0.0,
-    walls: int = 10**6,
+    walls: int | None = None,
 ) -> Minimum:
     """Minimize `function` from each row of `start` (b, n) float64, which is moved into the bounds (n,) or (b, n) first.
 
@@ -91,6 +91,7 @@ def minimize(
     `steps`: iterations a row may take; `history`: steps it remembers. A row has converged where no entry of its projected
     gradient x - P(x - g) exceeds `tolerance`, where its quasi-Newton step promises a slope along it of no more than `promise` (twice
     what the model gains), or where no step lowers the value and the model promises less than rounding.
+    `walls`: a row that met so many points that are not finite takes no step more, and has not converged; None: however many.
     Raises ValueError for other shapes and dtypes, and for bounds that cross.
     """
     floor, ceiling = _bounds(start, lower, upper)
@@ -125,7 +126,7 @@ def minimize(
         filled = 0
         while len(rows.number):
             filled = min(filled + 1, history)
-            rows, stopped, converged = _round(evaluated, rows, filled, steps, tolerance, promise, walls)
+            rows, stopped, converged = _round(evaluated, rows, filled, steps, tolerance, promise, np.inf if walls is None else walls)
             if stopped.any():
                 last = np.concatenate([rows.base, rows.iterations, converged], -1)
                 found[rows.number[stopped]] = last[stopped]
@@ -141,7 +142,7 @@ def _round(
     steps: int,
     tolerance: float,
     promise: float,
-    walls: int,
+    walls: float,
 ) -> tuple[_Rows, _Bools, _Bools]:
     """Each row tries one point: rows, which of them stop now (r,) and which of these have converged (r, 1).
 
