@@ -70,7 +70,7 @@ def climb(
     """From each start (b, d), canonical and feasible, to a canonical, feasible point (b, d) and its score (b,), never below the start's.
 
     `scale` (d,): how far the score goes about as far in each column, as lengthscales say; None: everywhere one. `gain`: a climb
-    ends where no more is promised. Both save steps. `known` (b,): the starts' scores, if they are.
+    ends where no more is promised, or an exchange brings no more. Both save steps. `known` (b,): the starts' scores, if they are.
     """
     number = torch.arange(len(start), device=start.device)
     x, best = start, scored(score, start, number) if known is None else known
@@ -88,8 +88,8 @@ def climb(
         if not stepped:
             break
         before = best[work]
-        x, best = _exchanged(score, cube, x, best, work)
-        work = work[best[work] > before]
+        x, best = _exchanged(score, cube, x, best, work, gain)
+        work = work[best[work] > before + gain]
     return x, best
 
 
@@ -174,8 +174,8 @@ def _ordered(value: Tensor) -> Tensor:
     return value.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
 
-def _exchanged(score: Score, cube: Cube, x: Tensor, best: Tensor, work: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row of `work` moved to its best neighbour until none is better: all of x (b, d) and of best (b,)."""
+def _exchanged(score: Score, cube: Cube, x: Tensor, best: Tensor, work: Tensor, gain: float) -> tuple[Tensor, Tensor]:
+    """Each row of `work` moved to its best neighbour until none is better by more than `gain`: all of x (b, d) and of best (b,)."""
     for _ in range(_ROUNDS):
         near = _neighbours(cube.columns, x[work])
         r, m, d = near.shape
@@ -184,7 +184,7 @@ def _exchanged(score: Score, cube: Cube, x: Tensor, best: Tensor, work: Tensor) 
         if cube.feasible is not None:
             value = value.masked_fill(~cube.feasible(points), -torch.inf)
         top, k = value.view(r, m).max(1)
-        better = top > best[work]
+        better = top > best[work] + gain
         x, best = _improved(x, best, work, points.view(r, m, d)[torch.arange(r, device=x.device), k], top)
         work = work[better]
         if not len(work):
@@ -196,7 +196,7 @@ def _neighbours(columns: Sequence[Column], x: Tensor) -> Tensor:
     """(r, m, d): x (r, d) with one column at another level."""
     near = []
     for k, (levels, ordered) in enumerate(columns):
-        if levels is None:
+        if levels is None or len(levels) == 1:
             continue
         count = len(levels)
         if ordered:

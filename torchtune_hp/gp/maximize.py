@@ -166,11 +166,10 @@ def leveled(columns: Sequence[Column], x: Tensor) -> Tensor:
     for k, (levels, ordered) in enumerate(columns):
         if levels is None:
             continue
-        if ordered:
-            above = torch.searchsorted(levels, x[:, k].contiguous()).clamp(1, max(1, len(levels) - 1))
-            below = levels[above - 1]
-            above_level = levels[above.clamp_max(len(levels) - 1)]
-            x[:, k] = torch.where(x[:, k] - below <= above_level - x[:, k], below, above_level)
+        if len(levels) == 1:
+            x[:, k] = levels
+        elif ordered:
+            x[:, k] = levels[torch.bucketize(x[:, k].contiguous(), (levels[1:] + levels[:-1]) / 2)]
         else:
             x[:, k] = levels[(x[:, k] * len(levels)).long().clamp(0, len(levels) - 1)]
     return x
