@@ -48,7 +48,7 @@ _STARTS = 512           # and one for each point that is asked for
 _CLIMBS = 16
 _NEAR = 0.1             # times the root of d: failures are no smoother than this, however smooth the outcome is
 _GAIN = 1e-3            # of the log posterior: less is not worth a step of a fit
-_LONG = 64              # up to so many rows every fit has four starts of its own; beyond, one beside the last fit
+_LONG = 16              # up to so many rows every fit has four starts of its own; beyond, one beside the last fit: the mode of the prior
 
 
 class GPSearch(Base):
