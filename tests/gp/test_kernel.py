@@ -113,7 +113,7 @@ def test_the_gradient_is_autograds_and_that_of_finite_differences(kernel: Kernel
         return (weight * covariance(kernel, unpack(kernel, raw), x)).sum((-2, -1))
 
     hyper = unpack(kernel, raw)
-    found = pullback(kernel, hyper, x, compared(kernel, hyper, x), weight)
+    found = pullback(kernel, hyper, compared(kernel, hyper, x), weight)
     k = kernel.lengthscales
     found = torch.cat([found[:, : k + 1], torch.zeros(2, 2, dtype=torch.float64), found[:, k + 1 :]], -1)       # noise and mean: none
     leaf = raw.clone().requires_grad_()
@@ -133,7 +133,7 @@ def test_the_gradient_by_points_is_autograds(kernel: Kernel) -> None:
     torch.testing.assert_close(found.value, covariance(kernel, hyper, a, b), rtol=1e-14, atol=0)
     leaf = b.clone().requires_grad_()
     (weight * covariance(kernel, hyper, a, leaf)).sum().backward()
-    torch.testing.assert_close(pullback_points(kernel, hyper, a, b, found, weight), leaf.grad, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(pullback_points(kernel, hyper, b, found, weight), leaf.grad, rtol=1e-11, atol=1e-12)
     slope = variance_slope(kernel, hyper, b)
     if kernel.fidelity is None:
         assert slope is None and (variance(kernel, hyper, b) == hyper.outputscale).all()

@@ -90,11 +90,14 @@ def log_h(z: Tensor) -> tuple[Tensor, Tensor]:
     Above _SURE h is z to the last bit.
     """
     inner = z.clamp_max(_SURE)
-    mills = _SQRT_HALF_PI * torch.special.erfcx(inner * -math.sqrt(0.5))
-    square = inner.clamp_max(_FAR) ** -2
-    series = square * (1 - square * (3 - square * (15 - square * (105 - 945 * square))))
-    t = torch.where(inner < _FAR, series, 1 + inner * mills) * (z.clamp_min(_SURE) / _SURE)
-    return t.log() - (0.5 * inner * inner + _LOG_SQRT_2PI), mills / t
+    mills = torch.special.erfcx(inner * -math.sqrt(0.5)).mul_(_SQRT_HALF_PI)
+    t = inner * mills + 1
+    far = inner < _FAR
+    if far.any():
+        square = inner.clamp_max(_FAR) ** -2
+        t = torch.where(far, square * (1 - square * (3 - square * (15 - square * (105 - 945 * square)))), t)
+    t = t.mul_(z.clamp_min(_SURE).div_(_SURE))
+    return t.log().sub_((inner * inner).mul_(0.5).add_(_LOG_SQRT_2PI)), mills / t
 
 
 def _density(z: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .acquisition import deviation, log_expected_improvement, log_h
-from .kernel import compared, covariance, variance
+from .kernel import Points, compared, covariance, described, variance
 from .regression import Fitted, extend, predict, prior_mean
 from .slopes import pullback_points, variance_slope
 
@@ -39,12 +39,14 @@ class Fantasies(NamedTuple):
     """A process given s joint samples of its values at m points beyond the n it was fitted to.
 
     `fitted`: n + m points; its own y at the m are the means. `whitened` (n + m, s); `values` (s, m); `best` (s,): the least of them.
+    `points`: the n + m, as the kernel sees them.
     """
 
     fitted: Fitted
     whitened: Tensor
     values: Tensor
     best: Tensor
+    points: Points
 
 
 def fantasize(fitted: Fitted, x: Tensor, normals: Tensor) -> Fantasies:
@@ -63,7 +65,7 @@ def fantasize(fitted: Fitted, x: Tensor, normals: Tensor) -> Fantasies:
     extended = extend(fitted, x, mean, noise=-fitted.hyper.noise.expand(m))
     values = mean + normals @ extended.factor[n:, n:].mT
     whitened = torch.cat([fitted.whitened[:, None].expand(n, len(normals)), normals.mT])
-    return Fantasies(extended, whitened, values, values.amin(-1))
+    return Fantasies(extended, whitened, values, values.amin(-1), described(fitted.kernel, fitted.hyper, extended.x))
 
 
 def incumbents(fitted: Fitted, x: Tensor, most: int) -> Tensor:
@@ -81,7 +83,7 @@ def moments(fantasies: Fantasies, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def log_noisy_expected_improvement(fantasies: Fantasies, x: Tensor) -> Tensor:
     """log NEI (q,) at x (q, d). Differentiable in x, once."""
-    return _log_nei(_Known(fantasies.fitted, fantasies.whitened, fantasies.best[:, None], None), x)
+    return _log_nei(_Known(fantasies.fitted, fantasies.points, fantasies.whitened, fantasies.best[:, None], None), x)
 
 
 def choose(fantasies: Fantasies, pool: Tensor, normals: Tensor, *, bonus: Tensor | None = None) -> Tensor:
@@ -131,7 +133,7 @@ def in_order(fantasies: Fantasies, x: Tensor, normals: Tensor) -> Callable[[Tens
     place = torch.arange(known + len(x), device=x.device)[:, None]
 
     def score(at: Tensor, number: Tensor) -> Tensor:
-        return _log_nei(_Known(whole.fitted, whole.whitened, best[:, number], place < known + number), at)
+        return _log_nei(_Known(whole.fitted, whole.points, whole.whitened, best[:, number], place < known + number), at)
 
     return score
 
@@ -143,6 +145,7 @@ class _Known(NamedTuple):
     """What log NEI is given at each of q points: `best` (s, 1) or (s, q); `rows` (n, q) bool: of the process, or None: all."""
 
     fitted: Fitted
+    points: Points
     whitened: Tensor    # (n, s)
     best: Tensor
     rows: Tensor | None
@@ -174,36 +177,38 @@ class _Climbed(torch.autograd.Function):
 @torch.no_grad()
 def _scored(known: _Known, x: Tensor, *, sloped: bool) -> tuple[Tensor, Tensor]:
     """log NEI (q,) at x (q, d), and its gradient (q, d) where it is `sloped`; (-inf, 0) where all is known."""
-    kernel, hyper, at, factor = known.fitted.kernel, known.fitted.hyper, known.fitted.x, known.fitted.factor
-    found = compared(kernel, hyper, at, x)
+    kernel, hyper, factor = known.fitted.kernel, known.fitted.hyper, known.fitted.factor
+    found = compared(kernel, hyper, known.points, x)
     half = torch.linalg.solve_triangular(factor, found.value, upper=False)
     half = half if known.rows is None else half * known.rows
     prior = variance(kernel, hyper, x)
-    square = (prior - half.square().sum(0)).clamp_min(0)
+    square = prior - half.square().sum(0)
     spread = deviation(square)
-    with torch.enable_grad():       # a trend is anybody's function
-        moved = x.detach().requires_grad_(sloped)
-        expected = prior_mean(known.fitted, moved)
+    moved, expected = x, prior_mean(known.fitted, x)
+    if known.fitted.trend is not None and sloped:       # which is anybody's function
+        with torch.enable_grad():
+            moved = x.detach().requires_grad_()
+            expected = prior_mean(known.fitted, moved)
     z = (known.best - expected.detach() - known.whitened.mT @ half) / spread
     each, slope = log_h(z)
     certain = square <= KNOWN * prior
-    value = each.logsumexp(0) + (spread.log() - math.log(len(known.best)))
-    value = value.masked_fill(certain, -torch.inf)
+    value = each.logsumexp(0).add_(spread.log()).sub_(math.log(len(known.best))).masked_fill_(certain, -torch.inf)
     if not sloped:
         return value, x
     # d log EI = -(slope / sigma) d mu + (1 - slope z) / sigma d sigma, averaged with the samples' shares of the improvement.
-    share = each.softmax(0) * slope
-    by_square = (1 - (share * z).sum(0)) / (2 * spread * spread)
-    by_half = known.whitened @ (share / -spread) - 2 * by_square * half
+    share = each.softmax(0).mul_(slope)
+    by_mean = share / -spread
+    by_square = (1 - (share * z).sum(0)).div_(2 * spread * spread)
+    by_half = torch.addcmul(known.whitened @ by_mean, by_square, half, value=-2)
     by_half = by_half if known.rows is None else by_half * known.rows
     weight = torch.linalg.solve_triangular(factor.mT, by_half, upper=True)
-    gradient = pullback_points(kernel, hyper, at, x, found, weight)
+    gradient = pullback_points(kernel, hyper, x, found, weight)
     if expected.requires_grad:
-        gradient += torch.autograd.grad(expected, moved, (share / -spread).sum(0))[0]
+        gradient = gradient + torch.autograd.grad(expected, moved, by_mean.sum(0))[0]
     rises = variance_slope(kernel, hyper, x)
     if rises is not None and kernel.fidelity is not None:
         gradient[:, kernel.fidelity] += by_square * rises
-    return value, gradient.masked_fill(certain[:, None], 0.0)
+    return value, gradient.masked_fill_(certain[:, None], 0.0)
 
 
 def _averaged(mean: Tensor, square: Tensor, best: Tensor, floor: Tensor) -> Tensor:

@@ -48,11 +48,13 @@ def fit(
     seed: int = 0,
     noise: Tensor | None = None,
     steps: int = 200,
+    gain: float = 0.0,
 ) -> Fit:
     """Maximizes the log posterior of y (..., n), standardised, at x (..., n, d). float64; n = 0 gives the prior's mode.
 
     Rows climb from `start` (..., s, p), if given (a warm start: (..., p).unsqueeze(-2)), and from `restarts` points more: the
-    prior's mode, then draws from the prior by `seed`. `noise` (..., n): as in `condition`. `steps`: of L-BFGS, at most.
+    prior's mode, then draws from the prior by `seed`. `noise` (..., n): as in `condition`. `steps`: of L-BFGS, at most. `gain`: a row
+    ends where its model promises no more of the log posterior; 0: where the gradient vanishes.
     Raises ValueError for what `condition` refuses, and for no start at all.
     """
     refuse(x, y)
@@ -75,20 +77,22 @@ def fit(
         values, gradients = [], []
         for begin in range(0, len(row), size):
             which = row[begin : begin + size]
+            r = len(which)
             raw = starts[which]
             raw[:, free] = point[begin : begin + size]
             owner = which // rows
             here, known = points[owner] if points.ndim > 2 else points, None if extra is None else extra[owner]
-            told = log_marginal(kernel, here, data[owner], raw, known)
+            told = log_marginal(kernel, here, data[owner], raw, known, (one[:r], two[:r], three[:r], four[:r]))
             believed = log_prior(prior, raw)
             values.append(told[0] + believed[0])
             gradients.append((told[1] + believed[1])[:, free])
         return torch.cat(values) / -max(n, 1), torch.cat(gradients) / -max(n, 1)
 
     size = max(1, ENTRIES.get(y.device.type, ENTRIES["cpu"]) // max(n * n, 1))
+    one, two, three, four = y.new_empty(4, min(size, len(starts)), n, n)
     lower, upper = prior.lower[free], prior.upper[free]
     with bounded(n):
-        found = minimize(objective, starts[:, free], lower=lower, upper=upper, steps=steps)
+        found = minimize(objective, starts[:, free], lower=lower, upper=upper, steps=steps, promise=2 * gain / max(n, 1))
     raw = starts.clone()
     raw[:, free] = found.point
     value = -found.value * max(n, 1)

@@ -107,9 +107,9 @@ def covariance(kernel: Kernel, hyper: Hyper, a: Tensor, b: Tensor | None = None)
 
     Differentiable in a and b (not across a category's border) and in the hyperparameters.
     """
-    first = _describe(kernel, hyper, a)
-    second = first if b is None else _describe(kernel, hyper, b)
-    square, factor = _square(kernel, first, second), _factor(kernel, hyper, first, second)
+    first = described(kernel, hyper, a)
+    second = first if b is None else described(kernel, hyper, b)
+    square, factor = _square(first, second), _factor(kernel, hyper, first, second)
     if kernel.shape == "rbf":
         return torch.exp(-square) * factor
     root = square.sqrt()
@@ -131,85 +131,110 @@ def active(kernel: Kernel, x: Tensor) -> Tensor:
     return exists
 
 
+class Points(NamedTuple):
+    """Points as the kernel sees them: numbers over their lengthscales, categories as one-hot rows, the fidelity."""
+
+    scaled: Tensor          # (..., n, numbers), in units of UNIT
+    norms: Tensor           # (..., n): the squares of their lengths
+    one_hot: Tensor         # (..., n, sum of (levels + 1)); the last of each is "does not exist"
+    time: Tensor | None     # (..., n); None without a fidelity
+
+
 class Compared(NamedTuple):
-    """A covariance (..., n, m) and what its gradient is made of: slope = -2 dk / d(r**2)."""
+    """A covariance (..., n, m) and what its gradient is made of, and what was compared.
+
+    -2 dk / d(r**2), r in units of UNIT, is SLOPE times `slope`.
+    """
 
     value: Tensor
     slope: Tensor
+    a: Points
+    b: Points
 
 
-def compared(kernel: Kernel, hyper: Hyper, a: Tensor, b: Tensor | None = None) -> Compared:
-    """`covariance(kernel, hyper, a, b)` with its slope, for the pullbacks. In place where it can be: fresh memory is what costs."""
+Room = tuple[Tensor, Tensor, Tensor]
+"""Three tensors (..., n, m), to be written over: on a CPU new memory costs more than the arithmetic that is done in it."""
+
+
+def compared(kernel: Kernel, hyper: Hyper, a: Tensor | Points, b: Tensor | None = None, room: Room | None = None) -> Compared:
+    """`covariance(kernel, hyper, a, b)` with its slope, for the pullbacks; in the first two of `room`, if that is given.
+
+    What is compared with many is `described` once.
+    """
     with torch.no_grad():
-        first = _describe(kernel, hyper, a)
-        second = first if b is None else _describe(kernel, hyper, b)
-        square, factor = _square(kernel, first, second), _factor(kernel, hyper, first, second)
+        first = described(kernel, hyper, a) if isinstance(a, Tensor) else a
+        second = first if b is None else described(kernel, hyper, b)
+        one, two, three = room or (None, None, None)
+        square, factor = _square(first, second, one, three), _factor(kernel, hyper, first, second)
         if kernel.shape == "rbf":
-            value = square.neg_().exp_() * factor
-            return Compared(value, value)
-        root = square.sqrt()
-        fall = root.neg().exp_() * factor
-        slope = root.add_(1) * fall
-        return Compared(square.div_(3) * fall + slope, slope.mul_(5 / 3))
+            value = torch.mul(square.neg_().exp_(), factor, out=one)
+            return Compared(value, value, first, second)
+        root = torch.sqrt(square, out=two)
+        fall = torch.neg(root, out=three).exp_()
+        fall = torch.mul(fall, factor, out=three)
+        slope = torch.mul(root.add_(1), fall, out=two)
+        return Compared(torch.addcmul(slope, square, fall, value=1 / 3, out=one), slope, first, second)
 
 
-def pullback(kernel: Kernel, hyper: Hyper, x: Tensor, found: Compared, weight: Tensor) -> Tensor:
+def pullback(kernel: Kernel, hyper: Hyper, found: Compared, weight: Tensor, room: Tensor | None = None) -> Tensor:
     """sum_ab weight_ab dK_ab / d(raw): (..., k + 1 + 3 or 0), by log lengthscale, log outputscale and log decay.
 
-    `weight` (..., n, n) is symmetric. Costs one product of (n, n) with (n, k): no (n, n, k) is made.
+    `found`: of points with themselves. `weight` (..., n, n) is symmetric. Costs one product of (n, n) with (n, k): no (n, n, k) is
+    made. `room` (..., n, n) is written over.
     """
-    points = _describe(kernel, hyper, x)
-    bent, whole = weight * found.slope, weight * found.value
-    z, one_hot = points.scaled, points.one_hot
+    bent = torch.mul(weight, found.slope, out=room)
+    z, _, one_hot, time = found.a
     # sum_ab M_ab (z_a - z_b)**2 = 2 sum_a (M 1)_a z_a**2 - 2 z' M z, column by column.
-    numbers = 2 * ((bent.sum(-1, keepdim=True) * z - bent @ z) * z).sum(-2)
-    total = whole.sum((-2, -1))
+    numbers = (2 * SLOPE[kernel.shape]) * ((bent.sum(-1, keepdim=True) * z - bent @ z) * z).sum(-2)
+    total = (weight.flatten(-2)[..., None, :] @ found.value.flatten(-2)[..., :, None])[..., 0, 0]
     pieces = [numbers]
     if kernel.categories:
         counts = [levels + 1 for _, levels in kernel.categories]
+        whole = torch.mul(weight, found.value, out=room)
         equal = torch.split_with_sizes(((whole @ one_hot) * one_hot).sum(-2), counts, -1)
         unequal = total[..., None] - torch.stack([part.sum(-1) for part in equal], -1)
         pieces.append(unequal / hyper.lengthscale[..., len(kernel.numbers) :])
     pieces.append(total[..., None])
-    if kernel.fidelity is not None:
-        pieces.append(_fade_pullback(hyper.decay, points.time, whole))
+    if time is not None:
+        pieces.append(_fade_pullback(hyper.decay, time, torch.mul(weight, found.value, out=room)))
     return torch.cat(pieces, -1)
 
 
 # How points are compared --------------------------------------------------------------------------------------------------
 
-_UNIT = {"rbf": 0.5, "matern52": 5.0}
+UNIT = {"rbf": 0.5, "matern52": 5.0}
 """Squared distances are counted in such a unit that the shapes are exp(-r**2) and (1 + r + r**2 / 3) exp(-r)."""
 
-
-class _Points(NamedTuple):
-    """Points as the kernel sees them: numbers over their lengthscales, categories as one-hot rows, the fidelity."""
-
-    scaled: Tensor      # (..., n, numbers)
-    one_hot: Tensor     # (..., n, sum of (levels + 1)); the last of each is "does not exist"
-    time: Tensor        # (..., n), or (..., 0) without a fidelity
+SLOPE = {"rbf": 2.0, "matern52": 1 / 3}
+"""See `Compared`."""
 
 
-def _describe(kernel: Kernel, hyper: Hyper, x: Tensor) -> _Points:
+def described(kernel: Kernel, hyper: Hyper, x: Tensor) -> Points:
+    """Points x (..., n, d) as the kernel sees them under `hyper`."""
     exists = active(kernel, x) if kernel.conditions else None
-    numbers = (x if _all(kernel, x) else x[..., list(kernel.numbers)]) - REST      # about the middle: less is lost in the products
+    k = len(kernel.numbers)
+    numbers = numbered(kernel, x) - REST        # about the middle: less is lost in the products
     if exists is not None:
-        numbers = torch.where(exists[..., list(kernel.numbers)], numbers, 0.0)
+        numbers = torch.where(numbered(kernel, exists), numbers, 0.0)
     codes = []
     for column, levels in kernel.categories:
         code = _level(x[..., column], levels)
         if exists is not None:
             code = torch.where(exists[..., column], code, levels)
-        codes.append(torch.nn.functional.one_hot(code, levels + 1).to(x.dtype))
-    return _Points(
-        numbers / hyper.lengthscale[..., None, : len(kernel.numbers)],
+        codes.append((code[..., None] == torch.arange(levels + 1, device=x.device)).to(x.dtype))
+    scaled = numbers * (math.sqrt(UNIT[kernel.shape]) / hyper.lengthscale[..., None, :k])
+    return Points(
+        scaled,
+        scaled.square().sum(-1),
         torch.cat(codes, -1) if codes else x[..., :0],
-        x[..., 0:0].sum(-1) if kernel.fidelity is None else x[..., kernel.fidelity],
+        None if kernel.fidelity is None else x[..., kernel.fidelity],
     )
 
 
-def _all(kernel: Kernel, x: Tensor) -> bool:
-    return kernel.numbers == tuple(range(x.shape[-1]))
+def numbered(kernel: Kernel, x: Tensor) -> Tensor:
+    """The columns of x (..., d) that are numbers."""
+    k = len(kernel.numbers)
+    return x[..., :k] if kernel.numbers == tuple(range(k)) else x[..., list(kernel.numbers)]
 
 
 def _level(coordinate: Tensor, levels: int) -> Tensor:
@@ -217,24 +242,22 @@ def _level(coordinate: Tensor, levels: int) -> Tensor:
     return (coordinate.detach() * levels).floor().clamp(0, levels - 1).to(torch.int64)
 
 
-def _square(kernel: Kernel, a: _Points, b: _Points) -> Tensor:
-    """Squared distances in _UNIT, (..., n, m), at least TINY, and that from each point to itself: fresh memory."""
-    unit = math.sqrt(_UNIT[kernel.shape])
-    u, v = unit * a.scaled, unit * b.scaled
+def _square(a: Points, b: Points, room: Tensor | None = None, product: Tensor | None = None) -> Tensor:
+    """Squared distances in UNIT, (..., n, m), at least TINY, and that from each point to itself: in `room`, or fresh memory."""
     # Sums first: so the matrix of a set with itself is symmetric to the bit.
-    norms = u.square().sum(-1)[..., :, None] + v.square().sum(-1)[..., None, :]
-    square = norms.sub_(u @ v.mT, alpha=2).clamp_min_(TINY)
+    norms = torch.add(a.norms[..., :, None], b.norms[..., None, :], out=room)
+    square = norms.sub_(torch.matmul(a.scaled, b.scaled.mT, out=product), alpha=2).clamp_min_(TINY)
     if a is b:
         square.diagonal(dim1=-2, dim2=-1).fill_(TINY)
     return square
 
 
-def _factor(kernel: Kernel, hyper: Hyper, a: _Points, b: _Points) -> Tensor:
+def _factor(kernel: Kernel, hyper: Hyper, a: Points, b: Points) -> Tensor:
     """All but the shape: (..., 1, 1) or (..., n, m)."""
     factor = hyper.outputscale[..., None, None]
     if kernel.categories:
         factor = factor * _unlike(kernel, hyper, a.one_hot, b.one_hot)
-    if kernel.fidelity is not None:
+    if a.time is not None and b.time is not None:
         factor = factor * _fade(hyper.decay[..., None, None, :], a.time[..., :, None] + b.time[..., None, :])
     return factor
 

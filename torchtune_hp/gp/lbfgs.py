@@ -10,11 +10,13 @@ alg. 2.6) with cubic interpolation (Nocedal and Wright, "Numerical Optimization"
 Laws:
 1. Rows never influence each other: a row's result is the same, bit for bit, alone and in any batch, if `function`'s is. (A
    `function` of batched BLAS may itself differ by rounding, about 1e-15 relative, from batch to batch.)
-2. Only rows at work are evaluated, one point each per round. A round costs two host syncs.
+2. Only rows at work are evaluated, one point each per round.
 3. Every point evaluated lies within its bounds. The value never grows, and point, value and gradient belong together.
 4. A value or gradient that is not finite makes the line search step back. A row that cannot go on stops alone, at its best point.
 
-The state of r rows at work over n variables with m remembered steps is a tuple of tensors (r, ...); what is one number is (r, 1).
+The state of r rows at work over n variables is a tuple of arrays (r, ...); what is one number is (r, 1). They are NumPy's, on the host
+whatever the device: a round is a hundred operations on a few numbers, which cost torch three times as much, and a GPU a launch each.
+Sums are over the last axis of what is contiguous: their order, and so their last bits, do not depend on how many rows there are.
 """
 
 from __future__ import annotations
@@ -22,18 +24,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 Function = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+_Floats = npt.NDArray[np.float64]
+_Bools = npt.NDArray[np.bool_]
 
 _DECREASE = 1e-4        # c1 of the Wolfe conditions
 _CURVATURE = 0.9        # c2
 _TRIALS = 20            # points tried in one line search
 _BACK = 0.25            # where a value is not finite
 _NEAR = 1e-4            # share of the box within which a variable counts as at its bound
-_BLOCK = 8              # remembered steps come in so many, blank ones among them: BLAS's last bits depend on how a row's matrix is aligned
-_EPSILON = torch.finfo(torch.float64).eps
+_EPSILON = np.finfo(np.float64).eps
 _ROUNDING = 1e-12       # changes of the value below this share of it are noise
 _SETTLED = 1e-8         # and where no step got lower, a promise of at most this share is kept
 
@@ -49,22 +54,23 @@ class Minimum(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """Rows at work, as few tensors as can be: on small problems the number of operations is what costs.
+    """Rows at work.
 
     `base`: point, gradient and value where each line search began. `line`: its direction, the slope there, the step to be tried next,
     then step, value and slope of a step too far (infinite where none is known), and how many were tried. `low`: point, gradient, value,
     step and slope of the best that was tried and where it still falls.
     """
 
-    number: Tensor          # (r,) int64: which row of the caller's
-    lower: Tensor           # (r, n)
-    upper: Tensor           # (r, n)
-    near: Tensor            # (r, n): closer than this a variable is at its bound
-    base: Tensor            # (r, 2 n + 1)
-    low: Tensor             # (r, 2 n + 3)
-    line: Tensor            # (r, n + 6)
-    iterations: Tensor      # (r, 1)
-    pairs: Tensor           # (r, 2, m, n): moves, and the changes of the gradient; the newest last, blanks are 0
+    number: npt.NDArray[np.int64]       # (r,): which row of the caller's
+    lower: _Floats          # (r, n)
+    upper: _Floats          # (r, n)
+    near: _Floats           # (r, n): closer than this a variable is at its bound
+    base: _Floats           # (r, 2 n + 1)
+    low: _Floats            # (r, 2 n + 3)
+    line: _Floats           # (r, n + 6)
+    iterations: _Floats     # (r, 1)
+    walls: _Floats          # (r, 1): how many points tried were not finite
+    pairs: _Floats          # (r, 2, m, n): moves, and the changes of the gradient; the newest last, blanks are 0
 
 
 def minimize(
@@ -77,194 +83,241 @@ def minimize(
     history: int = 10,
     tolerance: float = 1e-6,
     promise: float = 0.0,
+    walls: int | None = None,
 ) -> Minimum:
     """Minimize `function` from each row of `start` (b, n) float64, which is moved into the bounds (n,) or (b, n) first.
 
-    `function(point (r, n), rows (r,) int64) -> (value (r,), gradient (r, n))`: of the rows still at work.
+    `function(point (r, n), rows (r,) int64) -> (value (r,), gradient (r, n))`: of the rows still at work, on the device of `start`.
     `steps`: iterations a row may take; `history`: steps it remembers. A row has converged where no entry of its projected
     gradient x - P(x - g) exceeds `tolerance`, where its quasi-Newton step promises a slope along it of no more than `promise` (twice
     what the model gains), or where no step lowers the value and the model promises less than rounding.
+    `walls`: a row that met so many points that are not finite takes no step more, and has not converged; None: however many.
     Raises ValueError for other shapes and dtypes, and for bounds that cross.
     """
-    lower, upper = _bounds(start, lower, upper)
+    floor, ceiling = _bounds(start, lower, upper)
     if steps < 0 or history < 1 or not (tolerance >= 0 and promise >= 0):
         raise ValueError(
             f"steps >= 0, history >= 1, tolerance >= 0 and promise >= 0 must hold, but got ({steps}, {history}, {tolerance}, {promise})."
         )
-    point, number = start.detach().clamp(lower, upper), torch.arange(len(start), device=start.device)
-    value, gradient = _evaluated(function, point, number)
-    n = point.shape[1]
-    base = torch.cat([point, gradient, value], -1)
-    flat = (_projected(point, gradient, lower, upper).abs() <= tolerance).all(-1, keepdim=True)
-    found = torch.cat([base, torch.zeros_like(value), flat], -1)
-    works = (base.isfinite().all(-1, keepdim=True) & ~flat & (steps > 0)).squeeze(-1).nonzero().squeeze(-1)
-    near = _NEAR * (upper - lower).clamp(max=1.0)
-    pairs = point.new_zeros(len(point), 2, -(-history // _BLOCK) * _BLOCK, n)
-    rows = _Rows(number, lower, upper, near, base, base, base, torch.zeros_like(value), pairs)
-    if len(works):
-        rows = _aimed(_chosen(rows, works))[0]
-    while len(works):
-        rows, stopped, converged = _round(function, rows, history, steps, tolerance, promise)
-        ended = stopped.nonzero().squeeze(-1)
-        if len(ended):
-            last = torch.cat([rows.base, rows.iterations, converged], -1)
-            found[rows.number[ended]] = last[ended]
-            works = (~stopped).nonzero().squeeze(-1)
-            rows = _chosen(rows, works)
-    point, gradient, value, iterations, converged = torch.split_with_sizes(found, [n, n, 1, 1, 1], -1)
+    device = start.device
+
+    def evaluated(point: _Floats, number: npt.NDArray[np.int64]) -> tuple[_Floats, _Floats]:
+        value, gradient = function(torch.from_numpy(point).to(device), torch.from_numpy(number).to(device))
+        if value.shape != point.shape[:1] or gradient.shape != point.shape:
+            raise ValueError(
+                f"function must answer values {point.shape[:1]} and gradients {point.shape} to points {point.shape}, but it answered "
+                f"{tuple(value.shape)} and {tuple(gradient.shape)}."
+            )
+        return value.detach().cpu().numpy()[:, None], np.ascontiguousarray(gradient.detach().cpu().numpy())
+
+    with np.errstate(all="ignore"):     # what is not finite is an answer
+        point, number = _within(start.detach().cpu().numpy(), floor, ceiling), np.arange(len(start))
+        value, gradient = evaluated(point, number)
+        n = point.shape[1]
+        base = np.concatenate([point, gradient, value], -1)
+        flat = (np.abs(_projected(point, gradient, floor, ceiling)) <= tolerance).all(-1, keepdims=True)
+        found = np.concatenate([base, np.zeros_like(value), flat], -1)
+        works = np.isfinite(base).all(-1) & ~flat[:, 0] & (steps > 0)
+        near, none = _NEAR * np.minimum(ceiling - floor, 1.0), np.zeros_like(value)
+        rows = _chosen(
+            _Rows(number, floor, ceiling, near, base, base, base, none, none, np.zeros((len(point), 2, history, n))), works
+        )
+        rows = _aimed(rows, 0)[0] if len(rows.number) else rows
+        filled = 0
+        while len(rows.number):
+            filled = min(filled + 1, history)
+            rows, stopped, converged = _round(evaluated, rows, filled, steps, tolerance, promise, np.inf if walls is None else walls)
+            if stopped.any():
+                last = np.concatenate([rows.base, rows.iterations, converged], -1)
+                found[rows.number[stopped]] = last[stopped]
+                rows = _chosen(rows, ~stopped)
+    point, gradient, value, iterations, converged = torch.from_numpy(found).to(device).split_with_sizes([n, n, 1, 1, 1], -1)
     return Minimum(point, value.squeeze(-1), gradient, iterations.squeeze(-1).long(), converged.squeeze(-1).bool())
 
 
 def _round(
-    function: Function, rows: _Rows, history: int, steps: int, tolerance: float, promise: float
-) -> tuple[_Rows, Tensor, Tensor]:
-    """Each row tries one point: rows, which of them stop now (r,) and which of these have converged (r, 1)."""
+    evaluated: Callable[[_Floats, npt.NDArray[np.int64]], tuple[_Floats, _Floats]],
+    rows: _Rows,
+    filled: int,
+    steps: int,
+    tolerance: float,
+    promise: float,
+    walls: float,
+) -> tuple[_Rows, _Bools, _Bools]:
+    """Each row tries one point: rows, which of them stop now (r,) and which of these have converged (r, 1).
+
+    `filled`: no row remembers more steps than so many.
+    """
     n = rows.lower.shape[1]
-    start, start_gradient, start_value = torch.split_with_sizes(rows.base, [n, n, 1], -1)
-    direction, start_slope, step, *_, trials = torch.split_with_sizes(rows.line, [n, 1, 1, 1, 1, 1, 1], -1)
-    ahead = torch.addcmul(start, step, direction)
-    point = ahead.clamp(rows.lower, rows.upper)
-    value, gradient = _evaluated(function, point, rows.number)
-    slope = (gradient * direction * (ahead == point)).sum(-1, keepdim=True)
-    tried = torch.cat([point, gradient, value, step, slope], -1)
-    finite = (tried * 0).sum(-1, keepdim=True) == 0
+    start, start_gradient, start_value = rows.base[:, :n], rows.base[:, n : 2 * n], rows.base[:, 2 * n :]
+    direction, start_slope, step, trials = rows.line[:, :n], rows.line[:, n : n + 1], rows.line[:, n + 1 : n + 2], rows.line[:, -1:]
+    ahead = start + step * direction
+    point = _within(ahead, rows.lower, rows.upper)
+    value, gradient = evaluated(point, rows.number)
+    slope = _dot(gradient, direction * (ahead == point))
+    tried = np.concatenate([point, gradient, value, step, slope], -1)
+    finite = np.isfinite(tried).all(-1, keepdims=True)
 
     # Along a bent path the first-order change may be positive although the direction descends: such a step is too long.
-    change = (start_gradient * (point - start)).sum(-1, keepdim=True)
+    change = _dot(start_gradient, point - start)
     lower_enough = finite & (change < 0) & (value <= start_value + _DECREASE * change)
-    falling = lower_enough & (slope < _CURVATURE * start_slope)
-    accepted = lower_enough & ~falling
-    low = torch.where(falling, tried, rows.low)
+    accepted = lower_enough & (slope >= _CURVATURE * start_slope)
+    falling = lower_enough & ~accepted
     trials = trials + 1
-    noise = ~lower_enough & finite & (step * start_slope.abs() <= _ROUNDING * start_value.abs())
+    noise = ~lower_enough & finite & (step * np.abs(start_slope) <= _ROUNDING * np.abs(start_value))
     halted = ~accepted & (noise | (trials >= _TRIALS))
 
-    base = torch.where(accepted, tried[:, : 2 * n + 1], rows.base)
-    moved, pairs, begins, settled, ends = accepted, rows.pairs, accepted, ~finite & finite, ~finite & finite
-    if bool(halted.any()):
+    base, pairs, iterations = rows.base, rows.pairs, rows.iterations
+    low = np.where(falling, tried, rows.low)
+    moved, begins, settled, ends = accepted, accepted, halted, halted
+    if accepted.any():
+        base = np.where(accepted, tried[:, : 2 * n + 1], base)
+    if halted.any():
         reached = halted & (low[:, -2:-1] > 0)
-        base = torch.where(reached, low[:, : 2 * n + 1], base)
+        base = np.where(reached, low[:, : 2 * n + 1], base)
         moved, stuck = accepted | reached, halted & ~reached
-        settled = stuck & (start_slope.abs() <= _SETTLED * start_value.abs().clamp(min=1.0))
+        settled = stuck & (np.abs(start_slope) <= _SETTLED * np.maximum(np.abs(start_value), 1.0))
         # Where a quasi-Newton direction leads nowhere, steepest descent gets its turn before the row gives up.
-        again = stuck & ~settled & (pairs != 0).flatten(1).any(-1, keepdim=True)
-        pairs = pairs.masked_fill(again[:, :, None, None], 0.0)
+        again = stuck & ~settled & (pairs != 0).any((1, 2, 3))[:, None]
+        pairs = np.where(again[:, :, None, None], 0.0, pairs)
         begins, ends = moved | again, stuck & ~again
-
-    pair = (base - rows.base)[:, : 2 * n].view(-1, 2, 1, n)
-    fresh = moved[:, :, None, None] & _curved(pair[:, :1], pair[:, 1:])
-    blank = pairs.shape[2] - history
-    pairs = torch.where(fresh, torch.cat([pairs[:, :, :blank], pairs[:, :, blank + 1 :], pair], 2), pairs)
-    high = torch.where(lower_enough, rows.line[:, -4:-1], torch.cat([step, torch.where(finite, value, torch.inf), slope], -1))
-    goes_on = torch.cat([direction, start_slope, _next_step(low, high, rows.low), high, trials], -1)
-    iterations = rows.iterations + moved
-    aimed, size, gain = _aimed(rows._replace(base=base, iterations=iterations, pairs=pairs))
+    if moved.any():
+        pairs = _remembered(pairs, moved[:, 0], (base - rows.base)[:, : 2 * n].reshape(-1, 2, n))
+        iterations = iterations + moved
+    line = rows.line
+    if begins.all():
+        rows, size, gain = _aimed(rows._replace(base=base, iterations=iterations, pairs=pairs), filled)
+    else:
+        high = np.where(lower_enough, line[:, -4:-1], np.concatenate([step, np.where(finite, value, np.inf), slope], -1))
+        line = np.concatenate([direction, start_slope, _next_step(low, high, rows.low), high, trials], -1)
+        rows = rows._replace(base=base, low=low, line=line, iterations=iterations, pairs=pairs)
+        size = gain = np.full_like(value, np.inf)
+        if begins.any():
+            aimed, size, gain = _aimed(rows, filled)
+            rows = rows._replace(line=np.where(begins, aimed.line, line), low=np.where(begins, aimed.low, low))
     converged = settled | moved & ((size <= tolerance) | (gain <= promise))
-    stopped = ends | converged | moved & (iterations >= steps)
-    rows = aimed._replace(line=torch.where(begins, aimed.line, goes_on), low=torch.where(begins, aimed.low, low))
-    return rows, stopped.squeeze(-1), converged
+    met = rows.walls + ~finite
+    rows = rows._replace(walls=met)
+    stopped = ends | converged | moved & ((iterations >= steps) | (met >= walls))
+    return rows, stopped[:, 0], converged
 
 
-def _aimed(rows: _Rows) -> tuple[_Rows, Tensor, Tensor]:
+def _remembered(pairs: _Floats, moved: _Bools, pair: _Floats) -> _Floats:
+    """`pairs` with a new one (r, 2, n) of the rows that moved (r,), where it says something of a positive definite Hessian."""
+    move, change = pair[:, 0], pair[:, 1]
+    fresh = moved & (_dot(move, change) > _EPSILON * _dot(change, change))[:, 0]
+    if not fresh.all():
+        pair, kept = pair[fresh], pairs
+        if not len(pair):
+            return pairs
+        pairs = pairs[fresh]
+    shifted = np.concatenate([pairs[:, :, 1:], pair[:, :, None]], 2)
+    if fresh.all():
+        return shifted
+    kept = kept.copy()
+    kept[fresh] = shifted
+    return kept
+
+
+def _aimed(rows: _Rows, filled: int) -> tuple[_Rows, _Floats, _Floats]:
     """Each row at the beginning of a line search from its base; the size (r, 1) of its projected gradient; and what is promised (r, 1)."""
     n = rows.lower.shape[1]
-    point, gradient, _ = torch.split_with_sizes(rows.base, [n, n, 1], -1)
+    point, gradient = rows.base[:, :n], rows.base[:, n : 2 * n]
     projected = _projected(point, gradient, rows.lower, rows.upper)
-    size = projected.abs().amax(-1, keepdim=True)
-    pushed = (point - torch.where(gradient > 0, rows.lower, rows.upper)).abs() <= torch.minimum(size, rows.near)
-    direction, scale = _quasi_newton(gradient, ~pushed, rows.pairs)
-    direction = -torch.where(pushed, scale * gradient, direction)
-    direction = direction * (point != torch.where(direction < 0, rows.lower, rows.upper))
-    slope = (gradient * direction).sum(-1, keepdim=True)
-    descends = (slope < 0) & (slope > -torch.inf)
+    size = np.abs(projected).max(-1, keepdims=True, initial=0.0)
+    pushed = np.abs(point - np.where(gradient > 0, rows.lower, rows.upper)) <= np.minimum(size, rows.near)
+    direction, scale = _quasi_newton(gradient, ~pushed, rows.pairs[:, :, rows.pairs.shape[2] - filled :])
+    direction = np.where(pushed, scale * gradient, direction)
+    direction = -direction * (point != np.where(direction > 0, rows.lower, rows.upper))
+    slope = _dot(gradient, direction)
+    descends = (slope < 0) & (slope > -np.inf)
     steepest = gradient * (projected != 0)
-    square = (steepest * steepest).sum(-1, keepdim=True)
-    direction, slope = torch.where(descends, direction, -steepest), torch.where(descends, slope, -square)
+    square = _dot(steepest, steepest)
+    if not descends.all():
+        direction, slope = np.where(descends, direction, -steepest), np.where(descends, slope, -square)
     # Without a remembered step nothing is known of the scale: a step of length one at most.
-    known = descends & (rows.pairs[:, 0, -1] != 0).any(-1, keepdim=True)
-    step = torch.where(known, 1.0, square.rsqrt().clamp(max=1.0))
-    far = torch.full_like(step, torch.inf)
-    none = torch.zeros_like(step)
-    line = torch.cat([direction, slope, step, far, far, far, none], -1)
-    return rows._replace(low=torch.cat([rows.base, none, slope], -1), line=line), size, torch.where(known, -slope, torch.inf)
+    known = descends & (rows.pairs[:, 0, -1] != 0).any(-1, keepdims=True)
+    step = np.where(known, 1.0, np.minimum(1 / np.sqrt(square), 1.0))
+    none = np.zeros_like(step)
+    far = np.full_like(step, np.inf)
+    line = np.concatenate([direction, slope, step, far, far, far, none], -1)
+    low = np.concatenate([rows.base, none, slope], -1)
+    return rows._replace(low=low, line=line), size, np.where(known, -slope, np.inf)
 
 
-def _quasi_newton(gradient: Tensor, free: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+def _quasi_newton(gradient: _Floats, free: _Bools, pairs: _Floats) -> tuple[_Floats, _Floats]:
     """The inverse Hessian of the free variables times the gradient (r, n), and its first guess, a multiple of one (r, 1).
 
-    The two-loop recursion in closed form (R. Byrd, J. Nocedal and R. Schnabel, "Representations of quasi-Newton matrices and their
-    use in limited memory methods", Math. Program. 63 (1994), eq. 3.1): two triangular systems instead of a loop.
+    Nocedal's two-loop recursion, all rows at once; a pair that says nothing of the free variables is left out.
     """
     k = pairs.shape[2]
-    pairs = pairs * free[:, None, None]
-    products = (pairs * pairs[:, 1:]).sum(-1)                           # (r, 2, k): s y and y y
-    valid = products[:, 0] > _EPSILON * products[:, 1]
-    newest = (valid * torch.arange(1, k + 1, device=valid.device)).argmax(-1, keepdim=True)
-    scale = products.gather(2, newest[:, None].expand(-1, 2, -1))
-    scale = torch.where(valid.any(-1, keepdim=True), scale[:, 0] / scale[:, 1], 1.0)
-    both = (pairs * valid[:, None, :, None]).flatten(1, 2)              # (r, 2 k, n): s, then y
-    inner = (both[:, :, None] * both[:, None, k:]).sum(-1)              # (r, 2 k, k): s y, then y y
-    along = (both * gradient[:, None]).sum(-1, keepdim=True)
-    # A pair that is not valid is zero: one on the diagonal keeps it out.
-    upper = inner[:, :k].triu() + torch.diag_embed((~valid).to(inner.dtype))
-    p = torch.linalg.solve_triangular(upper, along[:, :k], upper=True)
-    scale = scale[:, :, None]
-    right = torch.where(valid, products[:, 0], 0.0)[:, :, None] * p + scale * ((inner[:, k:] * p.mT).sum(-1, keepdim=True) - along[:, k:])
-    q = torch.linalg.solve_triangular(upper.mT, right, upper=False)
-    scale = scale[:, 0]
-    return scale * gradient * free + (both * torch.cat([q, -scale[:, None] * p], 1)).sum(1), scale
+    if k == 0:
+        return gradient * free, np.ones((len(gradient), 1))
+    pairs = pairs if free.all() else pairs * free[:, None, None]
+    moves, changes = pairs[:, 0], pairs[:, 1]
+    along, square = (moves * changes).sum(-1), (changes * changes).sum(-1)      # (r, k)
+    valid = along > _EPSILON * square
+    newest = (valid * np.arange(1, k + 1)).argmax(-1)[:, None]
+    scale = np.take_along_axis(along, newest, 1) / np.take_along_axis(square, newest, 1)
+    scale = np.where(valid.any(-1, keepdims=True), scale, 1.0)
+    rate = np.where(valid, 1 / along, 0.0)[:, :, None]
+    direction = gradient * free
+    shares: list[_Floats] = [rate[:, 0]] * k
+    for j in reversed(range(k)):
+        shares[j] = rate[:, j] * _dot(moves[:, j], direction)
+        direction -= shares[j] * changes[:, j]
+    direction *= scale
+    for j in range(k):
+        direction += (shares[j] - rate[:, j] * _dot(changes[:, j], direction)) * moves[:, j]
+    return direction, scale
 
 
-def _next_step(low: Tensor, high: Tensor, before: Tensor) -> Tensor:
+def _next_step(low: _Floats, high: _Floats, before: _Floats) -> _Floats:
     """The next step to be tried (r, 1): inside the bracket if there is one, else farther out."""
-    near_value, near, near_slope = torch.split_with_sizes(low[:, -3:], [1, 1, 1], -1)
-    far, value, slope = torch.split_with_sizes(high, [1, 1, 1], -1)
+    near_value, near, near_slope = low[:, -3:-2], low[:, -2:-1], low[:, -1:]
+    far, value, slope = high[:, :1], high[:, 1:2], high[:, 2:]
     width = far - near
     d1 = near_slope + slope + 3 * (near_value - value) / width
-    d2 = (d1 * d1 - near_slope * slope).sqrt()
+    d2 = np.sqrt(d1 * d1 - near_slope * slope)
     cubic = far - width * (slope + d2 - d1) / (slope - near_slope + 2 * d2)
-    cubic = torch.where(cubic == cubic, cubic, near + 0.5 * width)
-    inside = torch.where(value < torch.inf, cubic.clamp(near + 0.1 * width, far - 0.1 * width), near + _BACK * width)
+    cubic = np.where(cubic == cubic, cubic, near + 0.5 * width)
+    inside = np.where(value < np.inf, _within(cubic, near + 0.1 * width, far - 0.1 * width), near + _BACK * width)
     # The zero of the slope, were it linear: between twice and ten times as far.
     secant = near - near_slope * (near - before[:, -2:-1]) / (near_slope - before[:, -1:])
-    outside = torch.where(secant == secant, secant, 2 * near).clamp(2 * near, 10 * near)
-    return torch.where(far < torch.inf, inside, outside)
+    outside = _within(np.where(secant == secant, secant, 2 * near), 2 * near, 10 * near)
+    return np.where(far < np.inf, inside, outside)
 
 
-def _curved(move: Tensor, change: Tensor) -> Tensor:
-    """Where the gradient grew along the move (..., 1): the pair says something of a positive definite Hessian."""
-    return (move * change).sum(-1, keepdim=True) > _EPSILON * (change * change).sum(-1, keepdim=True)
+def _dot(a: _Floats, b: _Floats) -> _Floats:
+    """(r, 1) of (r, n) each."""
+    product: _Floats = (a * b).sum(-1, keepdims=True)
+    return product
 
 
-def _projected(point: Tensor, gradient: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+def _within(point: _Floats, lower: _Floats, upper: _Floats) -> _Floats:
+    clamped: _Floats = np.minimum(np.maximum(point, lower), upper)
+    return clamped
+
+
+def _projected(point: _Floats, gradient: _Floats, lower: _Floats, upper: _Floats) -> _Floats:
     """x - P(x - g): (r, n), zero exactly at a stationary point of the bounded problem."""
-    return point - (point - gradient).clamp(lower, upper)
+    return point - _within(point - gradient, lower, upper)
 
 
-def _chosen(rows: _Rows, index: Tensor) -> _Rows:
-    return _Rows(*(part.index_select(0, index) for part in rows))
+def _chosen(rows: _Rows, which: _Bools) -> _Rows:
+    return rows if which.all() else _Rows(*(part[which] for part in rows))
 
 
-def _evaluated(function: Function, point: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
-    value, gradient = function(point, number)
-    if value.shape != point.shape[:1] or gradient.shape != point.shape:
-        raise ValueError(
-            f"function must answer values {tuple(point.shape[:1])} and gradients {tuple(point.shape)} to points "
-            f"{tuple(point.shape)}, but it answered {tuple(value.shape)} and {tuple(gradient.shape)}."
-        )
-    return value.detach().unsqueeze(-1), gradient.detach()
-
-
-def _bounds(start: Tensor, lower: Tensor | None, upper: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Both as (b, n) float64, infinite where none is given."""
+def _bounds(start: Tensor, lower: Tensor | None, upper: Tensor | None) -> tuple[_Floats, _Floats]:
+    """Both as (b, n), infinite where none is given."""
     if start.ndim != 2 or start.dtype != torch.float64:
         raise ValueError(f"start must be (b, n) float64, but is {tuple(start.shape)} {start.dtype}: one row for each minimization.")
     both = []
-    for name, bound, none in [("lower", lower, -torch.inf), ("upper", upper, torch.inf)]:
+    for name, bound, none in [("lower", lower, -np.inf), ("upper", upper, np.inf)]:
         bound = start.new_full((), none) if bound is None else bound.to(start)
         if bound.ndim and bound.shape not in (start.shape, start.shape[1:]):
             raise ValueError(f"{name} must be (n,) or (b, n) for a start {tuple(start.shape)}, but is {tuple(bound.shape)}.")
-        both.append(bound.expand_as(start).contiguous())
+        both.append(np.ascontiguousarray(bound.expand_as(start).cpu().numpy()))
     if not (both[0] <= both[1]).all():
         raise ValueError(f"lower <= upper must hold, but got {both[0].tolist()} and {both[1].tolist()}.")
     return both[0], both[1]

@@ -73,7 +73,7 @@ def pool(
         x, value = start, at_start
     else:
         top = at_start.argsort(descending=True, stable=True)[:climbs]
-        x, value = climb(lambda x, _: score(x), cube, start[top], scale, _GAIN)
+        x, value = climb(lambda x, _: score(x), cube, start[top], scale, _GAIN, at_start[top])
         x, value = torch.cat([x, start]), torch.cat([value, at_start])
     order = value.argsort(descending=True, stable=True)
     x, value = x[order], value[order]
@@ -103,7 +103,7 @@ def batch(
         return x
     given = in_order(fantasies, x, normals)
     scale = scales(fantasies.fitted.kernel, fantasies.fitted.hyper, x.shape[1])
-    better, _ = ascended(score, cube, x, torch.arange(len(x), device=x.device), scale, _GAIN, steps=_REFINED)
+    better = ascended(score, cube, x, torch.arange(len(x), device=x.device), scale, _GAIN, steps=_REFINED).x
     better = better if cube.feasible is None else better[cube.feasible(better)]
     return chosen(_distinct(torch.cat([better, x]), taken))
 
@@ -166,11 +166,10 @@ def leveled(columns: Sequence[Column], x: Tensor) -> Tensor:
     for k, (levels, ordered) in enumerate(columns):
         if levels is None:
             continue
-        if ordered:
-            above = torch.searchsorted(levels, x[:, k].contiguous()).clamp(1, max(1, len(levels) - 1))
-            below = levels[above - 1]
-            above_level = levels[above.clamp_max(len(levels) - 1)]
-            x[:, k] = torch.where(x[:, k] - below <= above_level - x[:, k], below, above_level)
+        if len(levels) == 1:
+            x[:, k] = levels
+        elif ordered:
+            x[:, k] = levels[torch.bucketize(x[:, k].contiguous(), (levels[1:] + levels[:-1]) / 2)]
         else:
             x[:, k] = levels[(x[:, k] * len(levels)).long().clamp(0, len(levels) - 1)]
     return x

@@ -15,12 +15,13 @@ The update is exact, so near the observations the paths are the posterior's; bet
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .kernel import _describe, covariance
+from .kernel import UNIT, covariance, described
 from .regression import Fitted, prior_mean
 
 
@@ -28,7 +29,7 @@ class Paths(NamedTuple):
     """s functions of F features over a process of n observations. Made by `draw`, called by `evaluate` and `evaluate_all`."""
 
     fitted: Fitted
-    frequency: Tensor       # (F, numbers)
+    frequency: Tensor       # (F, numbers), for numbers in units of the kernel
     phase: Tensor           # (F,)
     signs: tuple[Tensor, ...]       # for each category (F, levels + 1), of -1 and 1
     rate: Tensor            # (F,)
@@ -51,6 +52,7 @@ def draw(fitted: Fitted, count: int, *, generator: torch.Generator, features: in
     frequency = normal(features, len(kernel.numbers))
     if kernel.shape == "matern52":
         frequency = frequency * (5 / normal(features, 5).square().sum(-1, keepdim=True)).sqrt()
+    frequency = frequency / math.sqrt(UNIT[kernel.shape])
     signs = []
     for scale, (_, levels) in zip(hyper.lengthscale[len(kernel.numbers) :], kernel.categories):
         random = (uniform(features, levels + 1) - 0.5).sign()
@@ -86,7 +88,7 @@ def evaluate_all(paths: Paths, x: Tensor) -> Tensor:
 
 def _features(paths: Paths, x: Tensor) -> Tensor:
     """(r, F) at x (r, d)."""
-    points = _describe(paths.fitted.kernel, paths.fitted.hyper, x)
+    points = described(paths.fitted.kernel, paths.fitted.hyper, x)
     value = torch.cos(points.scaled @ paths.frequency.mT + paths.phase)
     start = 0
     for signs in paths.signs:

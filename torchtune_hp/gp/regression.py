@@ -150,28 +150,38 @@ def leave_one_out(fitted: Fitted) -> tuple[Tensor, Tensor]:
     return fitted.y - fitted.alpha / precision, precision.reciprocal()
 
 
-def log_marginal(kernel: Kernel, x: Tensor, y: Tensor, raw: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+Rooms = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Four tensors (..., n, n) for `log_marginal` to compute in: on a CPU new memory costs more than the arithmetic that is done in it."""
+
+
+def log_marginal(
+    kernel: Kernel, x: Tensor, y: Tensor, raw: Tensor, noise: Tensor | None = None, rooms: Rooms | None = None
+) -> tuple[Tensor, Tensor]:
     """log p(y | x, raw), (...), and its closed-form gradient by raw (..., p) (eqs. 2.30, 5.9); `pack` says what raw is.
 
     Nothing is raised for an element without a factor, and no jitter is added: its value is -inf and its gradient 0, so that an
-    optimizer steps back. In a fit the noise has a lower bound, which makes that rare.
+    optimizer steps back. In a fit the noise has a lower bound, which makes that rare. What `rooms` hold is written over.
     """
     with torch.no_grad():
         hyper = unpack(kernel, raw)
-        found = compared(kernel, hyper, x)
+        one, two, three, four = rooms or (None, None, None, None)
+        found = compared(kernel, hyper, x, room=None if rooms is None else rooms[:3])
         total = hyper.noise[..., None] if noise is None else hyper.noise[..., None] + noise
-        matrix = found.value.clone()
+        matrix = found.value.clone() if three is None else three.copy_(found.value)
         matrix.diagonal(dim1=-2, dim2=-1).add_(total)
-        factor, info = torch.linalg.cholesky_ex(matrix)
+        info = torch.empty(matrix.shape[:-2], dtype=torch.int32, device=matrix.device)
+        torch.linalg.cholesky_ex(matrix.mT, out=(matrix.mT, info))      # symmetric: its transpose is itself, and is how LAPACK writes
+        factor = matrix.mT
         residual = y - hyper.mean[..., None]
         whitened = _solve(factor, residual)
         alpha = _solve_t(factor, whitened)
         logs = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         value = -0.5 * whitened.square().sum(-1) - logs - 0.5 * y.shape[-1] * math.log(2 * math.pi)
-        # 2 dvalue/dK = alpha alpha' - (K + N)^-1
-        weight = torch.cholesky_inverse(factor).neg_().addcmul_(alpha[..., :, None], alpha[..., None, :])
-        moved = 0.5 * pullback(kernel, hyper, x, found, weight)
-        by_noise = 0.5 * weight.diagonal(dim1=-2, dim2=-1).sum(-1) * hyper.noise
+        # -2 dvalue/dK = (K + N)^-1 - alpha alpha'
+        weight = torch.cholesky_inverse(factor, out=None if four is None else four.mT).mT
+        weight.addcmul_(alpha[..., :, None], alpha[..., None, :], value=-1)
+        moved = -0.5 * pullback(kernel, hyper, found, weight, three)
+        by_noise = -0.5 * weight.diagonal(dim1=-2, dim2=-1).sum(-1) * hyper.noise
         k = kernel.lengthscales + 1
         gradient = torch.cat([moved[..., :k], torch.stack([by_noise, alpha.sum(-1)], -1), moved[..., k:]], -1)
         good = (info == 0) & value.isfinite() & gradient.isfinite().all(-1)

@@ -5,25 +5,32 @@ Laws, each a test: the gradient is autograd's; a category, and a number that doe
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from .kernel import Compared, Hyper, Kernel, _describe, active, variance
+from .kernel import SLOPE, UNIT, Compared, Hyper, Kernel, active, variance
 
 
-def pullback_points(kernel: Kernel, hyper: Hyper, a: Tensor, b: Tensor, found: Compared, weight: Tensor) -> Tensor:
-    """sum_i weight_ij dk(a_i, b_j) / d(b_j): (..., m, d), for a (..., n, d) and weight (..., n, m); 0 by categories and by what is not."""
+def pullback_points(kernel: Kernel, hyper: Hyper, b: Tensor, found: Compared, weight: Tensor) -> Tensor:
+    """sum_i weight_ij dk(a_i, b_j) / d(b_j): (..., m, d), for b (..., m, d) compared with n points, `found`, and weight (..., n, m).
+
+    0 by categories and by what is not.
+    """
     bent = weight * found.slope
-    scale = hyper.lengthscale[..., None, : len(kernel.numbers)]
-    numbers = (bent.mT @ _describe(kernel, hyper, a).scaled - bent.sum(-2)[..., None] * _describe(kernel, hyper, b).scaled) / scale
-    if kernel.numbers == tuple(range(b.shape[-1])):
-        return numbers
-    gradient = b.new_zeros(*numbers.shape[:-1], b.shape[-1])
-    gradient[..., list(kernel.numbers)] = numbers
+    scale = (SLOPE[kernel.shape] * math.sqrt(UNIT[kernel.shape])) / hyper.lengthscale[..., None, : len(kernel.numbers)]
+    numbers = (bent.mT @ found.a.scaled - bent.sum(-2)[..., None] * found.b.scaled) * scale
+    k = len(kernel.numbers)
+    if kernel.numbers == tuple(range(k)):
+        gradient = numbers if k == b.shape[-1] else torch.nn.functional.pad(numbers, (0, b.shape[-1] - k))
+    else:
+        gradient = b.new_zeros(*numbers.shape[:-1], b.shape[-1])
+        gradient[..., list(kernel.numbers)] = numbers
     if kernel.conditions:
         gradient = gradient * active(kernel, b)
-    if kernel.fidelity is not None:
-        both = a[..., :, None, kernel.fidelity] + b[..., None, :, kernel.fidelity]
+    if found.a.time is not None and found.b.time is not None:
+        both = found.a.time[..., :, None] + found.b.time[..., None, :]
         gradient[..., kernel.fidelity] = (weight * found.value * _fade_slope(hyper.decay[..., None, None, :], both)).sum(-2)
     return gradient
 

@@ -48,7 +48,8 @@ _SCALARIZATIONS = 8     # of more objectives than MOST
 _STARTS = 512           # and one for each point that is asked for
 _CLIMBS = 16
 _NEAR = 0.1             # times the root of d: failures are no smoother than this, however smooth the outcome is
-_LONG = 64              # up to so many rows every fit has four starts of its own; beyond, one beside the last fit
+_GAIN = 1e-3            # of the log posterior: less is not worth a step of a fit
+_LONG = 16              # up to so many rows every fit has four starts of its own; beyond, one beside the last fit: the mode of the prior
 
 
 class GPSearch(Base):
@@ -164,7 +165,7 @@ class GPSearch(Base):
             start = None if self._raw is None else self._raw[:, None]
             restarts = 4 if len(rows) <= _LONG else 1
             x, (y, _) = self._history.points(rows), self._outcomes(rows)
-            self._raw = fit(self._kernel, x, y, start=start, restarts=restarts, seed=self._fitted).raw
+            self._raw = fit(self._kernel, x, y, start=start, restarts=restarts, seed=self._fitted, gain=_GAIN).raw
             self._fitted += 1
 
     def _process(self, number: int, x: Tensor, y: Tensor) -> Fitted:
