@@ -231,6 +231,12 @@ def test_a_word_of_another_library_is_answered_with_ours(word: str, ours: str) -
         hp.Tuner(train, **{word: 3})
 
 
+@pytest.mark.parametrize("word", ["seeds", "folds"])
+def test_a_word_of_the_design_that_nobody_has_written_yet_is_said_to_be_missing(word: str) -> None:
+    with pytest.raises(TypeError, match=f"`{word}` does not exist yet: a trial is trained once"):
+        hp.Tuner(train, **{word: 3})
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
