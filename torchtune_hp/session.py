@@ -8,8 +8,10 @@ import gc
 import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import proxy
 
 import torch
 
@@ -69,7 +71,8 @@ class Session:
         name = journal.header["name"]
         place = Place(folder, "cpu", plan.max_t, plan.objective.needed, name, plan.seed)
         capacity = journal.header.get("capacity")
-        self.job = Job(plan.recipe, place, self.vault, plan.checkpoint_every, capacity, plan.trials, self._first, _Choices(journal))
+        first = partial(Session._first, proxy(self))        # the session holds the job
+        self.job = Job(plan.recipe, place, self.vault, plan.checkpoint_every, capacity, plan.trials, first, _Choices(journal))
 
     def run(self) -> Results:
         """Runs the study until it is over, and returns what the journal holds of it then."""
@@ -246,7 +249,7 @@ _first = iter([True])
 @contextmanager
 def _set_aside() -> Iterator[None]:
     """What was there before the process's first study, torch's own modules above all, is not looked through for cyclic garbage while that
-    study lasts: one full collection took a tenth of a study of two seconds. What a study leaves is such garbage, so before a later one
+    study lasts: one full collection took a tenth of a study of two seconds. What a study leaves may be such garbage, so before a later one
     all stays as it is; also where an accelerator's memory may be in it, and where somebody froze objects of their own, for thawing is for
     all."""
     if not next(_first, False) or gc.get_freeze_count() or torch.accelerator.is_available():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -281,3 +283,24 @@ def test_what_a_clock_chose_is_in_the_journal_and_a_resumed_study_keeps_to_it(tm
 def test_where_the_strategy_is_named_nothing_is_chosen() -> None:
     results = study(hp.Fused(8, strategy="vmap"))
     assert "choices" not in results.journal.header and not any("timing" in text for text in said(results, "choice"))
+
+
+def test_what_a_study_held_is_freed_when_it_is_let_go_of_and_not_by_the_collector_of_cyclic_garbage() -> None:
+    """Tensors above all, but also the vault with the states in it: one collection looks through all of torch, and comes when it comes."""
+
+    def alive() -> Counter[str]:
+        kinds = [type(each) for each in gc.get_objects()]
+        ours = [kind for kind in kinds if issubclass(kind, torch.Tensor) or str(kind.__module__).startswith("torchtune_hp")]
+        return Counter(f"{kind.__module__}.{kind.__qualname__}" for kind in ours)
+
+    study(hp.Fused(8, strategy="vmap"), trials=9)       # what is kept for good, the data above all, is there
+    gc.collect()
+    gc.disable()
+    try:
+        before = alive()
+        results = study(hp.Fused(8, strategy="vmap"), trials=9)
+        assert (alive() - before)["torchtune_hp.vault.Vault"] == 1
+        del results
+        assert alive() - before == Counter()
+    finally:
+        gc.enable()

@@ -99,7 +99,8 @@ class Fused(Serial):
 
     def _made(self, standing: Standing) -> LocalTrials:
         trials = _FusedTrials(self._job, standing.live, self.strategy)
-        trials.notes, self._notes = self._notes, []
+        trials.notes += self._notes
+        self._notes = []
         return trials
 
     def _trained(self, trials: LocalTrials, work: Sequence[tuple[int, int]]) -> Iterator[Reached | Failed]:
@@ -111,8 +112,9 @@ class _FusedTrials(LocalTrials):
     """The live trials of this process, trained together."""
 
     def __init__(self, job: Job, live: Sequence[tuple[Trial, int]], strategy: Strategy) -> None:
-        self.engine = Engine(lambda kind, text: self.notes.append(Note(kind, text)), strategy, job.choices)
         super().__init__(job, live)
+        notes = self.notes      # of self, the engine would hold a cycle of all tensors
+        self.engine = Engine(lambda kind, text: notes.append(Note(kind, text)), strategy, job.choices)
 
     def tidy(self, busy: set[int]) -> None:
         super().tidy(busy)
