@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import gc
+import getpass
 import os
 import signal
+import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
 
 from torchtune_hp.executors.server import ForkServer, serve
 from torchtune_hp.training import context
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nothing_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A temporary folder for each process that runs tests, and for what it starts: empty at the end, but for what torch's compiler keeps
+    there. Its large cache stays where it always is."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+            patch.setenv("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}"))
+        folder = tmp_path_factory.mktemp("tmp")
+        patch.setattr(tempfile, "tempdir", str(folder))
+        patch.setenv("TMPDIR", str(folder))
+        yield
+    gc.collect()
+    assert [path for path in folder.iterdir() if not path.name.startswith("torchinductor_")] == []
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,9 @@
 """Mutation testing of the floors that decide: would the tests notice if a line were wrong? `make mutants`; not a test itself.
 
 mutmut changes one thing at a time (a comparison, a constant, an argument, ...) in the modules that setup.cfg names under
-[mutmut], and runs the tests that call the changed function. A mutant is killed if one of them fails, or if it hangs or
-crashes. What survives is a line whose behavior no test pins down: `mutmut results` names the mutants, `mutmut show NAME` the change.
+[mutmut], which are floors 0, 2 and 3 (test_floors.py has the table), and runs the tests that call the changed function. A mutant
+is killed if one of them fails, or if it hangs or crashes. What survives is a line whose behavior no test pins down: `mutmut results`
+names the mutants, `mutmut show NAME` the change. The tensors of floor 1 are held to references and other programs instead.
 
 Results are kept under mutants/, so that a run that was interrupted goes on, and only what changed is tried again.
 """

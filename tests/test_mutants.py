@@ -1,13 +1,15 @@
-"""The arithmetic of `make mutants`: mutmut itself is not run here."""
+"""What `make mutants` changes, and its arithmetic: mutmut itself is not run here."""
 
 from __future__ import annotations
 
+import configparser
 import json
 from pathlib import Path
 
 import pytest
 
 from . import mutants
+from .test_floors import PACKAGE, ROOT, floor_of, name_of
 
 
 def written(folder: Path, **codes: list[int | None]) -> Path:
@@ -38,3 +40,12 @@ def test_85_per_cent_over_all_modules_is_enough_and_less_is_not(tmp_path: Path, 
 
 def test_no_mutant_tried_is_a_failure(tmp_path: Path) -> None:
     assert mutants.told(tmp_path) == 1
+
+
+def test_floors_0_2_and_3_are_mutated_and_no_other() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT.parent / "setup.cfg")
+    named = setup["mutmut"]["only_mutate"].split()
+    mutated = {path for pattern in named for path in ROOT.parent.glob(pattern)}
+    deciding = {path for path in ROOT.rglob("*.py") if floor_of(name_of(path)) in (0, 2, 3)}
+    assert mutated == deciding and all(pattern.startswith(f"{PACKAGE}/") for pattern in named)

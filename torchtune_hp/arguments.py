@@ -28,13 +28,21 @@ OURS = {
 }  # fmt: skip
 """What Ray Tune, Optuna, Hyperopt, scikit-learn and others call it -> what it is called here."""
 
+NOT_YET = {
+    "seeds": "a trial is trained once, under a seed of its own",
+    "folds": "a trial is trained once, on one split of its data",
+}
+"""What the design names and nobody has written -> how it is meanwhile."""
+
 
 def refuse_foreign(call: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """A TypeError that names our word for each argument that `call` does not know."""
+    """A TypeError that says of each argument that `call` does not know what it is called here, or that there is no such thing yet."""
     lines = []
     for name in given:
         if name in OURS:
             lines.append(f"`{name}` is {OURS[name]} here.")
+        elif name in NOT_YET:
+            lines.append(f"`{name}` does not exist yet: {NOT_YET[name]}.")
         else:
             near = difflib.get_close_matches(name, list(known), n=1)
             lines.append(f"`{name}` is not an argument" + (f"; did you mean {near[0]}=?" if near else "."))

@@ -8,8 +8,10 @@ import gc
 import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import proxy
 
 import torch
 
@@ -69,7 +71,8 @@ class Session:
         name = journal.header["name"]
         place = Place(folder, "cpu", plan.max_t, plan.objective.needed, name, plan.seed)
         capacity = journal.header.get("capacity")
-        self.job = Job(plan.recipe, place, self.vault, plan.checkpoint_every, capacity, plan.trials, self._first, _Choices(journal))
+        first = partial(Session._first, proxy(self))        # the session holds the job
+        self.job = Job(plan.recipe, place, self.vault, plan.checkpoint_every, capacity, plan.trials, first, _Choices(journal))
 
     def run(self) -> Results:
         """Runs the study until it is over, and returns what the journal holds of it then."""
@@ -92,6 +95,7 @@ class Session:
                 limits = plan.limits(capacity)
                 before = self._replay(study)
                 self._note_once(study)
+                self._note_timed()
                 standing, commands = study.standing(), study.outstanding()
                 earlier = None if before is None else Results(journal)
                 header = journal.header
@@ -145,6 +149,15 @@ class Session:
         for note in said:
             if note.text not in known:
                 self.journal.note(note)
+
+    def _note_timed(self) -> None:
+        """That a clock chose, of a process that died between the choice, which is in the header before its first use, and its turn."""
+        if self.journal.header.get("choices"):
+            from .population.words import timed
+
+            text = timed(self.plan.recipe.name)
+            if all(note.text != text for note in self.journal.notes("choice")):
+                self.journal.note(Note("choice", text))
 
     def _first(self) -> Trial:
         """The trial that this study begins with, or would on one slot; asked of copies."""
@@ -246,7 +259,7 @@ _first = iter([True])
 @contextmanager
 def _set_aside() -> Iterator[None]:
     """What was there before the process's first study, torch's own modules above all, is not looked through for cyclic garbage while that
-    study lasts: one full collection took a tenth of a study of two seconds. What a study leaves is such garbage, so before a later one
+    study lasts: one full collection took a tenth of a study of two seconds. What a study leaves may be such garbage, so before a later one
     all stays as it is; also where an accelerator's memory may be in it, and where somebody froze objects of their own, for thawing is for
     all."""
     if not next(_first, False) or gc.get_freeze_count() or torch.accelerator.is_available():

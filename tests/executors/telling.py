@@ -36,6 +36,14 @@ class Telling(toys.Quadratic):
         do(self.config, "cleanup")
 
 
+class Untidy(Telling):
+    """Has files of its own."""
+
+    def setup(self, config):
+        super().setup(config)
+        (Path(self.logdir) / "log").touch()
+
+
 class Recording(Telling):
     def step(self):
         metrics = super().step()

@@ -230,7 +230,8 @@ def test_workers_go_with_the_driver_however_it_goes(tmp_path):
         executor.submit(Train(0, 2))
         executor.wait()
     """))
-    driver = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}       # who is killed removes nothing
+    driver = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment)
     worker, server = map(int, driver.stdout.readline().split())
     assert not gone(worker, 0) and not gone(server, 0)
     driver.kill()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import tempfile
 
 import pytest
 
@@ -14,7 +15,7 @@ from torchtune_hp.testing import toys
 from torchtune_hp.trial import Drop, Failed, Keep, Launch, Reached, Train
 
 from .nursery import warm  # noqa: F401  (a fixture for all of them)
-from .telling import Deadly, Foldering, Recording, Telling, Unrebuildable, answers, begun, counting, gone, trial
+from .telling import Deadly, Foldering, Recording, Telling, Unrebuildable, Untidy, answers, begun, counting, gone, trial
 
 
 @pytest.mark.parametrize(("do", "why"), [("crash", "signal 11"), ("exit", "exit status 7"), ("close", "signal 9")])
@@ -169,6 +170,18 @@ def test_folders_that_states_came_in_are_removed(tmp_path):
         executor.close()
         assert play.vault.kept_step(0) == 1
     assert [path.name for path in (tmp_path / "trials/000000").iterdir()] == ["output.txt"]
+
+
+def test_of_a_study_in_memory_nothing_stays_in_the_temporary_folder_whatever_its_workers_die_of(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    executor = Processes(1)
+    with begun(executor, Untidy):
+        answers(executor, Launch(trial(0, save="crash"), 1))
+        (event,) = answers(executor, Keep(0), Train(0, 2))
+        assert event.step == 2 and len(executor.heard) == 2
+        (scratch,) = tmp_path.iterdir()
+        assert {path.name.split("-")[0] for path in scratch.iterdir()} == {"saved", "Untidy_000000"}
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_worker_that_cannot_start_ends_the_study_with_what_it_wrote():

@@ -90,6 +90,16 @@ def test_in_memory_the_logdir_is_removed_at_the_end(start):
     assert not folder.exists()
 
 
+def test_outside_a_study_the_logdir_is_removed_with_the_object(start):
+    runner = start(Counting)
+    runner.advance()
+    alone, loaded = Counting(), recipe_of(Counting).restore(Trial(7, (), {}, 11), Place(), runner.save(), 1)
+    folders = [Path(each.logdir) for each in (alone, loaded)]
+    (folders[0] / "log").write_text("1")
+    del alone, loaded
+    assert not any(folder.exists() for folder in folders)
+
+
 def test_the_config_is_its_own(start):
     class Popping(Trainable):
         def setup(self, config):

@@ -14,7 +14,8 @@ import torch
 
 from ..errors import ConfigurationError
 from ..population.census import STACKS
-from ..population.engine import Answer, Engine, Strategy
+from ..population.choosing import Strategy
+from ..population.engine import Answer, Engine
 from ..population.graphed import can_capture
 from ..population.room import let_go
 from ..population.sizes import Size, best_size
@@ -99,7 +100,8 @@ class Fused(Serial):
 
     def _made(self, standing: Standing) -> LocalTrials:
         trials = _FusedTrials(self._job, standing.live, self.strategy)
-        trials.notes, self._notes = self._notes, []
+        trials.notes += self._notes
+        self._notes = []
         return trials
 
     def _trained(self, trials: LocalTrials, work: Sequence[tuple[int, int]]) -> Iterator[Reached | Failed]:
@@ -111,8 +113,9 @@ class _FusedTrials(LocalTrials):
     """The live trials of this process, trained together."""
 
     def __init__(self, job: Job, live: Sequence[tuple[Trial, int]], strategy: Strategy) -> None:
-        self.engine = Engine(lambda kind, text: self.notes.append(Note(kind, text)), strategy, job.choices)
         super().__init__(job, live)
+        notes = self.notes      # of self, the engine would hold a cycle of all tensors
+        self.engine = Engine(lambda kind, text: notes.append(Note(kind, text)), strategy, job.choices)
 
     def tidy(self, busy: set[int]) -> None:
         super().tidy(busy)

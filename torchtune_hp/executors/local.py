@@ -19,7 +19,7 @@ RESTING_LIVE = 16
 
 
 class LocalTrials:
-    """Runs trials in this process. `notes` collects what is worth logging until the executor says it."""
+    """Runs trials in this process. `notes` collects what is worth logging until the executor says it, and is the same list for good."""
 
     def __init__(self, job: Job, live: Iterable[tuple[Trial, int]] = ()) -> None:
         self.job = job

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ..errors import ConfigurationError
 from ..trial import Command, Event, Failed, Launch, Reached, Setting, Standing, Train
@@ -52,12 +54,16 @@ class Processes:
         self.gpus = gpus
         self.ordered = ordered
         self._crew: Crew | None = None
+        self._scratch: TemporaryDirectory[str] | None = None
         self._whole = False
 
     def prepare(self, job: Job) -> int:
         self._job = job
         size, devices = workers_for(self.workers, self.cpus, self.gpus)
         place = job.place if not self.gpus else replace(job.place, device="cuda")
+        if place.folder is None:        # a worker that dies removes nothing
+            self._scratch = TemporaryDirectory(prefix="torchtune_hp-", ignore_cleanup_errors=True)
+            place = replace(place, scratch=Path(self._scratch.name))
         recipe = packed(job.recipe)
 
         def hello(number: int) -> Hello:
@@ -124,3 +130,5 @@ class Processes:
                     now = time.monotonic()
         finally:
             crew.close(GRACE)
+            if self._scratch is not None:
+                self._scratch.cleanup()

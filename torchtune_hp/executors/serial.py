@@ -60,8 +60,9 @@ class Serial:
         for answer in self._trained(trials, work):
             self._clock.finish(answer)
         now = time.monotonic() - self._began
-        notes, trials.notes = trials.notes, []
-        return [*(stamped(note, now) for note in notes), *(stamped(answer, now) for answer in self._clock.pop())]
+        notes = [stamped(note, now) for note in trials.notes]
+        trials.notes.clear()
+        return [*notes, *(stamped(answer, now) for answer in self._clock.pop())]
 
     def close(self, save: bool = False) -> None:
         trials, self._trials = self._trials, None

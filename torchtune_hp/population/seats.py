@@ -13,12 +13,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..training.alone import ModelRunner
-from .rows import Unstackable
 from .stack import Stack
+from .stackable import Unstackable
 
 
 class Refused(Exception):
     """These members cannot be trained as a stack; the text says why. Nothing has changed."""
+
+
+def line_of(error: BaseException) -> str:
+    """What an error says, in a line."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"
 
 
 class Seats:

@@ -18,14 +18,14 @@ from ..training.alone import ModelRunner
 from ..training.drain import Tree, tree_map
 from ..training.evaluation import autocast
 from .calls import Calls
-from .engine import FEW, Strategy
+from .choosing import FEW, Strategy
 from .graphed import can_capture
 from .keys import keys_of
 from .reads import Reads
 from .room import OUT_OF_MEMORY, free, let_go, limited
-from .rows import Unstackable
 from .speeds import wait
 from .stack import Stack
+from .stackable import Unstackable
 
 MOST = 1024
 FIRST = 8

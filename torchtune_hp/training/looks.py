@@ -122,7 +122,7 @@ class FunctionRunner(Session):
                 f"Trial {self.trial.id}: checkpoint must be a dict or the path of a folder that exists, but {source} gave "
                 f"{str(checkpoint)!r}. Give the folder that a file lies in, not the file."
             )
-        return copied_folder(Path(checkpoint), self.place.folder, f"reported-{self.step + 1:06d}")
+        return copied_folder(Path(checkpoint), self.place.under, f"reported-{self.step + 1:06d}")
 
     def _forget(self) -> None:
         if self._ours and isinstance(self._kept, Path):

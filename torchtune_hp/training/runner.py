@@ -26,7 +26,8 @@ class Place:
     """Where a trial lives and what it may know: its folder (None: in memory), its device, the budget, the needed metrics.
 
     `metrics`: keys every report must hold as numbers; a report without one fails the trial as "bad_metric". `seed`: the study's, for
-    what all its trials share.
+    what all its trials share. `scratch`: where folders that nobody asked to keep are made, where there is no `folder`; whoever made it
+    removes it, with what a process that died left there. None: among the system's temporary ones.
     """
 
     folder: Path | None = None
@@ -35,6 +36,12 @@ class Place:
     metrics: tuple[str, ...] = ()
     study: str = ""
     seed: int = 0
+    scratch: Path | None = None
+
+    @property
+    def under(self) -> Path | None:
+        """Where a trial's folders are made; None: among the system's temporary ones."""
+        return self.folder or self.scratch
 
 
 @dataclass(frozen=True, slots=True)

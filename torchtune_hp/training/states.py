@@ -50,7 +50,7 @@ def handed(state: State) -> dict[str, Any] | Path:
 
 
 def fresh_folder(under: Path | None, purpose: str) -> Path:
-    """A new empty folder in the trial's own, or among the system's temporary ones where the study is kept in memory."""
+    """A new empty folder in this one, which may not be there yet; None: among the system's temporary ones."""
     if under is not None:
         under.mkdir(parents=True, exist_ok=True)
     return Path(tempfile.mkdtemp(prefix=f"{purpose}-", dir=under))

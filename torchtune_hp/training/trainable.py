@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from weakref import finalize
 
 from ..errors import CheckpointError, ConfigurationError, TrialFinishedError
 from ..seeds import derive
@@ -42,6 +43,7 @@ class Trainable:
         session = current()
         self._context: Context = NOWHERE if session is None else session.context
         self._iteration = 0
+        self._scratch = None if session is None else session.place.scratch
         self._folder: Path | None = None
         ends = [bound for bound in (type(self).max_t, self._context.max_t) if bound is not None]
         self.max_t = min(ends) if ends else None
@@ -89,10 +91,15 @@ class Trainable:
 
     @property
     def logdir(self) -> str:
-        """The path of a folder for the trial's own files; a temporary one, removed at its end, if the study is in memory."""
+        """The path of a folder for the trial's own files; where the study is in memory, and outside of one, a temporary one, which is
+        removed when the trial ends, or this object is let go of."""
         if self._folder is None:
             given = self._context.dir
-            self._folder = fresh_folder(None, self.trial_name) if given is None else given
+            if given is None:
+                self._folder = fresh_folder(self._scratch, self.trial_name)
+                finalize(self, forget, self._folder)
+            else:
+                self._folder = given
             self._folder.mkdir(parents=True, exist_ok=True)
         return str(self._folder)
 
@@ -131,7 +138,7 @@ class TrainableRunner(Session):
         """The state, sharing nothing with the live object. A folder belongs to the caller from now on."""
         if not self._recipe.saves:
             return None
-        folder = fresh_folder(self.place.folder, f"saved-{self.step:06d}")
+        folder = fresh_folder(self.place.under, f"saved-{self.step:06d}")
         state: dict[str, Any] | None = None
         try:
             with self:
