@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from torchtune_hp.population import sizes as module
-from torchtune_hp.population.sizes import Bench, Size, available, best_size, chosen, climbed, sizes
+from torchtune_hp.population.sizes import Bench, Size, available, best_size, chosen, climbed, foreseen, sizes
 from torchtune_hp.population.stack import Stack
 from torchtune_hp.population.stackable import Unstackable
 
@@ -104,6 +106,51 @@ def test_the_time_for_measuring_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     alone = bench.alone()
     assert climbed(bench, 64) == ({}, "the 0 s for measuring are over")
     assert chosen(alone, {}, "the 0 s for measuring are over", bench.memory()).slots == 1
+
+
+def test_measuring_takes_a_share_of_one_iteration_of_every_trial_at_the_best_rate() -> None:
+    bench = Bench(one(), trials=40)
+    assert bench._budget == module.SECONDS      # nothing is known yet
+    rate = bench.alone()
+    updates = len(one().plan().passes)
+    assert bench._budget == pytest.approx(min(module.SECONDS, module.PART * 40 * updates / rate))
+    endless = Bench(one())
+    endless.alone()
+    assert endless._budget == module.SECONDS
+
+
+def test_a_study_too_short_for_measuring_is_not_measured_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PART", 0.0)
+    bench = Bench(one(), trials=40)
+    bench.alone()
+    assert climbed(bench, 40) == ({}, "the 0 s for measuring are over") and bench.over
+    assert best_size(one(), 40, "vmap").slots in (8, 16)        # the first size is measured, and one more foreseen at most
+
+
+FORESEEN: list[tuple[dict[int, float], dict[int, float]]] = [
+    ({8: 8 / 10, 16: 16 / 12}, {32: 32 / 16}),          # 10 s and 12 s a step: 0.25 s a member, and 8 s by itself
+    ({8: 1.0, 16: 1.0}, {32: 1.0}),                     # a step takes nothing by itself
+    ({8: 8 / 10, 16: 16 / 9}, {32: 32 / 9}),            # more members cost nothing
+    ({8: 1.0, 16: 2.0, 32: 2.0}, {40: 2.0}),            # of the last two
+    ({8: 1.0}, {}),
+    ({8: 1.0, 16: 2.0, 32: 3.0, 40: 3.0}, {}),          # there is none
+]
+
+
+@pytest.mark.parametrize(("rates", "found"), FORESEEN)
+def test_the_next_size_is_foreseen_by_the_line_through_the_last_two(rates: dict[int, float], found: dict[int, float]) -> None:
+    assert foreseen(rates, 40, lambda k: True) == pytest.approx(found)
+    assert foreseen(rates, 40, lambda k: k < 32) == {}
+
+
+def test_what_was_foreseen_may_be_taken_and_is_said() -> None:
+    size = chosen(None, {8: 100.0, 16: 150.0}, "the time is over", "one needs little", {32: 200.0})
+    assert size == Size(32, "members updated a second: 100 by 8, 150 by 16, presumably 200 by 32; the time is over; one needs little")
+    assert chosen(None, {8: 100.0, 16: 150.0}, "the time is over", "one needs little", {32: 160.0}).slots == 16
+
+
+def test_on_a_cpu_the_time_of_other_programs_does_not_count() -> None:
+    assert Bench(one())._clock is (time.perf_counter if sys.platform == "win32" else time.thread_time)
 
 
 def test_who_cannot_be_stacked_cannot_be_measured() -> None:

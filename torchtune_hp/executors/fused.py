@@ -201,5 +201,5 @@ class _Row:
         return self._engine.save(self.runner)
 
     def close(self) -> None:
-        self._engine.leave(self.runner)
+        self._engine.discard(self.runner)
         self.runner.close()

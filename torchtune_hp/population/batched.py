@@ -12,8 +12,7 @@ Laws:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,27 +22,36 @@ from torch._functorch.vmap import lazy_load_decompositions  # type: ignore[attr-
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 
-@contextmanager
-def members(k: int) -> Iterator[int]:
+class members:
     """The level of k members, for as long as the block runs."""
-    lazy_load_decompositions()      # rules that torch has in Python; once in a process
-    level = _functorch._vmap_increment_nesting(k, "error")
-    try:
-        yield level
-    finally:
+
+    __slots__ = ("_k",)
+
+    def __init__(self, k: int) -> None:
+        self._k = k
+
+    def __enter__(self) -> int:
+        lazy_load_decompositions()      # rules that torch has in Python; once in a process
+        return _functorch._vmap_increment_nesting(self._k, "error")
+
+    def __exit__(self, *error: object) -> None:
         _functorch._vmap_decrement_nesting()
 
 
-@contextmanager
-def outside() -> Iterator[None]:
+class outside:
     """A block outside of the innermost level and of function modes, for what is computed of plain tensors alone. Each call of torch is
     spared its way through them, and an `autograd.Function` its 0.4 ms of Python."""
-    level = _functorch.pop_dynamic_layer_stack()
-    try:
-        with torch._C.DisableTorchFunction():
-            yield
-    finally:
-        _functorch.push_dynamic_layer_stack(level)
+
+    __slots__ = ("_level", "_modes")
+
+    def __enter__(self) -> None:
+        self._level = _functorch.pop_dynamic_layer_stack()
+        self._modes = torch._C.DisableTorchFunction()
+        self._modes.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._modes.__exit__(*error)
+        _functorch.push_dynamic_layer_stack(self._level)
 
 
 def own(tensor: Tensor, level: int, dim: int = 0) -> Tensor:

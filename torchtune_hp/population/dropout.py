@@ -38,12 +38,29 @@ def dropped(by: own_randomness, input: Tensor, p: Rate, training: bool, inplace:
     call = by.next()
     if not isinstance(p, Tensor) and p == 0:
         return input
-    shape = (*input.shape[: input.dim() - shared], *[1] * shared)
-    gain = _gain(by.words, call, shape, p, input.dtype, input.device, alpha)
+    words = by.words
+    level = current(words[0])
+    if level is None or alpha or inplace:
+        gain = _gain(words, call, _shape(input, shared), p, input.dtype, input.device, alpha)
+    else:       # as each member would do it, but for all of them at once, and past the modes
+        shape, bare, rate = _shape(input, shared), plain(input, level), _of(p, level)
+        own_words = plain(words[0], level), plain(words[1], level)
+        with outside():
+            found = bare * _gain(own_words, call, shape, rate, bare.dtype, bare.device, alpha)
+        return own(found, level)
     if alpha:       # (kept - (1 - p)) * spread on top of what is kept
         result = torch.add(input * gain, gain, alpha=_SELU) - ((1 - p) * _spread(p, alpha)) * _SELU
         return input.copy_(result) if inplace else result.to(input.dtype)
     return input.mul_(gain) if inplace else input * gain
+
+
+def _shape(input: Tensor, shared: int) -> tuple[int, ...]:
+    return (*input.shape[: input.dim() - shared], *[1] * shared) if shared else tuple(input.shape)
+
+
+def _of(p: Rate, level: int) -> Rate:
+    """(k,) where it is each member's own."""
+    return plain(p, level) if isinstance(p, Tensor) and current(p) == level else p
 
 
 def _gain(
@@ -51,16 +68,18 @@ def _gain(
 ) -> Tensor:
     """`shape`, 0 where a unit is dropped, else what it is scaled by; of words (k,) and p (k,): (k, *shape)."""
     level = current(words[0])
-    if level is not None:       # each pass over all members' units at once, and past the modes
-        rate = plain(p, level) if isinstance(p, Tensor) and current(p) == level else p
-        bare = plain(words[0], level), plain(words[1], level)
+    if level is not None:
+        bare, rate = (plain(words[0], level), plain(words[1], level)), _of(p, level)
         with outside():
             gain = _gain(bare, call, shape, rate, dtype, device, alpha)
         return own(gain, level)
-    if isinstance(p, Tensor):
-        threshold, spread = (part.view((*p.shape, *[1] * len(shape))) for part in _rates(p, dtype, device, alpha))
-        return counter.reached(words, call, shape, threshold, device).to(dtype).mul_(spread)
-    return counter.reached(words, call, shape, min(threshold_of(p), _LARGEST), device).to(dtype).mul_(_spread(p, alpha))
+    if not isinstance(p, Tensor):
+        return counter.reached(words, call, shape, min(threshold_of(p), _LARGEST), device).to(dtype).mul_(_spread(p, alpha))
+    threshold, spread = (part.view((*p.shape, *[1] * len(shape))) for part in _rates(p, dtype, device, alpha))
+    kept = counter.reached(words, call, shape, threshold, device)
+    if dtype is torch.float32:      # 0 or 1 times the bits of a float are those of 0 or of the float: a pass less
+        return kept.mul_(spread.view(torch.int32)).view(torch.float32)
+    return kept.to(dtype).mul_(spread)
 
 
 def _rates(p: Tensor, dtype: torch.dtype, device: torch.device, alpha: bool) -> tuple[Tensor, Tensor]:

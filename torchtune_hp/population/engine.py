@@ -132,6 +132,11 @@ class Engine:
         self._residents.leave(runner)
         self._sorting.forget(runner)
 
+    def discard(self, runner: ModelRunner) -> None:
+        """As `leave`, but nobody will look at the runner any more: nothing is written back, which takes longer than an update."""
+        self._residents.discard(runner)
+        self._forget(runner)
+
     def stacks(self) -> list[int]:
         """How many members each stack holds."""
         return [len(group.present) for group in self._groups.values() if group.present]

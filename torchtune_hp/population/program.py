@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from .batched import mapped, members, out_of, own, tree_into
 from .layout import Block
-from .lowering import lowered
-from .randomness import own_randomness
+from .lowering import lower, lowered
+from .randomness import REPLACED, own_randomness
 
 Hook = Callable[..., Any]
 """(model, batch) -> loss, or (loss, anything made of tensors); with `more`, (model, batch, more)."""
@@ -110,7 +110,7 @@ class Program:
             given = [tree_into(batch, in_dims, level, k)]
             if more is not None:
                 given.append(tree_into(more, 0, level, k))
-            with self._put({**held, **rows.shared}, attributes), lowered(), own_randomness(own(keys, level)):
+            with self._put({**held, **rows.shared}, attributes), _inside(own(keys, level)):
                 found = hook(self.model, *given)
                 buffers = {name: registry[place] for registry, place, name, buffer in self._places if buffer}
             return mapped(lambda part: out_of(part, level, k), found), {name: out_of(part, level, k) for name, part in buffers.items()}
@@ -136,6 +136,16 @@ class Program:
                 registry[key] = tensor
             for (path, name), value in own.items():
                 setattr(self._modules[path], name, value)
+
+
+class _inside(own_randomness):
+    """`own_randomness` within `lowered`, as one mode: each call of torch makes its way through Python once, and not twice."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in REPLACED:
+            return lower(func, args, kwargs or {})
+        with lowered():
+            return super().__torch_function__(func, types, args, kwargs)
 
 
 def _places(model: nn.Module) -> Iterator[tuple[dict[str, Any], str, str, bool]]:

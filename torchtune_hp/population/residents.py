@@ -124,6 +124,12 @@ class Residents:
         self.take_out([runner])
         self._here.pop(runner, None)
 
+    def discard(self, runner: ModelRunner) -> None:
+        """As `leave`, of who is not looked at any more: nothing is written back."""
+        for group in self._groups.values():
+            group.stale.discard(runner)
+        self.leave(runner)
+
     def make_room(self) -> None:
         """All wait in host memory, and from now on it is tight."""
         self.tight = True

@@ -96,22 +96,27 @@ def descent(p: Tensor, g: Tensor, numbers: Numbers, flags: Flags) -> Tensor:
     return torch.addcmul(g.neg() if is_on(flags, "maximize") else g, p, decay)
 
 
-def decayed(p: Tensor, g: Tensor, numbers: Numbers, flags: Flags) -> Tensor:
-    """As `descent`, or with weight decay on the parameters themselves; the gradient may then be `g` itself."""
-    if not is_on(flags, "decoupled_weight_decay"):
-        return descent(p, g, numbers, flags)
-    (kept,) = columns(p, 1.0 - numbers["lr"] * numbers["weight_decay"])
-    p.mul_(kept)
-    return g.neg() if is_on(flags, "maximize") else g
+def adaptive(
+    p: Tensor, g: Tensor, state: dict[str, Tensor], numbers: Numbers, flags: Flags, *values: Tensor
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """What Adam and its kin have in common: weight decay, on the gradient or on the parameters themselves, and both moving averages go on.
 
-
-def moments(p: Tensor, g: Tensor, state: dict[str, Tensor], numbers: Numbers) -> Tensor:
-    """Both moving averages go on by `g`; gives the (k, D) tensor that held its squares, free to be written on."""
-    first, second = columns(p, 1.0 - numbers["beta1"], 1.0 - numbers["beta2"])
+    Gives the gradient that they went on by, which may be `g` itself; the (k, D) tensor that held its squares, free to be written on; and
+    (k, 1) of each of `values`, (k,) float64.
+    """
+    decoupled, decay = is_on(flags, "decoupled_weight_decay"), numbers["weight_decay"]
+    decay, first, second, *own = columns(
+        p, 1.0 - numbers["lr"] * decay if decoupled else decay, 1.0 - numbers["beta1"], 1.0 - numbers["beta2"], *values
+    )
+    g = g.neg() if is_on(flags, "maximize") else g
+    if decoupled:
+        p.mul_(decay)
+    else:
+        g = torch.addcmul(g, p, decay)
     state["exp_avg"].lerp_(g, first)
     square = torch.mul(g, g)
     state["exp_avg_sq"].lerp_(square, second)
-    return square
+    return g, square, tuple(own)
 
 
 def square_root(values: Tensor, out: Tensor | None = None) -> Tensor:

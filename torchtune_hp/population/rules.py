@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
-from .rule import Flags, Numbers, Rule, Value, columns, decayed, descent, is_on, moments, square_root
+from .rule import Flags, Numbers, Rule, Value, adaptive, columns, descent, is_on, square_root
 
 __all__ = ["RULES", "Flags", "Numbers", "Rule"]
 
@@ -68,9 +68,7 @@ class AdamRule(Rule):
         root = (1.0 - numbers["beta2"] ** step).sqrt()
         size = numbers["lr"] / (1.0 - numbers["beta1"] ** step)
         # m / (sqrt(v) / root + eps) is root * m / (sqrt(v) + eps * root): a pass less
-        eps, size = columns(p, numbers["eps"] * root, -size * root)
-        g = decayed(p, g, numbers, flags)
-        root_mean_square = moments(p, g, state, numbers)
+        _, root_mean_square, (eps, size) = adaptive(p, g, state, numbers, flags, numbers["eps"] * root, -size * root)
         if is_on(flags, "amsgrad"):
             largest = torch.maximum(state["max_exp_avg_sq"], state["exp_avg_sq"], out=state["max_exp_avg_sq"])
             square_root(largest, out=root_mean_square)
@@ -107,9 +105,8 @@ class NAdamRule(Rule):
         product.copy_(torch.where(state["mu_single"] != 0, single, product * mu))
         by_gradient = -lr * (1.0 - mu) / (1.0 - product) * root
         by_average = -lr * following / (1.0 - product * following) * root
-        eps, by_gradient, by_average = columns(p, numbers["eps"] * root, by_gradient, by_average)
-        g = decayed(p, g, numbers, flags)
-        root_mean_square = moments(p, g, state, numbers)
+        own = (numbers["eps"] * root, by_gradient, by_average)
+        g, root_mean_square, (eps, by_gradient, by_average) = adaptive(p, g, state, numbers, flags, *own)
         square_root(state["exp_avg_sq"], out=root_mean_square).add_(eps)
         p.addcdiv_(torch.mul(g, by_gradient).addcmul_(state["exp_avg"], by_average), root_mean_square)
 
@@ -130,9 +127,8 @@ class RAdamRule(Rule):
         factor = ((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length) * (1.0 - left)).sqrt()
         size = numbers["lr"] / (1.0 - numbers["beta1"] ** step) * torch.where(rectified, factor, 1.0)
         # a member whose average is still too short is divided by 0 * sqrt(v) + 1
-        share, eps, size = columns(p, rectified.to(size.dtype), torch.where(rectified, numbers["eps"], 1.0), -size)
-        g = decayed(p, g, numbers, flags)
-        divisor = moments(p, g, state, numbers)
+        own = (rectified.to(size.dtype), torch.where(rectified, numbers["eps"], 1.0), -size)
+        _, divisor, (share, eps, size) = adaptive(p, g, state, numbers, flags, *own)
         square_root(state["exp_avg_sq"], out=divisor).mul_(share).add_(eps)
         p.addcmul_(torch.div(state["exp_avg"], divisor, out=divisor), size)
 

@@ -2,13 +2,21 @@
 
 A stack of twice as many is tried for as long as that trains a tenth more members a second and there is room; the smallest size within
 a tenth of the best is taken. The member is thrown away afterwards.
+
+Laws:
+1. It takes a fifth, or so, of the time in which the study will train each of its trials for one iteration, which is the least that any
+   study does; and never more than SECONDS.
+2. What is taken was measured. Only where the time for it is over, the next size may be taken by the line through what was: a step of a
+   stack takes so long by itself, and so much longer for each member.
 """
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -33,8 +41,12 @@ GAIN = 1.1
 PATIENCE = 2
 """So many sizes in a row that gain nothing are the last: one measurement may be off."""
 SECONDS = 3.0
-"""The time that all of it may take."""
+"""The time that all of it may take,"""
+PART = 0.2
+"""and as a share of one iteration of every trial, at the best rate so far."""
 REPEATS = 5
+ENOUGH = 0.01
+"""Seconds after which a time is not taken once more than twice."""
 SHARE = 0.8
 """Of the memory that is free: the rest is for validation, and for other programs."""
 COPIES = 10
@@ -54,9 +66,10 @@ def best_size(runner: ModelRunner, trials: int | None, strategy: Strategy) -> Si
     most = min(MOST, trials or MOST)
     if strategy == "loop" or most <= FEW:
         return Size(1, 'one by one, as strategy="loop" asks for' if strategy == "loop" else f"there are {most} trials")
-    bench = Bench(runner, strategy in ("auto", "graph") and can_capture(runner.member.device))
+    bench = Bench(runner, strategy in ("auto", "graph") and can_capture(runner.member.device), trials)
     alone = bench.alone() if strategy == "auto" else None       # who asks for stacks gets some
-    return chosen(alone, *climbed(bench, most), bench.memory())
+    rates, end = climbed(bench, most)
+    return chosen(alone, rates, end, bench.memory(), foreseen(rates, most, bench.has_room) if bench.over else {})
 
 
 def climbed(rate: Callable[[int], float | str], most: int) -> tuple[dict[int, float], str]:
@@ -83,23 +96,43 @@ def sizes(most: int) -> Iterator[int]:
     yield most
 
 
-def chosen(alone: float | None, rates: dict[int, float], end: str, memory: str) -> Size:
-    """The smallest size within a tenth of the best; one by one has the same rate at any number."""
-    every = ({} if alone is None else {1: alone}) | rates
+def foreseen(rates: dict[int, float], most: int, has_room: Callable[[int], bool]) -> dict[int, float]:
+    """The rate of the next size, by the line through the times of the last two; empty where there are not two, or it has no room."""
+    if len(rates) < 2 or max(rates) == most:
+        return {}
+    (k, rate), (other, its) = list(rates.items())[-2:]
+    seconds = other / its
+    member = max(0.0, (seconds - k / rate) / (other - k))       # what one more costs
+    following = next(size for size in sizes(most) if size > other)
+    return {following: following / (seconds + (following - other) * member)} if has_room(following) else {}
+
+
+def chosen(alone: float | None, rates: dict[int, float], end: str, memory: str, ahead: Mapping[int, float] = MappingProxyType({})) -> Size:
+    """The smallest size within a tenth of the best; one by one has the same rate at any number. `ahead`: rates that were foreseen."""
+    every = ({} if alone is None else {1: alone}) | rates | dict(ahead)
     if not every:
         raise Unstackable(end)
     slots = min(k for k, rate in every.items() if rate * GAIN >= max(every.values()))
-    shown = ", ".join(f"{rate:{',.0f' if rate >= 100 else '.3g'}} {'one by one' if k == 1 else f'by {k}'}" for k, rate in every.items())
+    shown = ", ".join(
+        f"{'presumably ' if k in ahead else ''}{rate:{',.0f' if rate >= 100 else '.3g'}} {'one by one' if k == 1 else f'by {k}'}"
+        for k, rate in every.items()
+    )
     return Size(slots, f"members updated a second: {shown}; {end}; {memory}")
 
 
 class Bench:
-    """Times updates of copies of one member, on one batch of its data each. `graphed`: stacks of them are replayed from CUDA graphs."""
+    """Times updates of copies of one member, on one batch of its data each. `graphed`: stacks of them are replayed from CUDA graphs.
 
-    def __init__(self, runner: ModelRunner, graphed: bool = False) -> None:
+    `trials`: of the study; None: without end. `over`: a size was not tried for want of time.
+    """
+
+    def __init__(self, runner: ModelRunner, graphed: bool = False, trials: int | None = None) -> None:
         self.runner, self.device, self._graphed = runner, runner.member.device, graphed
-        self._until = time.perf_counter() + SECONDS
+        self.over = False
+        self._clock = _clock(self.device)
+        self._began, self._rate = self._clock(), 0.0
         plan, self._load = runner.plan(), 0.0
+        self._updates = None if trials is None else trials * len(plan.passes)       # of an iteration of every trial
         for number in range(min(2, len(plan.passes))):          # the first one may take longer to come
             began = time.perf_counter()
             self._batch = runner.feed.read(plan.parts(number))[0][0]
@@ -114,24 +147,35 @@ class Bench:
         """Members a second, one after another."""
         member = self.runner.member
         member.model.train()
-        self._seconds = self._load + self._time(lambda: self.runner.update_once(member.model, member.optimizer, _copied(self._batch)))
-        return 1 / self._seconds
+        return self._noted(self._load + self._time(lambda: self.runner.update_once(member.model, member.optimizer, _copied(self._batch))))
 
     def __call__(self, k: int) -> float | str:
         """Members a second of a stack of k; or why it was not made."""
-        if self._room is not None and k * self._bytes > SHARE * self._room:
+        if not self.has_room(k):
             return f"{k} have no room"
-        if time.perf_counter() + 2 * k * self._seconds > self._until:
-            return f"the {SECONDS:g} s for measuring are over"
+        if self._clock() + 3 * k * self._seconds > self._began + self._budget:
+            self.over = True
+            return f"the {self._budget:.2g} s for measuring are over"
         try:
-            seconds = self._stacked(k)
+            return self._noted(self._stacked(k) / k)
         except OUT_OF_MEMORY as error:
             return f"{k} have no room: {let_go(error)}"
         finally:
             if limited(self.device):        # elsewhere a stack that nobody holds is gone, and looking for garbage takes longer than a size
                 free()
-        self._seconds = seconds / k
-        return 1 / self._seconds
+
+    def has_room(self, k: int) -> bool:
+        return self._room is None or k * self._bytes <= SHARE * self._room
+
+    @property
+    def _budget(self) -> float:
+        """Seconds for all of it."""
+        return min(SECONDS, PART * self._updates / self._rate) if self._updates is not None and self._rate else SECONDS
+
+    def _noted(self, seconds: float) -> float:
+        """Of an update of one member; as a rate."""
+        self._seconds, self._rate = seconds, max(self._rate, 1 / seconds)
+        return 1 / seconds
 
     def memory(self) -> str:
         if self._room is None:
@@ -144,7 +188,8 @@ class Bench:
         if gpu:
             torch.cuda.reset_peak_memory_stats(self.device)
         before = torch.cuda.memory_allocated(self.device) if gpu else 0
-        stack = Stack([(member.model, member.optimizer)] * k, graphed=self._graphed)
+        stack = Stack([(member.model, member.optimizer)], graphed=self._graphed)
+        stack.keep([0] * k)         # as many of it: to read each from the member takes longer than its update
         rows = torch.cuda.memory_allocated(self.device) - before if gpu else 0
         calls = Calls(Reads())
         hook, own = calls.training(member, stack.model), calls.own([member] * k)
@@ -164,16 +209,23 @@ class Bench:
 
     def _time(self, update: Callable[[], Any]) -> float:
         """Seconds an update takes, at best; the first is not counted, unless there is no time for another."""
-        best, found = float("inf"), 0.0
+        best, found, start = float("inf"), 0.0, self._clock()
         for number in range(1 + REPEATS):
-            began = time.perf_counter()
+            began = self._clock()
             update()
             wait(self.device)
-            found = time.perf_counter() - began
+            now = self._clock()
+            found = now - began
             best = min(best, found) if number else best
-            if time.perf_counter() + found > self._until:
+            if now + found > self._began + self._budget or number > 1 and now > start + ENOUGH:
                 break
         return min(best, found)
+
+
+def _clock(device: torch.device) -> Callable[[], float]:
+    """Of seconds. On a CPU it stands still while other programs have it: on a busy machine, sizes are compared that were not equally
+    disturbed. (Windows counts a thread's time in steps of 16 ms.)"""
+    return time.thread_time if device.type == "cpu" and sys.platform != "win32" else time.perf_counter
 
 
 def _copied(batch: Tree, k: int | None = None) -> Tree:
