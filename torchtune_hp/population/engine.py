@@ -135,7 +135,7 @@ class Engine:
     def discard(self, runner: ModelRunner) -> None:
         """As `leave`, but nobody will look at the runner any more: nothing is written back, which takes longer than an update."""
         self._residents.discard(runner)
-        self._forget(runner)
+        self._sorting.forget(runner)
 
     def stacks(self) -> list[int]:
         """How many members each stack holds."""
