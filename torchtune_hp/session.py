@@ -95,6 +95,7 @@ class Session:
                 limits = plan.limits(capacity)
                 before = self._replay(study)
                 self._note_once(study)
+                self._note_timed()
                 standing, commands = study.standing(), study.outstanding()
                 earlier = None if before is None else Results(journal)
                 header = journal.header
@@ -148,6 +149,15 @@ class Session:
         for note in said:
             if note.text not in known:
                 self.journal.note(note)
+
+    def _note_timed(self) -> None:
+        """That a clock chose, of a process that died between the choice, which is in the header before its first use, and its turn."""
+        if self.journal.header.get("choices"):
+            from .population.words import timed
+
+            text = timed(self.plan.recipe.name)
+            if all(note.text != text for note in self.journal.notes("choice")):
+                self.journal.note(Note("choice", text))
 
     def _first(self) -> Trial:
         """The trial that this study begins with, or would on one slot; asked of copies."""

@@ -280,6 +280,33 @@ def test_what_a_clock_chose_is_in_the_journal_and_a_resumed_study_keeps_to_it(tm
         stacked.clear()
 
 
+def test_of_a_choice_whose_turn_was_never_journaled_the_log_tells_when_the_study_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    append = Journal.append
+
+    def killed(journal: Journal, *turn: Any) -> None:
+        if journal.header.get("choices"):
+            raise Killed
+        append(journal, *turn)
+
+    options: dict[str, Any] = {"storage": tmp_path, "name": "timed", "resume": "auto", "scheduler": "full", "trials": 8}
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Journal, "append", killed)
+        study(hp.Fused(8), **options)
+    with Journal.open(tmp_path / "timed") as journal:
+        chosen = journal.header["choices"]
+        assert chosen and not any("timing" in note.text for note in journal.notes("choice"))
+    for trials in (8, 16):
+        results = study(hp.Fused(8), **options | {"trials": trials})
+        assert chosen.items() <= results.journal.header["choices"].items()
+        assert sum("ToyModel: how trials are trained at once is chosen by timing" in text for text in said(results, "choice")) == 1
+        results.close()
+
+
 def test_where_the_strategy_is_named_nothing_is_chosen() -> None:
     results = study(hp.Fused(8, strategy="vmap"))
     assert "choices" not in results.journal.header and not any("timing" in text for text in said(results, "choice"))

@@ -64,6 +64,15 @@ def test_what_was_chosen_before_is_obeyed_with_no_time_known_and_whatever_is_mea
     assert speeds.loses(8) is None and not speeds.replays(8)
 
 
+def test_a_graph_that_was_chosen_before_is_said_to_be_so() -> None:
+    speeds = Speeds(True, {"Toy 3": "graph", "Toy 4": "vmap"}, "Toy")
+    for k in (5, 9):
+        speeds.note(k, 1.0, 0.0)
+        speeds.note(k, 1.0, 0.0, replayed=True)
+        speeds.note(k, 1.0, 0.0, replayed=True)
+    assert speeds.graph(5) == "this study chose so before" and speeds.graph(9) is None
+
+
 def test_a_graph_that_cannot_be_captured_any_more_is_chosen_anew() -> None:
     choices = {"Toy 3": "graph"}
     speeds = timed(choices, 4.0)
@@ -179,6 +188,17 @@ def test_a_clock_that_finds_padding_slow_at_one_size_has_chosen_for_all_and_afte
     assert choices[f"{named(any_width(structure_of(runners(Toy)[0])))} widths"] == "unpadded"
     assert sizes(dict(choices)) == [5, 5] == sizes(dict(choices), width=80)
     assert sizes(dict(choices), "vmap") == [10]         # which asks no clock, and obeys none
+
+
+def test_widths_that_are_not_padded_for_what_was_chosen_before_are_said_to_be_so_once() -> None:
+    heard: list[tuple[str, str]] = []
+    choices = {f"{named(any_width(structure_of(runners(Toy)[0])))} widths": "unpadded"}
+    engine = Engine(lambda *said: heard.append(said), choices=choices)
+    members = runners(Toy, [{"width": 8 + 8 * (k % 2)} for k in range(6)])
+    for _ in range(2):
+        engine.advance(members)
+    said = "Toy: widths are not padded, so there is a stack for each: this study chose so before."
+    assert [each for each in heard if "not padded" in each[1]] == [("choice", said)]
 
 
 # The journal ------------------------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ from .remedies import remedy
 from .residents import Residents
 from .room import OUT_OF_MEMORY, let_go
 from .seats import Refused
-from .speeds import UNPADDED, WIDTHS, Choices, Speeds
+from .speeds import BEFORE, UNPADDED, WIDTHS, Choices, Speeds
 from .words import Note, Words
 
 Answer = Look | BaseException
@@ -170,8 +170,9 @@ class Engine:
         if known is None:
             self._residents.only([runner])
             shape = structure_of(runner)
-            if self._by_shape and named(any_width(shape)) in self._by_shape:
+            if self._by_shape and (loose := named(any_width(shape))) in self._by_shape:
                 shape = structure_of(runner, padded=False)
+                self._words.by_shape("choice", shape, loose, BEFORE)
             if any(map(is_lazy, runner.member.model.parameters())):
                 self._unshaped.add(runner)
             if shape not in self._reads:
@@ -227,7 +228,7 @@ class Engine:
         for other in {kind[0] for kind in (*self._groups, *self._kinds.values())}:  # type: ignore[index]
             if named(any_width(other)) == loose:
                 self._regroup(other)
-        self._words.say("stack", f"{structure[0].__name__}: widths are not padded, so there is a stack for each: {why}.")
+        self._words.by_shape("stack", structure, loose, why)
 
     def _by_itself(self, runner: ModelRunner) -> Answer:
         found = self._residents.advance(runner)

@@ -36,6 +36,9 @@ Choices = MutableMapping[str, str]
 """The strategy, "vmap", "graph" or "loop", of each structure and size for which it is chosen; and where a clock found that widths
 are better not padded, that."""
 
+BEFORE = "this study chose so before"
+"""Why, where no time is known."""
+
 WIDTHS, UNPADDED = " widths", "unpadded"
 """The end of such a key, after the name of the structure of any width, and what stands there. Without one, widths are padded."""
 
@@ -91,11 +94,13 @@ class Speeds:
         """Why k are better trained one after another; None where a stack is faster, or was not tried yet."""
         if self.chosen(k) != "loop":
             return None
-        return self._shown(k) if k.bit_length() in self._stacked else "this study chose so before"
+        return self._shown(k) if k.bit_length() in self._stacked else BEFORE
 
     def graph(self, k: int) -> str | None:
-        """What was found of graphs for k, in figures; None where they were not timed, or not yet."""
-        return self._shown(k) if self.graphs and k.bit_length() in self._stacked and not self._tries(k) else None
+        """What was found of graphs for k, in figures, or that they were taken before; None where they were not timed, or not yet."""
+        if self.graphs and self.alone is not None and k.bit_length() in self._stacked and not self._tries(k):
+            return self._shown(k)
+        return BEFORE if self.chosen(k) == "graph" else None
 
     def _tries(self, k: int) -> bool:
         return self.graphs and len(self._replayed.get(k.bit_length(), ())) < TRIES

@@ -61,6 +61,10 @@ class Words:
         )
         self.say("stack", " ".join([said, *dict.fromkeys(why[read] for read in differ if read in why)]))
 
+    def by_shape(self, kind: str, structure: Structure, loose: str, why: str) -> None:
+        """That trials share a stack where their shapes are equal. `loose`: the name of the structure of any width."""
+        self.say(kind, f"{structure[0].__name__}: widths are not padded, so there is a stack for each: {why}.", loose)
+
     def few(self, text: str) -> None:
         """Few trials share a stack; the text says why."""
         self.say("stack", text, _FEW)
@@ -78,12 +82,16 @@ class Words:
 
     def timed(self, name: str) -> None:
         """That a clock chose; once for all that it chooses."""
-        self.say(
-            "choice", f"{name}: how trials are trained at once is chosen by timing it. Results depend on that by rounding, and another run "
-            'may choose otherwise: Fused(strategy="vmap") fixes it.', "timed",
-        )  # fmt: skip
+        self.say("choice", timed(name), "timed")
 
     def tight(self, runner: ModelRunner) -> None:
         """The device does not hold all."""
         name = type(runner.member).__name__
         self.say("slots", f"{name}: the device has no room for all trials at once. Who is not being trained waits in host memory.")
+
+
+def timed(name: str) -> str:
+    return (
+        f"{name}: how trials are trained at once is chosen by timing it. Results depend on that by rounding, and another run may choose "
+        'otherwise: Fused(strategy="vmap") fixes it.'
+    )
