@@ -31,16 +31,17 @@ from ..training.runner import Look
 from ..training.stream import Stream
 from .census import Census, advice, splits_most
 from .graphed import can_capture
-from .group import Apart, Group, Mixes
+from .group import Group
 from .kinds import Structure, any_width, attributes_of, described, is_padded, named, structure_of
 from .padding import common
 from .program import CompilerFailed
-from .reads import Read, Reads, shown
+from .reads import Apart, Read, Reads, shown
 from .remedies import remedy
 from .residents import Residents
 from .room import OUT_OF_MEMORY, let_go
 from .seats import Refused
 from .speeds import BEFORE, UNPADDED, WIDTHS, Choices, Speeds
+from .widths import Mixes
 from .words import Note, Words
 
 Answer = Look | BaseException

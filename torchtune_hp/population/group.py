@@ -18,36 +18,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import JournalError, TorchtuneError
-from ..training.alone import ModelRunner, finite_mean
-from ..training.evaluation import autocast, means, metrics_of, named
+from ..errors import JournalError
+from ..training.alone import ModelRunner
+from ..training.evaluation import autocast
 from ..training.hooks import driven
 from ..training.runner import Look
-from . import loud
+from . import looks
 from .batches import Batches, Place
-from .calls import Calls, Own, alone, check_validation, compared
+from .calls import Calls, Own, alone, compared
 from .check import Differs, FirstStep, Idle
-from .keys import batch_step, keys_of, later
+from .keys import keys_of, later
 from .kinds import differing
-from .per_member import of_row, on_host
 from .program import CompilerFailed
-from .reads import Read, Reads
+from .reads import Apart, Read, Reads
 from .room import OUT_OF_MEMORY, let_go
 from .schedules import Schedules
-from .seats import Refused, Seats
+from .seats import Refused, Seats, line_of
 from .speeds import Speeds, time_alone, wait
 from .stack import Stack
-
-Trained = dict[str, float] | BaseException
-"""An iteration's metrics of training, or why there are none."""
-
-
-class Apart(Exception):
-    """The hooks read from self what differs between these members. Nothing has changed."""
-
-
-class Mixes(Exception):
-    """The program mixes what lies along a padded width; the text says where it shows. Nothing has changed."""
+from .widths import Widths
 
 
 class Group(Seats):
@@ -61,8 +50,7 @@ class Group(Seats):
         self.proven = False                         # what is lifted was compared with members alone, in training,
         self._validated = False                     # and in validation
         self._calls = Calls(reads)
-        self._blind: set[Hashable] = set()          # widths, and those of the stack, between which no difference is seen
-        self._blind_to: list[ModelRunner] = []      # in all of these
+        self._widths = Widths(reads, self._calls)
         self._warm = False                          # every hook has run once
         self._schedules: Schedules | None = None
         self._scheduled: list[ModelRunner] = []     # whose those are
@@ -81,12 +69,12 @@ class Group(Seats):
         if not self._warm and self._tried(stack) is None and self._differ():
             raise Apart
         try:
-            self._check_widths(stack)
+            self._widths.check(stack, self.runners)
             trained, validated = self._attempt(stack)
         except Idle as idle:
             self.begin_without(idle.names)
             stack = self._watched(runners, attributes)
-            self._check_widths(stack)
+            self._widths.check(stack, self.runners)
             trained, validated = self._attempt(stack)
         self.proven = self.proven or stack.checked
         answers: dict[ModelRunner, Look | BaseException] = {}
@@ -134,42 +122,6 @@ class Group(Seats):
         finally:
             self._put_back(stack, *before)
 
-    def _check_widths(self, stack: Stack) -> None:
-        """Who is narrower than the stack is compared with itself alone, once for each combination of widths."""
-        if not stack.outside or self._blind_to is self.runners:
-            return
-        new: dict[Hashable, ModelRunner] = {}
-        for runner in self.runners:
-            new.setdefault(stack.widths(runner.member.model), runner)
-        new = {widths: runner for widths, runner in new.items() if widths not in self._blind}
-        if not new:
-            self._blind_to = self.runners
-            return
-        who = list(new.values())
-        try:
-            conclusive = loud.compared(stack, who, self._calls)
-        except (*OUT_OF_MEMORY, Idle):
-            raise
-        except Exception as error:
-            if self._differ():
-                raise Apart from error
-            if isinstance(error, Differs):
-                raise Mixes(str(error)) from error
-            if self._raises(who[0]):
-                return
-            raise Mixes(_line(error)) from error
-        self._blind.update(widths for widths, sure in zip(new, conclusive) if sure)
-
-    def _raises(self, runner: ModelRunner) -> bool:
-        """Whether its hooks raise in a stack of its own widths, too."""
-        try:
-            loud.compared(Stack([(runner.member.model, runner.member.optimizer)], self._idle), [runner], self._calls)
-        except Differs:
-            return False
-        except Exception:
-            return True
-        return False
-
     def _watched(self, runners: Sequence[ModelRunner], attributes: Sequence[dict[Read, Hashable]]) -> Stack:
         """Their stack, whose model writes down what it reads of that in which they differ."""
         own = differing(attributes)
@@ -184,7 +136,7 @@ class Group(Seats):
         self._calls.watch(stack.model, own)
         return stack
 
-    def _attempt(self, stack: Stack) -> tuple[list[Trained], dict[ModelRunner, dict[str, float]]]:
+    def _attempt(self, stack: Stack) -> tuple[list[looks.Metrics], dict[ModelRunner, dict[str, float]]]:
         """The iteration, or everything as it was and the reason."""
         if self._schedules is None or self._scheduled is not self.runners or any(runner.hooked for runner in self.runners):
             members = [(runner.member.optimizer, driven(runner.member)) for runner in self.runners]
@@ -219,7 +171,7 @@ class Group(Seats):
                 raise Apart from error
             if isinstance(error, OUT_OF_MEMORY):
                 raise
-            raise Refused(_line(error)) from error
+            raise Refused(line_of(error)) from error
 
     def _put_back(self, stack: Stack, snapshot: list[Any], places: list[Place], stale: set[ModelRunner]) -> None:
         stack.restore(snapshot)
@@ -228,9 +180,9 @@ class Group(Seats):
         self.stale = stale | {runner for runner in self.runners if runner.hooked}       # those may be ahead of their rows
 
     def _differ(self) -> bool:
-        return len({self.reads.values(runner.member) for runner in self.runners}) > 1
+        return self.reads.differ([runner.member for runner in self.runners])
 
-    def _train(self, stack: Stack, batches: Batches, schedules: Schedules) -> list[Trained]:
+    def _train(self, stack: Stack, batches: Batches, schedules: Schedules) -> list[looks.Metrics]:
         runners, first = self.runners, self.runners[0]
         member = first.member
         hook, own = self._calls.training(member, stack.model), self._own()
@@ -295,23 +247,9 @@ class Group(Seats):
             updates, load = max(1, len(batches) - 1), batches.waited if batches.in_dims is None else 0.0
             self.speeds.note(len(runners), (time.perf_counter() - began) / updates, load / updates, stack.replayed)
         self._warm = True
-        return self._trained(values, extras, weights)
+        return looks.trained(self.runners, values, extras, weights)
 
-    def _trained(self, losses: Tensor, extras: list[dict[str, Tensor]], weights: list[int]) -> list[Trained]:
-        """`losses`: (batches, k) float64; of a member whose are not finite, the error that it would raise alone."""
-        held = {f"train_{name}": torch.stack([extra[name] for extra in extras]).cpu().double().T.tolist() for name in extras[0]}
-        own, weight = losses.T.contiguous(), torch.tensor(weights, dtype=torch.float64)
-        whole, finite = ((own * weight).sum(1) / weight.sum()).tolist(), own.isfinite().all(1).tolist()
-        found: list[Trained] = []
-        for row, runner in enumerate(self.runners):
-            try:
-                loss = whole[row] if finite[row] else finite_mean(own[row], weights, runner.step + 1)
-                found.append({"train_loss": loss, **means({name: list(zip(values[row], weights)) for name, values in held.items()})})
-            except TorchtuneError as error:
-                found.append(error)
-        return found
-
-    def _validate(self, stack: Stack, trained: list[Trained]) -> dict[ModelRunner, dict[str, float]]:
+    def _validate(self, stack: Stack, trained: list[looks.Metrics]) -> dict[ModelRunner, dict[str, float]]:
         """Whose validation raises has that for an answer in `trained`."""
         due = [
             row for row, runner in enumerate(self.runners)
@@ -319,30 +257,13 @@ class Group(Seats):
         ]   # fmt: skip
         if not due:
             return {}
-        first, member = self.runners[0], self.runners[0].member
-        hook, own = self._calls.validation(member, stack.model), self._own()
-        metrics: list[dict[str, float]] = [{} for _ in self.runners]
-        standing = [batch_step(runner.step + 1, 0) for runner in self.runners]
-        first_keys = keys_of([runner.validation_base for runner in self.runners], standing, member.device)
-        for name, part in first.data.val.items():
-            found: list[tuple[dict[str, Any], int]] = []
-            for number, (batch, n) in enumerate(part.batches(first.data.batch_size)):
-                keys = later(first_keys, number)
-                with autocast(member):
-                    found.append((stack.evaluate(hook, batch, None, keys, own), n))
-                if number == 0 and self.reads.lifted and not self._validated:
-                    for row in compared(own):
-                        check_validation(self.runners[row].member, stack.model_of(row), batch, keys[row], of_row(found[0][0], row))
-            found = on_host(found)
-            for row in list(due):
-                each = [({name: of_row(value, row) for name, value in values.items()}, n) for values, n in found]
-                try:
-                    metrics[row].update(named(name, metrics_of(self.runners[row].member, each)))
-                except (Exception, SystemExit) as error:
-                    trained[row] = error
-                    due.remove(row)
+        checked = self._validated or not self.reads.lifted
+        found = looks.validated(stack, self.runners, due, self._calls, checked)
         self._validated = True
-        return {self.runners[row]: metrics[row] for row in due}
+        for row, metrics in found.items():
+            if isinstance(metrics, BaseException):
+                trained[row] = metrics
+        return {self.runners[row]: metrics for row, metrics in found.items() if not isinstance(metrics, BaseException)}
 
     def _own(self) -> Own:
         return self._calls.own([runner.member for runner in self.runners])
@@ -366,9 +287,4 @@ def _no_other_draws(known: bool) -> Iterator[None]:
 def _numpy_state() -> Any:
     state = np.random.get_state(legacy=False)["state"]
     return state["pos"], state["key"].tobytes()
-
-
-def _line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else ''}"
 

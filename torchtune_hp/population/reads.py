@@ -27,6 +27,10 @@ from .signature import frozen
 Read = tuple[str, ...]
 
 
+class Apart(Exception):
+    """The hooks read from self what differs between these members. Nothing has changed."""
+
+
 class Reads:
     """Of all members of one structure. `lifted`: what is, in other structures of the class: most likely here as well."""
 
@@ -44,6 +48,10 @@ class Reads:
         """The reads in which members differ, and that are not lifted."""
         first, *others = [self.values(member) for member in members]
         return [read for place, (read, value) in enumerate(first) if any(other[place][1] != value for other in others)]
+
+    def differ(self, members: Sequence[Any]) -> bool:
+        """Whether some of these members may not share a stack."""
+        return len({self.values(member) for member in members}) > 1
 
     def tensors(self, members: Sequence[Any], device: torch.device) -> dict[Read, Tensor]:
         """(k,) float64 for each lifted read that is a float of these members, who agree in `values`; (k, ...) where it is a tensor."""

@@ -21,6 +21,12 @@ class Refused(Exception):
     """These members cannot be trained as a stack; the text says why. Nothing has changed."""
 
 
+def line_of(error: BaseException) -> str:
+    """What an error says, in a line."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"
+
+
 class Seats:
     """`runners[i]` has row i. `stale`: whose own modules are behind their rows. `compiled`, `graphed`: as of Stack."""
 

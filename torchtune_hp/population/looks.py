@@ -1,0 +1,62 @@
+"""What an iteration of a stack gave each of its members: metrics of training and of validation, or the error that it would raise alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import TorchtuneError
+from ..training.alone import ModelRunner, finite_mean
+from ..training.evaluation import autocast, means, metrics_of, named
+from .calls import Calls, check_validation, compared
+from .keys import batch_step, keys_of, later
+from .per_member import of_row, on_host
+from .stack import Stack
+
+Metrics = dict[str, float] | BaseException
+"""Of an iteration, or why there are none."""
+
+
+def trained(runners: Sequence[ModelRunner], losses: Tensor, extras: list[dict[str, Tensor]], weights: list[int]) -> list[Metrics]:
+    """`losses`: (batches, k) float64; of a member whose are not finite, the error that it would raise alone."""
+    held = {f"train_{name}": torch.stack([extra[name] for extra in extras]).cpu().double().T.tolist() for name in extras[0]}
+    own, weight = losses.T.contiguous(), torch.tensor(weights, dtype=torch.float64)
+    whole, finite = ((own * weight).sum(1) / weight.sum()).tolist(), own.isfinite().all(1).tolist()
+    found: list[Metrics] = []
+    for row, runner in enumerate(runners):
+        try:
+            loss = whole[row] if finite[row] else finite_mean(own[row], weights, runner.step + 1)
+            found.append({"train_loss": loss, **means({name: list(zip(values[row], weights)) for name, values in held.items()})})
+        except TorchtuneError as error:
+            found.append(error)
+    return found
+
+
+def validated(stack: Stack, runners: Sequence[ModelRunner], due: Sequence[int], calls: Calls, checked: bool) -> dict[int, Metrics]:
+    """Of the rows that are `due`. Unless they are `checked`, rows with different values of what is lifted are compared with alone."""
+    first, member = runners[0], runners[0].member
+    hook, own = calls.validation(member, stack.model), calls.own([runner.member for runner in runners])
+    metrics: dict[int, dict[str, float]] = {row: {} for row in due}
+    raised: dict[int, BaseException] = {}
+    standing = [batch_step(runner.step + 1, 0) for runner in runners]
+    first_keys = keys_of([runner.validation_base for runner in runners], standing, member.device)
+    for name, part in first.data.val.items():
+        found: list[tuple[dict[str, Any], int]] = []
+        for number, (batch, n) in enumerate(part.batches(first.data.batch_size)):
+            keys = later(first_keys, number)
+            with autocast(member):
+                found.append((stack.evaluate(hook, batch, None, keys, own), n))
+            if number == 0 and not checked:
+                for row in compared(own):
+                    check_validation(runners[row].member, stack.model_of(row), batch, keys[row], of_row(found[0][0], row))
+        found = on_host(found)
+        for row in [row for row in due if row not in raised]:
+            each = [({name: of_row(value, row) for name, value in values.items()}, n) for values, n in found]
+            try:
+                metrics[row].update(named(name, metrics_of(runners[row].member, each)))
+            except (Exception, SystemExit) as error:
+                raised[row] = error
+    return {**metrics, **raised}
