@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from .journal_text import to_json
-from .results import FIXED, Record, Results, record
+from .results import Results
+from .tables import FIXED, Record, record
 
 _REPORTS = """SELECT r.trial, t.state, r.step, r.time, r.metrics, config_text(t.x, t.config, t.names)
     FROM report r JOIN trials t ON t.id = r.trial ORDER BY r.id"""

@@ -1,9 +1,12 @@
-"""The config of a recorded trial, with what JSON could not hold of it: objects, and tuples."""
+"""A recorded trial's config, with what JSON could not hold of it: objects, and tuples."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from .errors import ConfigurationError, SpaceError
 from .journal_text import from_json, to_json
 from .spec import without_addresses
 from .trial import Config, Trial
@@ -18,6 +21,21 @@ def whole_config(trial: Trial, space: Space) -> Config:
 
     fresh: Config = space.decode(torch.tensor([trial.x], dtype=torch.float64), [trial.seed])[0]
     return fresh if _stored(fresh) == _stored(trial.config) else trial.config
+
+
+def whole_trial(trial: Trial, header: Mapping[str, Any], given: Any = None) -> Trial:
+    """The trial as it was launched, by the space that is `given`, or that of the journal's header. ConfigurationError if it cannot be."""
+    from .space import Space
+
+    try:
+        space = Space.rebuild(header["space"]) if given is None else Space.of(given)
+    except (SpaceError, KeyError) as error:
+        if '"__repr__":' not in to_json(trial.config):
+            return trial
+        raise ConfigurationError(
+            f"The config of trial {trial.id} holds objects, and the space that made them cannot be rebuilt ({error}). Pass space=."
+        ) from error
+    return replace(trial, config=whole_config(trial, space))
 
 
 def _stored(config: Config) -> Any:

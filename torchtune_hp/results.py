@@ -9,20 +9,20 @@ constraint is never the best; of equals the earliest is, and within one turn tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
-from .configs import whole_config
-from .errors import CheckpointError, ConfigurationError, SeveralObjectivesError, SpaceError, TorchtuneError
+from .configs import whole_trial
+from .errors import CheckpointError, ConfigurationError, SeveralObjectivesError, TorchtuneError
 from .growth import Growth, growth
 from .journal import Journal
-from .journal_text import from_json, text_of, to_json
+from .journal_text import from_json, text_of
 from .objective import VIOLATED, Mode, Objective
 from .population.census import STACKS
-from .result import Point, Result as Result, TrialError as TrialError, flat, front, line_of
+from .result import Point, Result as Result, TrialError as TrialError, front, line_of
+from .tables import Record, curves, frame, metrics_of, record
 from .trial import Note, Trial
 
 if TYPE_CHECKING:
@@ -38,17 +38,6 @@ _RANKED = "SELECT value FROM trial WHERE value < ? ORDER BY value LIMIT ?"
 _TOP = """SELECT t.id, t.best FROM trial t JOIN report r ON r.id = t.best WHERE t.value <= ? ORDER BY t.value, r.turn, t.id LIMIT ?"""
 _KEPT = "(SELECT c.step FROM checkpoint c WHERE c.trial = report.trial AND c.purpose = 'keep' ORDER BY c.id DESC LIMIT 1)"
 _SHOWN = f"(SELECT id FROM report WHERE trial = t.id ORDER BY step = {_KEPT} DESC, id DESC LIMIT 1)"
-
-FIXED = ("trial", "state", "step", "time")
-
-
-class Record(NamedTuple):
-    """A row of a table. `fixed`: the values of FIXED. `metrics`: one named like those is metrics.<name>. `config`: config.<name>."""
-
-    fixed: tuple[Any, ...]
-    metrics: Mapping[str, Any]
-    config: Mapping[str, Any]
-
 
 class Results:
     """`Results.open("runs/digits")`, or what `fit` returns. A sequence of `Result`, one for each trial, by trial id."""
@@ -158,14 +147,7 @@ class Results:
 
         A pandas DataFrame; without pandas, a list of dicts with the same keys.
         """
-        table = list(self.records())
-        columns = [*FIXED[:3], *_keys(row.metrics for row in table), *_keys(row.config for row in table), FIXED[3]]
-        rows = [{**dict.fromkeys(columns), **row.metrics, **row.config, **dict(zip(FIXED, row.fixed))} for row in table]
-        try:
-            import pandas
-        except ImportError:
-            return rows
-        return pandas.DataFrame(rows, columns=columns)
+        return frame(self.records())
 
     def records(self) -> Iterator[Record]:
         """The rows of `get_dataframe`, one by one: a study of any size takes no memory."""
@@ -174,12 +156,7 @@ class Results:
 
     def curves(self) -> dict[int, list[dict[str, Any]]]:
         """For each trial its reports in order: the step and the metrics."""
-        curves: dict[int, list[dict[str, Any]]] = {trial: [] for (trial,) in self.journal.rows("SELECT id FROM trial ORDER BY id")}
-        for trial, step, metrics, done in self.journal.rows("SELECT trial, step, metrics, done FROM report ORDER BY id"):
-            curve = curves.setdefault(trial, [])
-            if not (done and curve and curve[-1]["step"] == step):      # a trial that ended without a further report said so
-                curve.append({**from_json(metrics), "step": step})
-        return curves
+        return curves(self.journal)
 
     def counts(self) -> dict[str, int]:
         """How many trials are in each state there is."""
@@ -264,18 +241,7 @@ class Results:
 
     def launched(self, trial: int) -> Trial:
         """The trial as it was launched. Objects that JSON could not hold come from the space again, by the trial's x and seed."""
-        spec = self.journal.trial(trial)
-        from .space import Space
-
-        try:
-            space = Space.rebuild(self.header["space"]) if self._space is None else Space.of(self._space)
-        except (SpaceError, KeyError) as error:
-            if '"__repr__":' not in to_json(spec.config):
-                return spec
-            raise ConfigurationError(
-                f"The config of trial {trial} holds objects, and the space that made them cannot be rebuilt ({error}). Pass space=."
-            ) from error
-        return replace(spec, config=whole_config(spec, space))
+        return whole_trial(self.journal.trial(trial), self.header, self._space)
 
     def _rows(self, where: str, *parameters: Any) -> Iterator[tuple[Any, ...]]:
         shown = "t.best" if self._single else _SHOWN
@@ -288,7 +254,7 @@ class Results:
         trial, config, state, _, _, step, metrics, time, done, launched, *_ = row
         config = from_json(config)
         shown: dict[str, Any] = {}
-        reported = _metrics(metrics)
+        reported = metrics_of(metrics)
         if step is not None:
             spent = max(0.0, time - launched)
             shown = {"training_iteration": step, "time_total_s": spent, "trial_id": trial, "config": config, "done": bool(done)}
@@ -303,7 +269,7 @@ class Results:
         if row[10] is not None:
             return text_of(row[10])
         last = next(self.journal.rows("SELECT metrics FROM report WHERE id = ?", row[11]))
-        found = ", ".join(f"{name} = {value}" for name, value in _metrics(last[0]).items() if name in self.objective.needed)
+        found = ", ".join(f"{name} = {value}" for name, value in metrics_of(last[0]).items() if name in self.objective.needed)
         return f"DivergedError: {found or 'no metric'} at step {row[4]}"
 
     def _one_objective(self) -> None:
@@ -316,17 +282,3 @@ class Results:
         raise TorchtuneError(
             f"The best trial has a finite {metric!r} within the constraints, but none was reported yet (trials: {self.counts()}).{first}"
         )
-
-
-def record(fixed: tuple[Any, ...], metrics: str | None, config: str) -> Record:
-    """From a row of the journal."""
-    named = {f"metrics.{name}" if name in FIXED else name: value for name, value in _metrics(metrics).items()}
-    return Record(fixed, named, flat(from_json(config)))
-
-
-def _metrics(text: str | None) -> dict[str, Any]:
-    return {} if text is None else from_json(text)
-
-
-def _keys(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(key for row in rows for key in row))
