@@ -99,6 +99,17 @@ def interleaved(cases: Mapping[str, Callable[[], Any]], rounds: int, fewer: Mapp
     return found
 
 
+def timed(run: Callable[..., Any], *arguments: Any, **words: Any) -> Callable[[], float]:
+    """A case that does this, and returns the seconds it takes."""
+
+    def seconds() -> float:
+        began = time.perf_counter()
+        run(*arguments, **words)
+        return time.perf_counter() - began
+
+    return seconds
+
+
 def median(values: Sequence[float]) -> float:
     """NaN of nothing."""
     return statistics.median(values) if values else math.nan

@@ -30,24 +30,16 @@ from typing import Any
 
 import common
 import torch
-from common import Goal
+from common import Goal, timed
+from suggest_ours import as_used, conditioned, kernel_of, log_ei, many_given, one_given, ours
 from suggest_peers import botorch, botorch_given, botorch_model, optuna_asked, optuna_study
 from torch import Tensor
 
-from torchtune_hp.gp.acquisition import deviation, log_expected_improvement
-from torchtune_hp.gp.climb import Column, Cube
-from torchtune_hp.gp.fantasies import Fantasies, fantasize, incumbents, log_noisy_expected_improvement
 from torchtune_hp.gp.fit import fit
-from torchtune_hp.gp.kernel import Kernel, unpack
-from torchtune_hp.gp.maximize import batch, pool, starts
+from torchtune_hp.gp.kernel import unpack
 from torchtune_hp.gp.priors import default, draw, log_prior, mode
-from torchtune_hp.gp.regression import Fitted, condition, log_marginal, predict
-from torchtune_hp.gp.slopes import scales
-from torchtune_hp.gp.threads import bounded
-from torchtune_hp.searchers import GPSearch
-from torchtune_hp.trial import Dim, Report, Setting
+from torchtune_hp.gp.regression import condition, log_marginal
 
-SAMPLES, INCUMBENTS, RAW = 16, 16, 512       # RAW: as many points as BoTorch scores
 ONE = {100: (5.0, 5.0), 300: (3.0, 5.0), 1000: (1.5, 5.0)}
 """Observations -> how many times faster than BoTorch, and than Optuna, one suggestion is to be."""
 
@@ -80,84 +72,7 @@ def observed(n: int, d: int, seed: int) -> tuple[Tensor, Tensor]:
     return x, (y - y.mean()) / y.std()
 
 
-# Ours -----------------------------------------------------------------------------------------------------------------------
-
-
-def kernel_of(x: Tensor) -> Kernel:
-    return Kernel(tuple(range(x.shape[1])), shape="rbf")        # BoTorch's own default
-
-
-def cube_of(x: Tensor) -> Cube:
-    return Cube([Column()] * x.shape[1], lambda points: points)
-
-
-def widths(fitted: Fitted) -> Tensor:
-    return scales(fitted.kernel, fitted.hyper, fitted.x.shape[1])
-
-
-def conditioned(x: Tensor, y: Tensor) -> Fitted:
-    kernel = kernel_of(x)
-    return condition(kernel, x, y, fit(kernel, x, y).hyper)
-
-
-def one_given(fitted: Fitted, seed: int) -> Tensor:
-    """(1, d): where log EI is largest."""
-    x, best, cube = fitted.x, fitted.y.amin(), cube_of(fitted.x)
-    around = x[fitted.y.argsort(stable=True)[:8]]
-    return pool(lambda at: log_ei(fitted, at, best), cube, starts(cube, RAW, around, seed), x, scale=widths(fitted)).x[:1]
-
-
-def many_given(fitted: Fitted, q: int, seed: int) -> Tensor:
-    """(q, d): a batch by log NEI."""
-    x, cube = fitted.x, cube_of(fitted.x)
-    generator = torch.Generator().manual_seed(seed)
-    believed = incumbents(fitted, x, INCUMBENTS)
-    normals = torch.randn(SAMPLES, len(believed), dtype=torch.float64, generator=generator)
-    imagined: Fantasies = fantasize(fitted, believed, normals)
-    begun = starts(cube, max(RAW, 4 * q), believed, seed)
-    found = pool(lambda at: log_noisy_expected_improvement(imagined, at), cube, begun, x, scale=widths(fitted))
-    return batch(imagined, cube, found, x, torch.randn(SAMPLES, q, dtype=torch.float64, generator=generator))
-
-
-def ours(x: Tensor, y: Tensor, q: int, seed: int) -> Tensor:
-    with bounded(len(x)):       # as GPSearch does
-        fitted = conditioned(x, y)
-        return one_given(fitted, seed) if q == 1 else many_given(fitted, q, seed)
-
-
-def as_used(x: Tensor, y: Tensor) -> float:
-    """Seconds of one suggestion of GPSearch at the last milestone within n, its share of the fit included."""
-    n, d = 2, x.shape[1]
-    while (more := n + (n if n < 64 else n // 8)) <= len(x):        # see searchers/gp_history.py
-        n = more
-    searcher = GPSearch()
-    everywhere = Setting(tuple(Dim(f"x{k}", "float") for k in range(d)), lambda at: torch.ones(len(at), dtype=torch.bool), max_t=1)
-    searcher.begin(everywhere)
-    reports = [Report(k, 1, (value,), 0, tuple(point), done=True) for k, (value, point) in enumerate(zip(y.tolist(), x.tolist()))]
-    nobody = x[:0]
-    searcher.tell(reports[: n - 1])
-    searcher.ask(1, pending=nobody, index=n - 1, seed=0)             # the fits before
-    searcher.tell(reports[n - 1 : n])
-    fitting = timed(searcher.ask, 1, pending=nobody, index=n, seed=0)()
-    asking = timed(searcher.ask, 1, pending=nobody, index=n, seed=1)()
-    return asking + max(0.0, fitting - asking) / (n if n < 64 else n // 8)
-
-
-def log_ei(fitted: Fitted, at: Tensor, best: Tensor) -> Tensor:
-    mean, square = predict(fitted, at)
-    return log_expected_improvement(mean, deviation(square), best)
-
-
 # What is measured -----------------------------------------------------------------------------------------------------------
-
-
-def timed(run: Callable[..., Any], *arguments: Any, **words: Any) -> Callable[[], float]:
-    def seconds() -> float:
-        began = time.perf_counter()
-        run(*arguments, **words)
-        return time.perf_counter() - began
-
-    return seconds
 
 
 def one_suggestion(sizes: list[int], rounds: int, peers: set[str]) -> dict[str, Any]:

@@ -35,8 +35,8 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
     yield load
     for name in (
         "cifar10", "cifar10_tasks", "common", "early_stopping", "fused_costs", "networks", "overhead", "pairing", "scale", "study_vs_peers",
-        "suggest_fit", "suggest_latency", "suggest_objectives", "suggest_objectives_tasks", "suggest_peers", "suggest_quality",
-        "suggest_tasks", "warm_start",
+        "suggest_fit", "suggest_latency", "suggest_objectives", "suggest_objectives_tasks", "suggest_ours", "suggest_peers",
+        "suggest_quality", "suggest_tasks", "warm_start",
     ):  # fmt: skip
         sys.modules.pop(name, None)
 
