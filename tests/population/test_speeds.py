@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from torchtune_hp.errors import JournalError
 from torchtune_hp.journal import Journal
 from torchtune_hp.population import group as group_module
-from torchtune_hp.population.engine import Engine, Strategy
+from torchtune_hp.population.choosing import Strategy
+from torchtune_hp.population.engine import Engine
 from torchtune_hp.population.kinds import any_width, named, structure_of
 from torchtune_hp.population.speeds import Speeds
 from torchtune_hp.session import _Choices

@@ -14,7 +14,8 @@ import torch
 
 from ..errors import ConfigurationError
 from ..population.census import STACKS
-from ..population.engine import Answer, Engine, Strategy
+from ..population.choosing import Strategy
+from ..population.engine import Answer, Engine
 from ..population.graphed import can_capture
 from ..population.room import let_go
 from ..population.sizes import Size, best_size

@@ -20,35 +20,27 @@ Laws:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Literal
-
-import torch
-from torch.nn.parameter import is_lazy
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from ..training.alone import ModelRunner
 from ..training.runner import Look
-from ..training.stream import Stream
 from .census import Census, advice, splits_most
-from .graphed import can_capture
+from .choosing import Choosing, Strategy
 from .group import Group
-from .kinds import Structure, any_width, attributes_of, described, is_padded, named, structure_of
-from .padding import common
+from .kinds import Kind, any_width, described, named
 from .program import CompilerFailed
-from .reads import Apart, Read, Reads, shown
+from .reads import Apart, shown
 from .remedies import remedy
 from .residents import Residents
 from .room import OUT_OF_MEMORY, let_go
 from .seats import Refused
-from .speeds import BEFORE, UNPADDED, WIDTHS, Choices, Speeds
+from .sorting import Sorting
+from .speeds import Choices
 from .widths import Mixes
 from .words import Note, Words
 
 Answer = Look | BaseException
-Strategy = Literal["auto", "vmap", "loop", "compile", "graph"]
-
-FEW = 2
-"""So many runners of a kind or fewer are trained one by one."""
 
 
 class Engine:
@@ -61,31 +53,20 @@ class Engine:
     """
 
     def __init__(self, note: Note = lambda kind, text: None, strategy: Strategy = "auto", choices: Choices | None = None) -> None:
-        self._words = Words(note)
-        self._strategy = strategy
-        self._choices: Choices = {} if choices is None else choices
-        self._given = len(self._choices)
-        self._speeds: dict[Hashable, Speeds] = {}       # by structure
-        self._groups: dict[Hashable, Group] = {}
-        self._kinds: dict[ModelRunner, Hashable] = {}
-        self._attributes: dict[ModelRunner, dict[Read, Hashable]] = {}
-        self._reads: dict[Any, Reads] = {}              # by structure: what hooks were seen to read
-        self._alone: dict[Hashable, str] = {}           # by kind: why its members are trained one by one
-        self._by_shape: set[str] = set()                # names of structures of any width that are not padded
-        if strategy == "auto":
-            self._by_shape.update(key.removesuffix(WIDTHS) for key, chosen in self._choices.items() if chosen == UNPADDED)
-        self._uncompiled: set[Hashable] = set()         # structures on which the compiler failed,
-        self._uncaptured: set[Hashable] = set()         # and those whose steps no graph can hold
-        self._unshaped: set[ModelRunner] = set()        # whose models have lazy layers that saw no batch yet
         self.census = Census()
-        self._most: dict[Hashable, int] = {}            # by kind: how many at once have room
-        self._residents = Residents(self._groups, self._words.tight)
+        self._words = Words(note)
+        self._choosing = Choosing(strategy, {} if choices is None else choices, self._words)
+        self._groups: dict[Kind, Group] = {}
+        self._alone: set[Kind] = set()                  # whose members cannot be a stack
+        self._most: dict[Kind, int] = {}                # how many at once have room
+        residents = self._residents = Residents(self._groups, self._words.tight)
+        self._sorting = Sorting(lambda runner: residents.only([runner]), self._choosing.by_shape)
 
     def begin(self, start: Callable[[], ModelRunner]) -> ModelRunner:
         """The runner that `start` makes; where there is no room for one more, made again with the device to itself."""
         runner = self._residents.begin(start)
         if self._residents.tight:
-            self._kind(runner)
+            self._sorting.kind(runner)
             self.rest([runner])
         return runner
 
@@ -97,15 +78,18 @@ class Engine:
         alone = 0
         while waiting:
             again: list[ModelRunner] = []
-            for (kind, _), members in self._sorted(waiting).items():
+            sorts = self._sorting.by_kind(waiting)
+            self._words.places(sorts)
+            for (kind, _), members in sorts.items():
                 turns = self._turns(kind, members)
                 while turns:
                     turn = turns.pop(0)
-                    if any(runner not in self._kinds for runner in turn) or self._kinds[turn[0]] != kind:      # sorted anew meanwhile
+                    if not self._sorting.holds(turn, kind):     # sorted anew meanwhile
                         again += turn
-                    elif self._padding_loses(kind, turn):
+                    elif why := self._choosing.padding_loses(kind[0], turn):
+                        self._unpad(kind[0], why)
                         again += turn
-                    elif self._apart(kind, turn):
+                    elif kind in self._alone or self._choosing.alone(kind[0], turn):
                         for runner in turn:
                             answers[runner] = self._by_itself(runner)
                         sizes.append(len(turn))
@@ -123,9 +107,9 @@ class Engine:
         """Counts how many trials share a stack, and says once what to do where they are few."""
         if sizes:
             self.census.add(sizes, alone)
-        if self._strategy == "loop" or not self.census.small or self._words.few_said:
+        if self._choosing.strategy == "loop" or not self.census.small or self._words.few_said:
             return
-        found = splits_most([(runner.member.config, described(self._kind(runner))) for runner in runners])
+        found = splits_most([(runner.member.config, described(self._sorting.kind(runner))) for runner in runners])
         if found is not None:
             text = advice(type(runners[0].member).__name__, self.census, found)
             self._words.few(text)
@@ -146,106 +130,37 @@ class Engine:
     def leave(self, runner: ModelRunner) -> None:
         """The runner is not trained here any more; its own module and optimizer are what it was trained to."""
         self._residents.leave(runner)
-        self._forget(runner)
+        self._sorting.forget(runner)
 
     def stacks(self) -> list[int]:
         """How many members each stack holds."""
         return [len(group.present) for group in self._groups.values() if group.present]
 
-    def _sorted(self, runners: Sequence[ModelRunner]) -> dict[tuple[Hashable, Hashable], list[ModelRunner]]:
-        """By kind, and by where they stand in the data: who stands elsewhere waits until the group has taken the others on."""
-        sorts: dict[tuple[Hashable, Hashable], list[ModelRunner]] = {}
-        passes: dict[Hashable, Hashable] = {}
-        for runner in runners:
-            kind, phase = self._kind(runner), runner.feed.phase
-            sorts.setdefault((kind, phase), []).append(runner)
-            if passes.setdefault(kind, phase) != phase and _streamed(runner):
-                self._words.say(
-                    "stack", f"{type(runner.member).__name__}: trials stand at different places of the DataLoader. From each place it is "
-                    "played once, for those that stand there. A scheduler that lets trials go on together has fewer places.",
-                )  # fmt: skip
-        return sorts
-
-    def _kind(self, runner: ModelRunner) -> Hashable:
-        known = self._kinds.get(runner)
-        if known is None:
-            self._residents.only([runner])
-            shape = structure_of(runner)
-            if self._by_shape and (loose := named(any_width(shape))) in self._by_shape:
-                shape = structure_of(runner, padded=False)
-                self._words.by_shape("choice", shape, loose, BEFORE)
-            if any(map(is_lazy, runner.member.model.parameters())):
-                self._unshaped.add(runner)
-            if shape not in self._reads:
-                self._reads[shape] = Reads({read for other, reads in self._reads.items() if other[0] is shape[0] for read in reads.lifted})
-            known = (shape, self._reads[shape].values(runner.member))
-            self._kinds[runner], self._attributes[runner] = known, attributes_of(runner.member)
-        return known
-
-    def _forget(self, runner: ModelRunner) -> None:
-        self._kinds.pop(runner, None)
-        self._attributes.pop(runner, None)
-
-    def _apart(self, kind: Any, members: Sequence[ModelRunner]) -> bool:
-        """Whether these of a kind are trained one by one."""
-        structure, k = kind[0], len(members)
-        few = 1 if _streamed(members[0]) else FEW       # two that share a DataLoader's batches play it once
-        if k <= few or self._strategy == "loop" or kind in self._alone:
-            return True
-        slow = self._loses(structure, members)
-        if slow is not None:
-            text = f"{structure[0].__name__}: trained one by one where there are {k} or so: {slow}."
-            self._words.say("choice", text, (structure, k.bit_length()))
-        return slow is not None
-
-    def _padding_loses(self, kind: Any, members: Sequence[ModelRunner]) -> bool:
-        """Whether these would be trained one by one for being padded; they are sorted anew then, by shape."""
-        structure = kind[0]
-        slow = self._loses(structure, members) if len(members) > FEW else None
-        if slow is None or not is_padded(structure) or not common([runner.member.model for runner in members]):
-            return False
-        self._choices[named(any_width(structure)) + WIDTHS] = UNPADDED
-        self._unpad(structure, f"padded, {slow}")
-        return True
-
-    def _loses(self, structure: Structure, members: Sequence[ModelRunner]) -> str | None:
-        """Why so many of a structure are faster one after another; None where they are not, or nobody asks."""
-        speeds = self._timed(structure, members[0].member.device)
-        return None if speeds is None else speeds.loses(len(members))
-
-    def _timed(self, structure: Structure, device: torch.device) -> Speeds | None:
-        """Of a structure; None where the strategy is given."""
-        if self._strategy == "auto" and structure not in self._speeds:
-            self._speeds[structure] = Speeds(self._graphed(structure, device), self._choices, named(structure))
-        return self._speeds.get(structure)
-
-    def _graphed(self, structure: Structure, device: torch.device) -> bool:
-        return self._strategy in ("auto", "graph") and structure not in self._uncaptured and can_capture(device)
-
     def _unpad(self, structure: Any, why: str) -> None:
         """From now on, members that differ from this structure in widths only share a stack where their shapes are equal."""
+        self._choosing.unpad(structure, why)
         loose = named(any_width(structure))
-        self._by_shape.add(loose)
-        for other in {kind[0] for kind in (*self._groups, *self._kinds.values())}:  # type: ignore[index]
+        for other in {kind[0] for kind in self._groups} | self._sorting.structures():
             if named(any_width(other)) == loose:
                 self._regroup(other)
-        self._words.by_shape("stack", structure, loose, why)
 
     def _by_itself(self, runner: ModelRunner) -> Answer:
         found = self._residents.advance(runner)
         if isinstance(found, Look):
-            self._changed(runner)
+            self._sorting.trained(runner)
         return found
 
     def _together(self, kind: Any, members: list[ModelRunner], answers: dict[ModelRunner, Answer]) -> list[ModelRunner]:
         """Trains them as a stack; returns those that turned out to be of another kind, to be sorted again."""
-        structure, reads = kind[0], self._reads[kind[0]]
-        group = self._groups.get(kind) or self._groups.setdefault(kind, self._group(structure, members[0].member.device))
+        structure, reads = kind[0], self._sorting.reads[kind[0]]
+        if kind not in self._groups:
+            self._groups[kind] = self._choosing.group(structure, reads, members[0].member.device)
+        group = self._groups[kind]
         known = len(reads.seen)
         try:
             self._residents.only(members)
             try:
-                found = group.advance(members, [self._attributes[runner] for runner in members])
+                found = group.advance(members, [self._sorting.attributes[runner] for runner in members])
             except Apart as apart:
                 self._split(structure, group, members, apart)
                 return members
@@ -253,10 +168,9 @@ class Engine:
                 self._unpad(structure, str(mixes))
                 return members
         except CompilerFailed as failed:
-            self._uncompiled.add(structure)
             self._residents.take_out(group.present)
             del self._groups[kind]
-            self._words.say("choice", f"{structure[0].__name__}: stacks are not compiled: {failed}.")
+            self._choosing.uncompiled(structure, str(failed))
             return members
         except OUT_OF_MEMORY as error:
             self._halve(kind, len(members), let_go(error))
@@ -276,34 +190,16 @@ class Engine:
             answers.update(found)
             if len(reads.seen) > known:
                 self._again(structure)
-            self._words.formed(self._kinds[members[0]], members)
+            self._words.formed(self._sorting.kind(members[0]), members)
             if group.stack is not None and group.stack.outside:
                 self._words.widened(group.stack, members)
-            self._said_of_graphs(structure, group, len(members))
-            if len(self._choices) > self._given:
-                self._words.timed(structure[0].__name__)
+            self._choosing.trained(structure, group, len(members))
         for runner in members:
             if isinstance(answers[runner], Look):
-                self._changed(runner)
+                self._sorting.trained(runner)
         return []
 
-    def _group(self, structure: Any, device: torch.device) -> Group:
-        compiled = self._strategy == "compile" and structure not in self._uncompiled
-        return Group(self._reads[structure], self._timed(structure, device), compiled, self._graphed(structure, device))
-
-    def _said_of_graphs(self, structure: Any, group: Group, k: int) -> None:
-        """Says which was faster, once that is known, or why there are no graphs."""
-        graphs, speeds, name = group.stack and group.stack.graphs, group.speeds, structure[0].__name__
-        if graphs and graphs.why:
-            self._uncaptured.add(structure)
-            if speeds is not None:
-                speeds.graphs = False
-            self._words.say("choice", f"{name}: steps are not replayed from a CUDA graph: {graphs.why}.", (structure, "graph"))
-        elif speeds is not None and (found := speeds.graph(k)) is not None:
-            taken = "replayed from a CUDA graph" if speeds.replays(k) else "not replayed from a CUDA graph"
-            self._words.say("choice", f"{name}: steps of {k} or so are {taken}: {found}.", (structure, "graph", k.bit_length()))
-
-    def _one_by_one(self, kind: Hashable, members: Sequence[ModelRunner], answers: dict[ModelRunner, Answer], why: str) -> None:
+    def _one_by_one(self, kind: Kind, members: Sequence[ModelRunner], answers: dict[ModelRunner, Answer], why: str) -> None:
         """The shared step raised: whose error is it? If each can do it by itself, it is the sharing's, and there is no more of it."""
         found = {runner: self._by_itself(runner) for runner in members}
         answers.update(found)
@@ -312,7 +208,7 @@ class Engine:
 
     def _split(self, structure: Any, group: Group, members: Sequence[ModelRunner], apart: Apart) -> None:
         """The hooks read what differs between these members: it is lifted where that can be, else there is a stack for each value."""
-        reads, name = self._reads[structure], structure[0].__name__
+        reads, name = self._sorting.reads[structure], structure[0].__name__
         differ = reads.apart([runner.member for runner in members])
         tried = [read for read in differ if apart.__cause__ is None and reads.can_lift(read, [runner.member for runner in members])]
         errors = {read: group.takes(read) for read in tried}
@@ -330,17 +226,15 @@ class Engine:
     def _regroup(self, structure: Any) -> None:
         """All of this structure are sorted anew, by what is known now of what their hooks read."""
         for kind, group in list(self._groups.items()):
-            if kind[0] == structure:  # type: ignore[index]
+            if kind[0] == structure:
                 self._residents.take_out(group.present)
                 del self._groups[kind]
-        for runner, kind in list(self._kinds.items()):
-            if kind[0] == structure:  # type: ignore[index]
-                self._forget(runner)
+        self._sorting.forget_all(structure)
 
     def _again(self, structure: Any) -> None:
         """More was read than before, so kinds have other keys: those that are there, as those to come will have."""
-        reads = self._reads[structure]
-        for kind, group in [(kind, group) for kind, group in self._groups.items() if kind[0] == structure]:  # type: ignore[index]
+        reads = self._sorting.reads[structure]
+        for kind, group in [(kind, group) for kind, group in self._groups.items() if kind[0] == structure]:
             del self._groups[kind]
             values = {reads.values(runner.member) for runner in group.present}
             if len(values) != 1:
@@ -349,21 +243,19 @@ class Engine:
             new = (structure, values.pop())
             self._groups[new] = group
             self._words.renamed(kind, new)
-        for runner, kind in list(self._kinds.items()):
-            if kind[0] == structure:  # type: ignore[index]
-                self._kinds[runner] = new = (structure, reads.values(runner.member))
-                if kind in self._most:
-                    self._most[new] = self._most[kind]
-                if kind in self._alone:
-                    self._alone[new] = self._alone[kind]
+        for kind, new in self._sorting.renamed(structure):
+            if kind in self._most:
+                self._most[new] = self._most[kind]
+            if kind in self._alone:
+                self._alone.add(new)
 
     def _refuse(self, kind: Any, why: str) -> None:
-        self._alone[kind] = why
+        self._alone.add(kind)
         self._words.say("stack", f"{kind[0][0].__name__}: trained one by one: {why.rstrip('.')}.")
 
     # Room ---------------------------------------------------------------------------------------------------------------
 
-    def _turns(self, kind: Hashable, members: list[ModelRunner]) -> list[list[ModelRunner]]:
+    def _turns(self, kind: Kind, members: list[ModelRunner]) -> list[list[ModelRunner]]:
         """As many of them at once as have room, in turns of one length."""
         n = -(-len(members) // self._most.get(kind, len(members)))
         return [members[turn::n] for turn in range(n)]
@@ -372,13 +264,3 @@ class Engine:
         self._residents.make_room()
         self._most[kind] = half = max(1, k // 2)
         self._words.halved(kind[0][0].__name__, k, half, why)
-
-    def _changed(self, runner: ModelRunner) -> None:
-        """After `on_iteration_end`, which may change what a stack depends on, and once lazy layers have shapes, its kind is another."""
-        if runner.hooked or runner in self._unshaped:
-            self._unshaped.discard(runner)
-            self._forget(runner)
-            self._kind(runner)
-
-def _streamed(runner: ModelRunner) -> bool:
-    return isinstance(runner.data.train, Stream)

@@ -18,7 +18,7 @@ from ..training.alone import ModelRunner
 from ..training.drain import Tree, tree_map
 from ..training.evaluation import autocast
 from .calls import Calls
-from .engine import FEW, Strategy
+from .choosing import FEW, Strategy
 from .graphed import can_capture
 from .keys import keys_of
 from .reads import Reads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from ..training.alone import ModelRunner
 from .kinds import Kind, Structure, begins
 from .padding import obstacle, widths
 from .reads import Read, shown
+from .sorting import streamed
 from .stack import Stack
 
 Note = Callable[[str, str], None]
@@ -60,6 +62,17 @@ class Words:
             "value. A number read as self.hparams[...] would not split them."
         )
         self.say("stack", " ".join([said, *dict.fromkeys(why[read] for read in differ if read in why)]))
+
+    def places(self, sorts: Mapping[tuple[Kind, Hashable], Sequence[ModelRunner]]) -> None:
+        """That trials of a kind stand at different places of a DataLoader."""
+        places = Counter(kind for kind, _ in sorts)
+        for (kind, _), members in sorts.items():
+            if places[kind] > 1 and streamed(members[0]):
+                name = type(members[0].member).__name__
+                self.say(
+                    "stack", f"{name}: trials stand at different places of the DataLoader. From each place it is played once, for those "
+                    "that stand there. A scheduler that lets trials go on together has fewer places.",
+                )  # fmt: skip
 
     def by_shape(self, kind: str, structure: Structure, loose: str, why: str) -> None:
         """That trials share a stack where their shapes are equal. `loose`: the name of the structure of any width."""

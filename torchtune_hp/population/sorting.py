@@ -1,0 +1,85 @@
+"""Which trials may share a stack: the kind of each, and how they are sorted by it.
+
+What a kind is, is said in kinds.py. A trial keeps its own until it may be another: its hooks were seen to read more, or may have
+changed something (`on_iteration_end`), or its lazy layers saw their first batch. Then it is looked at anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+
+from torch.nn.parameter import is_lazy
+
+from ..training.alone import ModelRunner
+from ..training.stream import Stream
+from .kinds import Kind, Structure, attributes_of, structure_of
+from .reads import Read, Reads
+
+
+class Sorting:
+    """`near`: brings a runner to where it can be looked at. `by_shape`: whether the widths of a structure are not padded."""
+
+    def __init__(self, near: Callable[[ModelRunner], None], by_shape: Callable[[Structure], bool]) -> None:
+        self.reads: dict[Structure, Reads] = {}             # what hooks were seen to read
+        self.attributes: dict[ModelRunner, dict[Read, Hashable]] = {}
+        self._near = near
+        self._by_shape = by_shape
+        self._kinds: dict[ModelRunner, Kind] = {}
+        self._unshaped: set[ModelRunner] = set()            # whose models have lazy layers that saw no batch yet
+
+    def by_kind(self, runners: Sequence[ModelRunner]) -> dict[tuple[Kind, Hashable], list[ModelRunner]]:
+        """By kind, and by where they stand in the data: who stands elsewhere waits until the group has taken the others on."""
+        sorts: dict[tuple[Kind, Hashable], list[ModelRunner]] = {}
+        for runner in runners:
+            sorts.setdefault((self.kind(runner), runner.feed.phase), []).append(runner)
+        return sorts
+
+    def kind(self, runner: ModelRunner) -> Kind:
+        known = self._kinds.get(runner)
+        if known is None:
+            self._near(runner)
+            shape = structure_of(runner)
+            if self._by_shape(shape):
+                shape = structure_of(runner, padded=False)
+            if any(map(is_lazy, runner.member.model.parameters())):
+                self._unshaped.add(runner)
+            if shape not in self.reads:
+                self.reads[shape] = Reads({read for other, reads in self.reads.items() if other[0] is shape[0] for read in reads.lifted})
+            known = (shape, self.reads[shape].values(runner.member))
+            self._kinds[runner], self.attributes[runner] = known, attributes_of(runner.member)
+        return known
+
+    def holds(self, runners: Sequence[ModelRunner], kind: Kind) -> bool:
+        """Whether these, of one kind, are of this one still."""
+        return all(runner in self._kinds for runner in runners) and self._kinds[runners[0]] == kind
+
+    def structures(self) -> set[Structure]:
+        return {kind[0] for kind in self._kinds.values()}
+
+    def forget(self, runner: ModelRunner) -> None:
+        self._kinds.pop(runner, None)
+        self.attributes.pop(runner, None)
+
+    def forget_all(self, structure: Structure) -> None:
+        for runner, kind in list(self._kinds.items()):
+            if kind[0] == structure:
+                self.forget(runner)
+
+    def trained(self, runner: ModelRunner) -> None:
+        """After `on_iteration_end`, which may change what a stack depends on, and once lazy layers have shapes, its kind is another."""
+        if runner.hooked or runner in self._unshaped:
+            self._unshaped.discard(runner)
+            self.forget(runner)
+            self.kind(runner)
+
+    def renamed(self, structure: Structure) -> Iterator[tuple[Kind, Kind]]:
+        """More was read than before, so kinds have other names: of each trial of this structure the old one, and the new."""
+        for runner, kind in list(self._kinds.items()):
+            if kind[0] == structure:
+                self._kinds[runner] = (structure, self.reads[structure].values(runner.member))
+                yield kind, self._kinds[runner]
+
+
+def streamed(runner: ModelRunner) -> bool:
+    """Whether its batches come from a DataLoader."""
+    return isinstance(runner.data.train, Stream)
