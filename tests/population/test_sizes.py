@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from torchtune_hp.population import sizes as module
-from torchtune_hp.population.rows import Unstackable
 from torchtune_hp.population.sizes import Bench, Size, available, best_size, chosen, climbed, sizes
 from torchtune_hp.population.stack import Stack
+from torchtune_hp.population.stackable import Unstackable
 
 from . import test_shared_batches as shared
 from .test_engine import Drawing, Grouped, Norm, Toy, Unknown, WithHparams, runners

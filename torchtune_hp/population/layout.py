@@ -114,3 +114,15 @@ def unflatten(row: Tensor, parameters: Sequence[Tensor]) -> None:
     parts = row.to(parameters[0].device).split_with_sizes([parameter.numel() for parameter in parameters])
     torch._foreach_copy_(list(parameters), [part.view_as(parameter) for part, parameter in zip(parts, parameters)])
 
+
+def cut(tensor: Tensor, row: int, place: Tensor | None) -> Tensor:
+    """A member's part of (k, D) or (k,), with a leading 1: a copy where it has a place in the row, else a view."""
+    part = tensor[row : row + 1]
+    return part if place is None or tensor.dim() == 1 else part[:, place]
+
+
+def paste(part: Tensor, tensor: Tensor, row: int, place: Tensor | None) -> None:
+    """Writes back what was cut; zero where it was not."""
+    if place is not None and tensor.dim() == 2:
+        tensor[row] = 0
+        tensor[row, place] = part[0]

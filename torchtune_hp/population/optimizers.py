@@ -24,7 +24,9 @@ from torch.optim import Optimizer
 
 from .rules import RULES, Flags, Numbers, Rule
 
-__all__ = ["Flags", "Numbers", "Rule", "dump_row", "flags_of", "fresh", "load_row", "numbers_of", "rule_of", "why_not"]
+__all__ = [
+    "Flags", "Numbers", "Rule", "dump_row", "flags_of", "fresh", "in_place", "load_row", "numbers_of", "rule_of", "upload", "why_not",
+]  # fmt: skip
 
 _NUMBERS = frozenset(name for rule in RULES.values() for name in rule.numbers)
 _FLAGS = tuple(sorted({name for rule in RULES.values() for name in rule.flags}))
@@ -89,6 +91,18 @@ def numbers_of(group: Mapping[str, Any]) -> dict[str, float]:
     if "betas" in group:
         found["beta1"], found["beta2"] = (float(beta) for beta in group["betas"])
     return found
+
+
+def in_place(optimizer: Optimizer) -> bool:
+    """Whether its hyperparameters can change in place."""
+    return any(isinstance(value, (Tensor, list)) for group in optimizer.param_groups for key, value in group.items() if key != "params")
+
+
+def upload(numbers: Numbers, each: Sequence[Mapping[str, float]]) -> None:
+    """Every member's values into (k,) each, in one transfer that nobody waits for."""
+    table = torch.tensor([[own[name] for own in each] for name in numbers], dtype=torch.float64)
+    for tensor, values in zip(numbers.values(), table.to(next(iter(numbers.values())).device, non_blocking=True)):
+        tensor.copy_(values)
 
 
 def flags_of(group: Mapping[str, Any]) -> Flags:

@@ -24,9 +24,10 @@ from .keys import base_of, keys_of, later
 from .loop import Loop
 from .program import Hook
 from .randomness import OwnRandomnessError
-from .rows import Member, Unstackable
+from .rows import Member
 from .signature import Signature, difference, signature
 from .stack import Stack
+from .stackable import Unstackable
 from .written import written
 
 Strategy = Literal["auto", "vmap", "loop", "compile", "graph"]

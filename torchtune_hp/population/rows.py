@@ -18,21 +18,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from .layout import Layout, corner, flatten, layout_of, parameters_of, unflatten
+from .layout import Layout, corner, cut, flatten, layout_of, parameters_of, paste, unflatten
 from .memory import keep_freed_memory
-from .optimizers import Numbers, Rule, dump_row, fresh, load_row, numbers_of, rule_of, why_not
+from .optimizers import Rule, dump_row, fresh, in_place, load_row, numbers_of, upload
 from .padding import common, front, holds, put, widened
 from .program import Program
-from .signature import lifted, watched
+from .signature import lifted
+from .stackable import Unstackable, rule_for
 
 Member = tuple[nn.Module, Optimizer]
-
-
-class Unstackable(Exception):
-    """These members cannot be a stack; the text says why. They can be trained one by one."""
 
 
 class MemberRows:
@@ -42,17 +38,8 @@ class MemberRows:
 
     def __init__(self, members: Sequence[Member], idle: Sequence[str] = (), program: Program | None = None) -> None:
         model, optimizer = members[0]
-        rule = rule_of(optimizer)
-        if rule is None:
-            raise Unstackable(why_not(optimizer))
-        lazy = next((name for name, parameter in model.named_parameters() if is_lazy(parameter)), None)
-        if lazy is not None:
-            raise Unstackable(f"{lazy} has no shape before the model has seen a batch. Show it one in setup")
-        hooked = next((name for name, parameter in model.named_parameters() if watched(parameter)), None)
-        if hooked is not None:
-            raise Unstackable(f"{hooked} has a hook on its gradient, which would not run")
+        self.rule: Rule = rule_for(model, optimizer)
         self.members: list[Member] = list(members)
-        self.rule: Rule = rule
         wide = program.model if program else widened(model, common([each for each, _ in self.members]))
         self.layout: Layout = layout_of(model, optimizer, idle, wide)
         if not self.layout.blocks:
@@ -81,8 +68,8 @@ class MemberRows:
         for block, flat, state in zip(self.layout.blocks, self.flats, self.states):
             parameters = parameters_of(model, block)
             place = corner(block, parameters)
-            unflatten(_cut(flat, row, place)[0], parameters)
-            own_state = {name: _cut(tensor, row, place) for name, tensor in state.items()}
+            unflatten(cut(flat, row, place)[0], parameters)
+            own_state = {name: cut(tensor, row, place) for name, tensor in state.items()}
             dump_row(self.rule, block.flags, own_state, 0, optimizer, parameters)
         own = self._beside(model)
         with torch.no_grad():
@@ -93,7 +80,7 @@ class MemberRows:
     def own(self, number: int, rows: Tensor, row: int) -> Tensor:
         """Of (k, D) rows of a block, the part (d,) of a member: its parameters, one after another."""
         block = self.layout.blocks[number]
-        return _cut(rows, row, corner(block, parameters_of(self.members[row][0], block)))[0]
+        return cut(rows, row, corner(block, parameters_of(self.members[row][0], block)))[0]
 
     def model_of(self, row: int) -> nn.Module:
         """A row as a module of its own; the member's stays as it is."""
@@ -120,11 +107,11 @@ class MemberRows:
             parameters = parameters_of(model, block)
             place = corner(block, parameters)
             rows = [flat.detach(), *state.values()]
-            parts = [_cut(tensor, row, place) for tensor in rows]
+            parts = [cut(tensor, row, place) for tensor in rows]
             flatten(parameters, parts[0][0])
             load_row(self.rule, block.flags, dict(zip(state, parts[1:])), 0, optimizer, parameters)
             for tensor, part in zip(rows, parts):
-                _paste(part, tensor, row, place)
+                paste(part, tensor, row, place)
             if place is not None:
                 self._masked()
             if self.outside:
@@ -170,7 +157,7 @@ class MemberRows:
             self.lifted[name][list(rows)] = values
         for row, (_, optimizer) in place.items():
             self._fill(row)
-            self.boxed = self.boxed or _in_place(optimizer)
+            self.boxed = self.boxed or in_place(optimizer)
             optimizer._opt_called = True  # type: ignore[attr-defined]
         self.moved += 1
 
@@ -280,7 +267,7 @@ class MemberRows:
             for place, value in self._single.items() if any(each[place] != value for each in every)
         }   # fmt: skip
         self.moved += 1
-        self.boxed = any(_in_place(optimizer) for _, optimizer in self.members)
+        self.boxed = any(in_place(optimizer) for _, optimizer in self.members)
         for row in range(k):
             self._fill(row)
         for _, optimizer in self.members:
@@ -297,28 +284,3 @@ class MemberRows:
 
 _ROWS = ("members", "flats", "numbers", "states", "buffers", "stacked", "shared", "lifted", "outside", "_single", "boxed")
 """What a stack holds of its members."""
-
-def _cut(tensor: Tensor, row: int, place: Tensor | None) -> Tensor:
-    """A member's part of (k, D) or (k,), with a leading 1: a copy where it has a place in the row, else a view."""
-    part = tensor[row : row + 1]
-    return part if place is None or tensor.dim() == 1 else part[:, place]
-
-
-def _paste(part: Tensor, tensor: Tensor, row: int, place: Tensor | None) -> None:
-    """Writes back what was cut; zero where it was not."""
-    if place is not None and tensor.dim() == 2:
-        tensor[row] = 0
-        tensor[row, place] = part[0]
-
-
-def _in_place(optimizer: Optimizer) -> bool:
-    """Whether its hyperparameters can change in place."""
-    return any(isinstance(value, (Tensor, list)) for group in optimizer.param_groups for key, value in group.items() if key != "params")
-
-
-def upload(numbers: Numbers, each: Sequence[Mapping[str, float]]) -> None:
-    """Every member's values into (k,) each, in one transfer that nobody waits for."""
-    table = torch.tensor([[own[name] for own in each] for name in numbers], dtype=torch.float64)
-    for tensor, values in zip(numbers.values(), table.to(next(iter(numbers.values())).device, non_blocking=True)):
-        tensor.copy_(values)
-

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..training.alone import ModelRunner
-from .rows import Unstackable
 from .stack import Stack
+from .stackable import Unstackable
 
 
 class Refused(Exception):

@@ -23,9 +23,9 @@ from .graphed import can_capture
 from .keys import keys_of
 from .reads import Reads
 from .room import OUT_OF_MEMORY, free, let_go, limited
-from .rows import Unstackable
 from .speeds import wait
 from .stack import Stack
+from .stackable import Unstackable
 
 MOST = 1024
 FIRST = 8

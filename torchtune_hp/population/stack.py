@@ -23,10 +23,11 @@ from torch import Tensor
 
 from .cohort import Entry
 from .layout import Block
-from .optimizers import Numbers, Rule, numbers_of
+from .optimizers import Numbers, Rule, numbers_of, upload
 from .program import Gradients, Hook, Program, Rows
-from .rows import Member, MemberRows, Unstackable, upload
+from .rows import Member, MemberRows
 from .signature import frozen, placed
+from .stackable import Unstackable
 
 if TYPE_CHECKING:
     from .compiled import CompiledGradients

@@ -1,0 +1,28 @@
+"""Which members can lie in the rows of a stack at all, whoever they share it with; and why others cannot."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
+
+from .optimizers import Rule, rule_of, why_not
+from .signature import watched
+
+
+class Unstackable(Exception):
+    """These members cannot be a stack; the text says why. They can be trained one by one."""
+
+
+def rule_for(model: nn.Module, optimizer: Optimizer) -> Rule:
+    """The rule by which a member is trained in a row; Unstackable if it cannot be."""
+    rule = rule_of(optimizer)
+    if rule is None:
+        raise Unstackable(why_not(optimizer))
+    lazy = next((name for name, parameter in model.named_parameters() if is_lazy(parameter)), None)
+    if lazy is not None:
+        raise Unstackable(f"{lazy} has no shape before the model has seen a batch. Show it one in setup")
+    hooked = next((name for name, parameter in model.named_parameters() if watched(parameter)), None)
+    if hooked is not None:
+        raise Unstackable(f"{hooked} has a hook on its gradient, which would not run")
+    return rule
