@@ -229,6 +229,17 @@ def test_a_nan_trial_ends_at_its_first_look_and_is_not_the_best() -> None:
 def test_a_word_of_another_library_is_answered_with_ours(word: str, ours: str) -> None:
     with pytest.raises(TypeError, match=ours):
         hp.Tuner(train, **{word: 3})
+    with pytest.raises(TypeError, match=f"trainable: `{word}`.* {ours}"):
+        hp.Tuner(hp.trainable(**{word: 3})(train.function))
+
+
+def test_an_attribute_of_a_class_that_is_called_defaults_is_its_own() -> None:
+    class Defaulting(Counter):
+        defaults = {"lr": 0.1, "seed": 7}
+
+    for trainable in (Defaulting, hp.with_parameters(Defaulting)):
+        tuner = hp.Tuner(trainable, SPACE, metric="loss", mode="min", trials=1, scheduler=hp.FullRuns(1))
+        assert tuner._given["seed"] == 0
 
 
 @pytest.mark.parametrize("word", ["seeds", "folds"])

@@ -17,6 +17,8 @@ from .results import Results
 from .resuming import resumed_arguments
 from .scripts import check_may_fit, how_to_resume
 from .session import Session
+from .training.function import TrainFunction
+from .training.recipe import WithParameters
 from .trial import Note
 
 if TYPE_CHECKING:
@@ -167,7 +169,9 @@ def tune(trainable: Any, space: Space | Mapping[str, Any] | None = None, **argum
 
 def _with_defaults(given: dict[str, Any]) -> dict[str, Any]:
     """What was left at its default comes from the trainable's decorator, where that says it."""
-    own: Mapping[str, Any] = getattr(given["trainable"], "defaults", {})
+    trainable = given["trainable"]
+    own: Mapping[str, Any] = trainable.defaults if isinstance(trainable, (TrainFunction, WithParameters)) else {}
+    refuse_foreign("trainable", [name for name in own if name not in given], given)
     return given | {name: value for name, value in own.items() if given[name] is _PARAMETERS[name]}
 
 

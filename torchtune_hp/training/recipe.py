@@ -39,7 +39,7 @@ class WithParameters:
     @property
     def defaults(self) -> dict[str, Any]:
         """What the decorated function is tuned with by default."""
-        return dict(getattr(self.target, "defaults", {}))
+        return dict(self.target.defaults) if isinstance(self.target, TrainFunction) else {}
 
     def __call__(self, config: Mapping[str, Any]) -> Any:
         return self.target(config, **self.keywords)
