@@ -71,7 +71,7 @@ def test_where_max_t_is_not_known_the_largest_step_told_stands_for_it() -> None:
 
 def test_failures_and_infinite_scores_are_no_observations_and_their_finite_looks_stay() -> None:
     history = told(look(0, 1, 1.0), look(0, 2, INF, failed=True), look(1, 1, INF), look(3, 0, INF, failed=True))
-    assert [row.x for row in history.training_set()] == [(0.0, 0.5)]
+    assert [row.x for row in history.training_set()] == [(0.0, 0.5)], "the largest step told is the whole of training: there are values"
     assert history.failed == {0, 1, 3} and list(history.tried) == [0, 1, 3]
     assert len(looked(look(2, 1, INF))) == 0
 

@@ -91,6 +91,19 @@ def test_no_value_is_too_large_and_equals_are_all_0() -> None:
     assert told({0: [1.0], 1: [1.0]}) == told({0: [1.0], 1: [1.0]}, max_t=1) == [0.0, 0.0] and told({0: [7.0]}) == [0.0]
 
 
+def test_a_trial_that_diverged_is_the_worst_of_those_that_were_trained_as_far() -> None:
+    assert order(told({0: [1.0, math.nan], 1: [2.0, 2.0], 2: [3.0, 3.0], 3: [4.0], 4: [5.0]})) == [1, 2, 0, 3, 4]
+    assert order(told({0: [1.0, -math.inf], 1: [2.0], 2: [3.0], 3: [4.0]})) == [0, 1, 2, 3], "none is as far, so its early looks count"
+
+
+def test_one_without_a_finite_value_has_the_last_place_where_there_are_places_and_no_value_where_there_are_values() -> None:
+    assert order(told({0: [math.inf], 1: [2.0], 2: [3.0], 3: [4.0]})) == [1, 2, 3, 0]
+    standings = Standings(1)
+    for trial, value in enumerate([1.0, math.nan, 3.0]):
+        standings.tell(Report(trial, 1, (value,), 0, (trial / 100,), done=True, failed=False))
+    assert [x for x, _ in standings.rows()] == [(0.0,), (0.02,)] and len(standings) == 2 and standings.size == 3
+
+
 @given(st.lists(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=60), min_size=1, max_size=12), st.sampled_from([None, 16, 60]))
 def test_any_trials_have_standings_and_a_monotone_change_of_the_metric_keeps_places(curves: list[list[float]], max_t: int | None) -> None:
     y = told(dict(enumerate(curves)), max_t)

@@ -3,7 +3,8 @@
 Laws:
 1. All of this is a function of the reports told and of their order; how they were cut into calls of `tell` does not matter.
 2. A look is worth the best its trial reported up to there: that is what a study keeps. Only finite values are observations.
-3. Of one objective each trial is one row, fully trained, worth its standing among all (`gp_standings`).
+3. Of one objective each trial is one row, fully trained, worth its standing among all (`gp_standings`), where one that diverged may have a
+   place without a value.
 4. Of several, a row is a look, for a front is of values: of a trial's looks those at steps 1, 4, 16, 64, ... are kept, and its newest: few
    rows, evenly spread on the scale on which curves bend. The newest takes the place of the one before it. A trial that ended by itself
    is fully trained, t = 1, whatever its step. Else t is the step over `max_t` or, where that is not known, over the largest told.
@@ -52,21 +53,22 @@ class History:
         self._next, self._dense = 2, _DENSE[objectives > 1]
 
     def __len__(self) -> int:
-        """How many rows there are."""
+        """How many rows there are that have a value."""
         return len(self._told)
 
     @property
     def cut(self) -> bool:
         """Whether there are more rows than one training set has."""
-        return len(self) > self._exact
+        return self._told.size > self._exact
 
     def tell(self, reports: Sequence[Report]) -> None:
         for report in reports:
             self.tried.setdefault(report.trial, report.x)
-            if report.failed or not all(map(math.isfinite, report.values)):
+            finite = all(map(math.isfinite, report.values))
+            if report.failed or not finite:
                 self.failed.add(report.trial)
-                continue
-            self._told.tell(report)
+            if not report.failed and (finite or isinstance(self._told, Standings)):
+                self._told.tell(report)
             if len(self) == self._next:
                 self.milestones.append(self.training_set())
                 self._next += self._next if self._next < self._dense else self._next // 8
@@ -91,6 +93,10 @@ class _Looks:
         self._newest: dict[int, int] = {}       # trial -> the row of its newest look
 
     def __len__(self) -> int:
+        return self.size
+
+    @property
+    def size(self) -> int:
         return len(self.rows)
 
     def tell(self, report: Report) -> None:

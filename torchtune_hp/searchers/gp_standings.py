@@ -13,6 +13,8 @@ Laws:
 3. As long as at least half of the trials are fully trained, they keep their values, tamed, and the others lie between them by their
    places. Otherwise places are all there is: y is the normal score of a trial's place (equals share one).
 4. All is a function of what was told; y has mean 0 and variance 1, or is all 0. Smaller is better.
+5. A trial that diverged (a value was NaN or infinite) is the worst of all that were trained as far. One that never had a finite value has
+   a place where there are places, the last, but no value where there are values.
 
 Normal scores of ranks where values of several scales meet: Salinas, Shen and Perrone, "A quantile-based approach for hyperparameter
 transfer learning", ICML 2020, section 4.
@@ -40,54 +42,73 @@ class Curve(NamedTuple):
     x: tuple[float, ...]
     steps: list[int]
     best: list[float]
-    newest: int
-    ended: bool
+    newest: int = 0
+    ended: bool = False
+    diverged: bool = False
 
     def at(self, step: float) -> float:
         """The best until then, from its first look on."""
+        if not self.best or (self.diverged and step >= self.newest):
+            return math.inf
         return self.best[max(0, bisect_right(self.steps, step) - 1)]
 
 
 class Standings:
-    """The trials of one objective, in the order in which they had their first finite look."""
+    """The trials of one objective, in the order in which they were first looked at."""
 
     def __init__(self, max_t: int | None) -> None:
         self._max_t = max_t
         self._curves: dict[int, Curve] = {}
-        self._known: list[float] | None = None      # y of them all
+        self._finite = 0
+        self._known: list[tuple[tuple[float, ...], float]] | None = None
 
     def __len__(self) -> int:
+        """How many have had a finite value."""
+        return self._finite
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
         return len(self._curves)
 
     def tell(self, report: Report) -> None:
-        """A look with a finite value."""
+        """A look. Raises nothing for a value that is not finite: then the trial diverged."""
         (value,) = report.values
-        before = self._curves.get(report.trial, Curve(report.x, [], [], 0, False))
-        curve = before._replace(newest=report.step, ended=report.done)
-        if not curve.best or value < curve.best[-1]:
+        finite = math.isfinite(value)
+        before = self._curves.get(report.trial, Curve(report.x, [], []))
+        curve = before._replace(newest=report.step, ended=report.done, diverged=before.diverged or not finite)
+        self._finite += finite and not curve.best
+        if finite and (not curve.best or value < curve.best[-1]):
             curve.steps.append(report.step)
             curve.best.append(value)
         self._curves[report.trial] = curve
         self._known = None
 
     def rows(self) -> list[tuple[tuple[float, ...], float]]:
-        """x and y of each trial."""
+        """x and y of each trial that has one."""
         if self._known is None:
-            self._known = standings(list(self._curves.values()), self._max_t).tolist()
-        return [(curve.x, y) for curve, y in zip(self._curves.values(), self._known)]
+            curves = list(self._curves.values())
+            self._known = [(curves[k].x, y) for k, y in zip(*standings(curves, self._max_t))]
+        return self._known
 
 
-def standings(curves: Sequence[Curve], max_t: int | None) -> Tensor:
-    """(n,) float64."""
-    if not curves:
-        return torch.zeros(0, dtype=torch.float64)
-    full = max_t or max(curve.newest for curve in curves)
-    trained = torch.tensor([math.inf if curve.ended or curve.newest >= full else float(curve.newest) for curve in curves])
+def standings(curves: Sequence[Curve], max_t: int | None) -> tuple[list[int], list[float]]:
+    """Which curves have a y, in their order, and y."""
+    some = [k for k, curve in enumerate(curves) if curve.best]
+    if not some:
+        return [], []
+    full = max_t or max(curves[k].newest for k in some)
+    ends = [not curve.diverged and (curve.ended or curve.newest >= full) for curve in curves]
+    valued = 2 * sum(ends) >= len(curves)
+    known = some if valued else list(range(len(curves)))
+    curves, fixed = [curves[k] for k in known], torch.tensor([ends[k] for k in known])
+    trained = torch.tensor([math.inf if end else float(curve.newest) for curve, end in zip(curves, fixed)], dtype=torch.float64)
     order = _ordered(curves, trained)
-    ends = trained.isinf()
-    if 2 * int(ends.sum()) >= len(curves):
-        return _between(torch.tensor([curve.best[-1] for curve in curves], dtype=torch.float64), ends, order)
-    return _scores([(float(trained[k]), curves[k].best[-1]) for k in order.tolist()], order)
+    if valued:
+        y = _between(torch.tensor([curve.best[-1] for curve in curves], dtype=torch.float64), fixed, order)
+    else:
+        y = _scores([(float(trained[k]), curves[k].at(math.inf)) for k in order.tolist()], order)
+    return known, y.tolist()
 
 
 def _ordered(curves: Sequence[Curve], trained: Tensor) -> Tensor:
