@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchtune_hp.gp.ensemble import PADDED, element, line, means, misranked, padded, ranking, weights
+from torchtune_hp.gp.ensemble import PADDED, element, line, misranked, padded, ranking, weights
 from torchtune_hp.gp.fantasies import fantasize, in_order, log_noisy_expected_improvement, moments
 from torchtune_hp.gp.fit import fit
 from torchtune_hp.gp.kernel import Kernel
 from torchtune_hp.gp.paths import draw, evaluate, evaluate_all
-from torchtune_hp.gp.regression import Fitted, condition, extend, joint, leave_one_out, predict
+from torchtune_hp.gp.regression import Fitted, condition, extend, joint, leave_one_out, means, predict
 
 from .problems import hyper, normal, process, uniform, wave
 

@@ -180,6 +180,25 @@ def test_rows_are_evaluated_in_blocks_without_a_change(monkeypatch: pytest.Monke
     torch.testing.assert_close(fit(PLAIN, x, y, restarts=5).value, whole.value, rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize("gain", [1e-1, 1e-3])
+@kernels
+def test_a_fit_that_ends_on_a_gain_is_lower_by_about_that_at_most_and_takes_fewer_steps(
+    kernel: Kernel, gain: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    def counted(*arguments: Any) -> tuple[Tensor, Tensor]:
+        nonlocal calls
+        calls += 1
+        return log_marginal(*arguments)
+
+    monkeypatch.setattr("torchtune_hp.gp.fit.log_marginal", counted)
+    x, y = task(kernel)
+    (whole, most), calls = (fit(kernel, x, y), calls), 0
+    sooner = fit(kernel, x, y, gain=gain)
+    assert calls < most and whole.value - 4 * gain <= sooner.value <= whole.value + 1e-9
+
+
 def test_a_warm_start_alone_goes_on_from_where_it_was() -> None:
     x, y = task(PLAIN)
     cold = fit(PLAIN, x, y)

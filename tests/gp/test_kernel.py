@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchtune_hp.gp.kernel import Hyper, Kernel, active, compared, covariance, pack, pullback, unpack, variance
+from torchtune_hp.gp.kernel import Hyper, Kernel, active, compared, covariance, described, pack, pullback, unpack, variance
 from torchtune_hp.gp.slopes import pullback_points, variance_slope
 
 from .written_out import KERNELS, TREE, element, hypers, matrix, points, raws
@@ -123,6 +123,16 @@ def test_the_gradient_is_autograds_and_that_of_finite_differences(kernel: Kernel
         step = torch.zeros_like(raw)
         step[:, entry] = 1e-5
         torch.testing.assert_close(found[:, entry], (weighted(raw + step) - weighted(raw - step)) / 2e-5, rtol=1e-6, atol=1e-8)
+
+
+@kernels
+def test_what_is_described_once_is_compared_as_the_points_themselves_are_in_any_room(kernel: Kernel) -> None:
+    hyper, a, b = hypers(kernel), points(9, width(kernel)), points(6, width(kernel), seed=1)
+    plain, once = compared(kernel, hyper, a, b), described(kernel, hyper, a)
+    one, two, three = torch.full((3, 9, 6), torch.nan, dtype=torch.float64)
+    for found in (compared(kernel, hyper, once, b), compared(kernel, hyper, once, b, room=(one, two, three))):
+        assert torch.equal(found.value, plain.value) and torch.equal(found.slope, plain.slope)
+    assert found.value.data_ptr() == one.data_ptr()
 
 
 @kernels

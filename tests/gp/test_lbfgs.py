@@ -199,6 +199,29 @@ def test_a_row_that_meets_a_wall_keeps_its_best_finite_point() -> None:
     assert found.value.item() == -found.point.item()
 
 
+def test_a_row_that_met_as_many_walls_as_it_may_ends_at_its_best_point_and_the_others_go_on() -> None:
+    def values(point: Tensor, rows: Tensor) -> Tensor:          # rows 0 and 1 fall towards 2, and end at 1; row 2 lies behind no wall
+        value = (point - 2).square().sum(-1)
+        return torch.where((rows < 2) & (point.sum(-1) > 1), torch.nan, value)
+
+    seen = []
+
+    def watched(point: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        seen.extend(rows[values(point, rows).isnan()].tolist())
+        return graded(values)(point, rows)
+
+    start = torch.tensor([[0.0, 0.0], [-3.0, 0.5], [0.0, 0.0]], dtype=torch.float64)
+    before, patient = values(start, torch.arange(3)), minimize(graded(values), start)
+    found = minimize(watched, start, walls=2)
+    assert (found.value < before).all() and found.converged.tolist() == [False, False, True]
+    assert 2 <= seen.count(0) <= 4 and 2 <= seen.count(1) <= 4 and (found.iterations[:2] <= patient.iterations[:2]).all()
+    assert equal(Minimum(*(part[2:] for part in found)), Minimum(*(part[2:] for part in patient)))
+    value, gradient = graded(values)(found.point, torch.arange(3))
+    assert torch.equal(found.value, value) and torch.equal(found.gradient, gradient)
+    free = graded(rosenbrock), uniform(4, 3)
+    assert equal(minimize(*free, walls=1), minimize(*free))
+
+
 def test_a_nan_gradient_is_a_step_too_far() -> None:
     def function(point: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         gradient = 2 * (point - 0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -104,6 +105,61 @@ def test_an_infeasible_region_is_a_wall() -> None:
     found = pool(lambda x: -(x - target).square().sum(-1), walled, begun, NONE[:, :2])
     assert (found.x.sum(-1) <= 1).all() and (begun.sum(-1) <= 1).all()
     assert (found.x[0] - torch.tensor([0.55, 0.45])).abs().max() < 0.05
+
+
+class Walled(NamedTuple):
+    """A bowl behind a wall in five columns, the last of levels: its top, and what was asked."""
+
+    cube: Cube
+    score: Callable[[Tensor, Tensor], Tensor]
+    top: float
+    asked: list[int]
+
+
+def walled_bowl() -> Walled:
+    steps, asked = levels(10), [0]
+    center = torch.tensor([0.7, 0.8, 0.2, 0.4, 0.9], dtype=torch.float64)
+    weight = torch.tensor([1.0, 30.0, 4.0, 4.0, 1.0], dtype=torch.float64)
+
+    def score(x: Tensor, start: Tensor) -> Tensor:
+        asked[0] += x.requires_grad
+        return -(weight * (x - center).square()).sum(-1)
+
+    # Of x0 + x1 <= 0.9 the best point is 0.6 before the center, shared out by 1 / weight.
+    lost = (0.6 / (1 + 1 / 30)) ** 2 * (1 + 1 / 30) + (steps - 0.9).square().amin()
+    return Walled(cube(*[FLOAT] * 4, Column(steps), feasible=lambda x: x[:, 0] + x[:, 1] <= 0.9), score, -float(lost), asked)
+
+
+def test_a_start_that_meets_a_wall_slides_along_it_nearly_to_the_top_in_few_rounds() -> None:
+    problem = walled_bowl()
+    begun = starts(problem.cube, 64, uniform(0, 5), seed=0)[:16]
+    x, value = climb(problem.score, problem.cube, begun, gain=1e-3)
+    assert (x[:, :2].sum(-1) <= 0.9).all() and on_levels(problem.cube, x)
+    assert (value >= problem.score(begun, begun[:, 0])).all() and torch.equal(value, problem.score(x, x[:, 0]))
+    assert value.max() >= problem.top - 5e-3 and value.median() >= problem.top - 0.1
+    assert value.max() <= problem.top + 1e-12 and problem.asked[0] <= 60
+
+
+def test_each_start_slides_as_if_it_were_alone() -> None:
+    problem = walled_bowl()
+    begun = starts(problem.cube, 64, uniform(0, 5), seed=1)[:6]
+    x, value = climb(problem.score, problem.cube, begun)
+    for i in range(len(begun)):
+        one_x, one_value = climb(problem.score, problem.cube, begun[i : i + 1])
+        torch.testing.assert_close((one_x[0], one_value[0]), (x[i], value[i]), rtol=1e-12, atol=1e-12)
+
+
+def test_scores_of_starts_that_are_known_are_not_asked_for_again() -> None:
+    begun, calls = starts(MIXED, 20, NONE, seed=1), 0
+
+    def score(x: Tensor, start: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return hills(x)
+
+    (x, value), plain, calls = climb(score, MIXED, begun), calls, 0
+    again = climb(score, MIXED, begun, known=hills(begun))
+    assert torch.equal(x, again[0]) and torch.equal(value, again[1]) and calls == plain - 1
 
 
 # Never twice ------------------------------------------------------------------------------------------------------------

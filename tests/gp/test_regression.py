@@ -69,6 +69,21 @@ def test_posterior_and_marginal_are_the_formulas_written_out(kernel: Kernel, ext
 
 
 @kernels
+@pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+def test_in_rooms_of_the_callers_the_marginal_is_the_same_and_whatever_they_held_is_forgotten(kernel: Kernel, device: str) -> None:
+    x, y, raw = points(11, width(kernel)).to(device), observations(3, 11).to(device), raws(kernel, 3).to(device)
+    one, two, three, four = torch.full((4, 3, 11, 11), torch.nan, dtype=torch.float64, device=device)
+    expected = log_marginal(kernel, x, y, raw)
+    for _ in range(2):
+        for found, value in zip(log_marginal(kernel, x, y, raw, None, (one, two, three, four)), expected):
+            torch.testing.assert_close(found, value, rtol=1e-12, atol=1e-12)
+    for k in range(3):
+        alone = log_marginal(kernel, x, y[k], raw[k], None, (one[0], two[0], three[0], four[0]))
+        for found, value in zip(alone, expected):
+            torch.testing.assert_close(found, value[k], rtol=1e-9, atol=1e-10)
+
+
+@kernels
 @pytest.mark.parametrize("extra", [False, True], ids=["one noise", "a noise for each"])
 def test_the_gradient_of_the_marginal_is_autograds_and_that_of_finite_differences(kernel: Kernel, extra: bool) -> None:
     x, y, raw = points(10, width(kernel)), observations(2, 10), raws(kernel, 2)

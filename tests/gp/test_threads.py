@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
+from threading import Event, Thread
 
 import pytest
 import torch
 from torch import Tensor
 
-from torchtune_hp.gp import fit as module
+from torchtune_hp.gp import fit as module, threads
 from torchtune_hp.gp.fit import fit
 from torchtune_hp.gp.kernel import Kernel
 from torchtune_hp.gp.threads import SMALL, bounded
@@ -55,14 +55,14 @@ def test_blocks_in_blocks_give_back_what_they_found() -> None:
 
 
 def test_a_thread_that_bounds_itself_takes_nothing_from_another() -> None:
-    inside, leave = threading.Event(), threading.Event()
+    inside, leave = Event(), Event()
 
     def work() -> None:
         with bounded(1):
             inside.set()
             leave.wait(60)
 
-    worker = threading.Thread(target=work)
+    worker = Thread(target=work)
     worker.start()
     assert inside.wait(60)
     during = torch.get_num_threads()
@@ -80,6 +80,7 @@ def test_a_fit_is_bounded_by_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
         return marginal(kernel, x, *rest)
 
     monkeypatch.setattr(module, "log_marginal", watched)
-    for n in (10, SMALL):
+    monkeypatch.setattr(threads, "SMALL", 64)
+    for n in (10, 64):
         fit(Kernel((0,)), uniform(n, 1), uniform(n, seed=1), restarts=1, steps=1)
-    assert seen == {(10, 1), (SMALL, 2)}
+    assert seen == {(10, 1), (64, 2)}

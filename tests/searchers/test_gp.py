@@ -248,16 +248,18 @@ def test_more_of_a_front_is_found_than_by_chance() -> None:
 
 
 def test_failures_and_constraints_are_kept_away_from_along_a_front_too() -> None:
-    setting = replace(PLANE, objectives=2, feasible=lambda x: x[:, 1] > 0.05)
-    searcher, x = begun(setting), points(30)
-    x = x[setting.feasible(x)]
-    searcher.tell([
-        Report(k, 1, (math.inf, math.inf) if a < 0.4 else (a + b, 1 - a + b), 0, (a, b), done=True, failed=a < 0.4)
-        for k, (a, b) in enumerate(x.tolist())
-    ])  # fmt: skip
-    found = ask(searcher, 6, len(x))
-    assert setting.feasible(found).all() and (found[:, 0] > 0.35).double().mean() > 0.8
-    assert found[:, 1].median() < 0.2
+    setting, kept = replace(PLANE, objectives=2, feasible=lambda x: x[:, 1] > 0.05), []
+    for seed in range(4):
+        searcher, x = begun(setting), points(30, seed=seed)
+        x = x[setting.feasible(x)]
+        searcher.tell([
+            Report(k, 1, (math.inf, math.inf) if a < 0.4 else (a + b, 1 - a + b), 0, (a, b), done=True, failed=a < 0.4)
+            for k, (a, b) in enumerate(x.tolist())
+        ])  # fmt: skip
+        found = ask(searcher, 6, len(x))
+        assert setting.feasible(found).all() and found[:, 1].median() < 0.2
+        kept += (found[:, 0] > 0.35).tolist()
+    assert sum(kept) > 0.8 * len(kept)
 
 
 def test_rows_along_the_front_come_first() -> None:

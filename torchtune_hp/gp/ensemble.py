@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .kernel import Hyper, covariance
-from .regression import Fitted, leave_one_out, prior_mean, sample
+from .kernel import Hyper
+from .regression import Fitted, leave_one_out, sample
 
 QUANTILE = 0.95
 """A source is left out whose median loss is beyond this quantile of the target's losses."""
@@ -106,10 +106,3 @@ def element(fitted: Fitted, which: Any) -> Fitted:
     hyper = Hyper(*(part[which] for part in fitted.hyper))
     x, y, noise = fitted.x[which], fitted.y[which], fitted.noise[which]
     return Fitted(fitted.kernel, hyper, x, y, noise, fitted.factor[which], fitted.whitened[which], fitted.alpha[which])
-
-
-def means(fitted: Fitted, x: Tensor) -> Tensor:
-    """What `predict` says of the mean (..., q) at x (..., q, d), without the solve that a variance needs. Differentiable in x."""
-    cross = covariance(fitted.kernel, fitted.hyper, fitted.x, x)
-    found: Tensor = prior_mean(fitted, x) + (cross.mT @ fitted.alpha[..., None])[..., 0]
-    return found

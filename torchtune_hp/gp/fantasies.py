@@ -28,7 +28,7 @@ from torch.autograd.function import once_differentiable
 
 from .acquisition import deviation, log_expected_improvement, log_h
 from .kernel import Points, compared, covariance, described, variance
-from .regression import Fitted, extend, predict, prior_mean
+from .regression import Fitted, extend, means, predict, prior_mean
 from .slopes import pullback_points, variance_slope
 
 KNOWN = 1e-10
@@ -70,8 +70,7 @@ def fantasize(fitted: Fitted, x: Tensor, normals: Tensor) -> Fantasies:
 
 def incumbents(fitted: Fitted, x: Tensor, most: int) -> Tensor:
     """Those of x (n, d) that may be the best: the `most` of least mean, (m, d). With all n, nothing is left out of NEI."""
-    mean, _ = predict(fitted, x)
-    return x[mean.argsort(stable=True)[:most]]
+    return x[means(fitted, x).argsort(stable=True)[:most]]
 
 
 def moments(fantasies: Fantasies, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ from .acquisition import deviation
 from .fantasies import KNOWN, Fantasies, fantasize, moments
 from .hypervolume import Cells, cells, log_expected_hypervolume_improvement
 from .kernel import covariance, variance
-from .regression import Fitted, predict, prior_mean
+from .regression import Fitted, means, prior_mean
 
 _NEVER = -1e300         # as in `fantasies`
 _ROOM = 4               # points of the pool for each that is chosen
@@ -55,10 +55,10 @@ def on_the_front(processes: Sequence[Fitted], x: Tensor, least: int, most: int) 
 
     In an order in which any beginning covers the first front (`pareto.ranked`). All of the first front is among them if `most` allows.
     """
-    means = [tuple(row) for row in torch.stack([predict(one, x)[0] for one in processes], -1).tolist()]
-    if not means:
+    values = [tuple(row) for row in torch.stack([means(one, x) for one in processes], -1).tolist()]
+    if not values:
         return x
-    return x[list(ranked(means))[: min(most, max(least, len(fronts(means)[0])))]]
+    return x[list(ranked(values))[: min(most, max(least, len(fronts(values)[0])))]]
 
 
 def log_improvement(front: Front, x: Tensor) -> Tensor:

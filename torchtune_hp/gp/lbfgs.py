@@ -15,8 +15,8 @@ Laws:
 4. A value or gradient that is not finite makes the line search step back. A row that cannot go on stops alone, at its best point.
 
 The state of r rows at work over n variables is a tuple of arrays (r, ...); what is one number is (r, 1). They are NumPy's, on the host
-whatever the device: a round is a hundred operations on a few numbers, which cost torch three times as much, and a GPU a launch each.
-Sums are over the last axis of what is contiguous: their order, and so their last bits, do not depend on how many rows there are.
+whatever the device: a round is a hundred operations on a few numbers, which cost torch more than NumPy, and a GPU a launch each. The
+formulas are in `quasi_newton`.
 """
 
 from __future__ import annotations
@@ -29,16 +29,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from .quasi_newton import Bools, Floats, dot, next_step, quasi_newton, remembered, within
+
 Function = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-_Floats = npt.NDArray[np.float64]
-_Bools = npt.NDArray[np.bool_]
 
 _DECREASE = 1e-4        # c1 of the Wolfe conditions
 _CURVATURE = 0.9        # c2
 _TRIALS = 20            # points tried in one line search
-_BACK = 0.25            # where a value is not finite
 _NEAR = 1e-4            # share of the box within which a variable counts as at its bound
-_EPSILON = np.finfo(np.float64).eps
 _ROUNDING = 1e-12       # changes of the value below this share of it are noise
 _SETTLED = 1e-8         # and where no step got lower, a promise of at most this share is kept
 
@@ -62,15 +60,15 @@ class _Rows(NamedTuple):
     """
 
     number: npt.NDArray[np.int64]       # (r,): which row of the caller's
-    lower: _Floats          # (r, n)
-    upper: _Floats          # (r, n)
-    near: _Floats           # (r, n): closer than this a variable is at its bound
-    base: _Floats           # (r, 2 n + 1)
-    low: _Floats            # (r, 2 n + 3)
-    line: _Floats           # (r, n + 6)
-    iterations: _Floats     # (r, 1)
-    walls: _Floats          # (r, 1): how many points tried were not finite
-    pairs: _Floats          # (r, 2, m, n): moves, and the changes of the gradient; the newest last, blanks are 0
+    lower: Floats          # (r, n)
+    upper: Floats          # (r, n)
+    near: Floats           # (r, n): closer than this a variable is at its bound
+    base: Floats           # (r, 2 n + 1)
+    low: Floats            # (r, 2 n + 3)
+    line: Floats           # (r, n + 6)
+    iterations: Floats     # (r, 1)
+    walls: Floats          # (r, 1): how many points tried were not finite
+    pairs: Floats          # (r, 2, m, n): moves, and the changes of the gradient; the newest last, blanks are 0
 
 
 def minimize(
@@ -101,7 +99,7 @@ def minimize(
         )
     device = start.device
 
-    def evaluated(point: _Floats, number: npt.NDArray[np.int64]) -> tuple[_Floats, _Floats]:
+    def evaluated(point: Floats, number: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
         value, gradient = function(torch.from_numpy(point).to(device), torch.from_numpy(number).to(device))
         if value.shape != point.shape[:1] or gradient.shape != point.shape:
             raise ValueError(
@@ -111,11 +109,11 @@ def minimize(
         return value.detach().cpu().numpy()[:, None], np.ascontiguousarray(gradient.detach().cpu().numpy())
 
     with np.errstate(all="ignore"):     # what is not finite is an answer
-        point, number = _within(start.detach().cpu().numpy(), floor, ceiling), np.arange(len(start))
+        point, number = within(start.detach().cpu().numpy(), floor, ceiling), np.arange(len(start))
         value, gradient = evaluated(point, number)
         n = point.shape[1]
         base = np.concatenate([point, gradient, value], -1)
-        flat = (np.abs(_projected(point, gradient, floor, ceiling)) <= tolerance).all(-1, keepdims=True)
+        flat = np.abs(_projected(point, gradient, floor, ceiling)).max(-1, keepdims=True, initial=0.0) <= tolerance
         found = np.concatenate([base, np.zeros_like(value), flat], -1)
         works = np.isfinite(base).all(-1) & ~flat[:, 0] & (steps > 0)
         near, none = _NEAR * np.minimum(ceiling - floor, 1.0), np.zeros_like(value)
@@ -126,24 +124,24 @@ def minimize(
         filled = 0
         while len(rows.number):
             filled = min(filled + 1, history)
-            rows, stopped, converged = _round(evaluated, rows, filled, steps, tolerance, promise, np.inf if walls is None else walls)
+            rows, stopped, settled = _round(evaluated, rows, filled, steps, tolerance, promise, np.inf if walls is None else walls)
             if stopped.any():
-                last = np.concatenate([rows.base, rows.iterations, converged], -1)
+                last = np.concatenate([rows.base, rows.iterations, settled], -1)
                 found[rows.number[stopped]] = last[stopped]
                 rows = _chosen(rows, ~stopped)
-    point, gradient, value, iterations, converged = torch.from_numpy(found).to(device).split_with_sizes([n, n, 1, 1, 1], -1)
-    return Minimum(point, value.squeeze(-1), gradient, iterations.squeeze(-1).long(), converged.squeeze(-1).bool())
+    at, slope, height, iterations, converged = torch.from_numpy(found).to(device).split_with_sizes([n, n, 1, 1, 1], -1)
+    return Minimum(at, height.squeeze(-1), slope, iterations.squeeze(-1).long(), converged.squeeze(-1).bool())
 
 
 def _round(
-    evaluated: Callable[[_Floats, npt.NDArray[np.int64]], tuple[_Floats, _Floats]],
+    evaluated: Callable[[Floats, npt.NDArray[np.int64]], tuple[Floats, Floats]],
     rows: _Rows,
     filled: int,
     steps: int,
     tolerance: float,
     promise: float,
     walls: float,
-) -> tuple[_Rows, _Bools, _Bools]:
+) -> tuple[_Rows, Bools, Bools]:
     """Each row tries one point: rows, which of them stop now (r,) and which of these have converged (r, 1).
 
     `filled`: no row remembers more steps than so many.
@@ -152,14 +150,14 @@ def _round(
     start, start_gradient, start_value = rows.base[:, :n], rows.base[:, n : 2 * n], rows.base[:, 2 * n :]
     direction, start_slope, step, trials = rows.line[:, :n], rows.line[:, n : n + 1], rows.line[:, n + 1 : n + 2], rows.line[:, -1:]
     ahead = start + step * direction
-    point = _within(ahead, rows.lower, rows.upper)
+    point = within(ahead, rows.lower, rows.upper)
     value, gradient = evaluated(point, rows.number)
-    slope = _dot(gradient, direction * (ahead == point))
+    slope = dot(gradient, direction * (ahead == point))
     tried = np.concatenate([point, gradient, value, step, slope], -1)
     finite = np.isfinite(tried).all(-1, keepdims=True)
 
     # Along a bent path the first-order change may be positive although the direction descends: such a step is too long.
-    change = _dot(start_gradient, point - start)
+    change = dot(start_gradient, point - start)
     lower_enough = finite & (change < 0) & (value <= start_value + _DECREASE * change)
     accepted = lower_enough & (slope >= _CURVATURE * start_slope)
     falling = lower_enough & ~accepted
@@ -182,14 +180,14 @@ def _round(
         pairs = np.where(again[:, :, None, None], 0.0, pairs)
         begins, ends = moved | again, stuck & ~again
     if moved.any():
-        pairs = _remembered(pairs, moved[:, 0], (base - rows.base)[:, : 2 * n].reshape(-1, 2, n))
+        pairs = remembered(pairs, moved[:, 0], (base - rows.base)[:, : 2 * n].reshape(-1, 2, n))
         iterations = iterations + moved
     line = rows.line
     if begins.all():
         rows, size, gain = _aimed(rows._replace(base=base, iterations=iterations, pairs=pairs), filled)
     else:
         high = np.where(lower_enough, line[:, -4:-1], np.concatenate([step, np.where(finite, value, np.inf), slope], -1))
-        line = np.concatenate([direction, start_slope, _next_step(low, high, rows.low), high, trials], -1)
+        line = np.concatenate([direction, start_slope, next_step(low, high, rows.low), high, trials], -1)
         rows = rows._replace(base=base, low=low, line=line, iterations=iterations, pairs=pairs)
         size = gain = np.full_like(value, np.inf)
         if begins.any():
@@ -202,37 +200,20 @@ def _round(
     return rows, stopped[:, 0], converged
 
 
-def _remembered(pairs: _Floats, moved: _Bools, pair: _Floats) -> _Floats:
-    """`pairs` with a new one (r, 2, n) of the rows that moved (r,), where it says something of a positive definite Hessian."""
-    move, change = pair[:, 0], pair[:, 1]
-    fresh = moved & (_dot(move, change) > _EPSILON * _dot(change, change))[:, 0]
-    if not fresh.all():
-        pair, kept = pair[fresh], pairs
-        if not len(pair):
-            return pairs
-        pairs = pairs[fresh]
-    shifted = np.concatenate([pairs[:, :, 1:], pair[:, :, None]], 2)
-    if fresh.all():
-        return shifted
-    kept = kept.copy()
-    kept[fresh] = shifted
-    return kept
-
-
-def _aimed(rows: _Rows, filled: int) -> tuple[_Rows, _Floats, _Floats]:
+def _aimed(rows: _Rows, filled: int) -> tuple[_Rows, Floats, Floats]:
     """Each row at the beginning of a line search from its base; the size (r, 1) of its projected gradient; and what is promised (r, 1)."""
     n = rows.lower.shape[1]
     point, gradient = rows.base[:, :n], rows.base[:, n : 2 * n]
     projected = _projected(point, gradient, rows.lower, rows.upper)
     size = np.abs(projected).max(-1, keepdims=True, initial=0.0)
     pushed = np.abs(point - np.where(gradient > 0, rows.lower, rows.upper)) <= np.minimum(size, rows.near)
-    direction, scale = _quasi_newton(gradient, ~pushed, rows.pairs[:, :, rows.pairs.shape[2] - filled :])
+    direction, scale = quasi_newton(gradient, ~pushed, rows.pairs[:, :, rows.pairs.shape[2] - filled :])
     direction = np.where(pushed, scale * gradient, direction)
     direction = -direction * (point != np.where(direction > 0, rows.lower, rows.upper))
-    slope = _dot(gradient, direction)
+    slope = dot(gradient, direction)
     descends = (slope < 0) & (slope > -np.inf)
     steepest = gradient * (projected != 0)
-    square = _dot(steepest, steepest)
+    square = dot(steepest, steepest)
     if not descends.all():
         direction, slope = np.where(descends, direction, -steepest), np.where(descends, slope, -square)
     # Without a remembered step nothing is known of the scale: a step of length one at most.
@@ -245,70 +226,16 @@ def _aimed(rows: _Rows, filled: int) -> tuple[_Rows, _Floats, _Floats]:
     return rows._replace(low=low, line=line), size, np.where(known, -slope, np.inf)
 
 
-def _quasi_newton(gradient: _Floats, free: _Bools, pairs: _Floats) -> tuple[_Floats, _Floats]:
-    """The inverse Hessian of the free variables times the gradient (r, n), and its first guess, a multiple of one (r, 1).
-
-    Nocedal's two-loop recursion, all rows at once; a pair that says nothing of the free variables is left out.
-    """
-    k = pairs.shape[2]
-    if k == 0:
-        return gradient * free, np.ones((len(gradient), 1))
-    pairs = pairs if free.all() else pairs * free[:, None, None]
-    moves, changes = pairs[:, 0], pairs[:, 1]
-    along, square = (moves * changes).sum(-1), (changes * changes).sum(-1)      # (r, k)
-    valid = along > _EPSILON * square
-    newest = (valid * np.arange(1, k + 1)).argmax(-1)[:, None]
-    scale = np.take_along_axis(along, newest, 1) / np.take_along_axis(square, newest, 1)
-    scale = np.where(valid.any(-1, keepdims=True), scale, 1.0)
-    rate = np.where(valid, 1 / along, 0.0)[:, :, None]
-    direction = gradient * free
-    shares: list[_Floats] = [rate[:, 0]] * k
-    for j in reversed(range(k)):
-        shares[j] = rate[:, j] * _dot(moves[:, j], direction)
-        direction -= shares[j] * changes[:, j]
-    direction *= scale
-    for j in range(k):
-        direction += (shares[j] - rate[:, j] * _dot(changes[:, j], direction)) * moves[:, j]
-    return direction, scale
-
-
-def _next_step(low: _Floats, high: _Floats, before: _Floats) -> _Floats:
-    """The next step to be tried (r, 1): inside the bracket if there is one, else farther out."""
-    near_value, near, near_slope = low[:, -3:-2], low[:, -2:-1], low[:, -1:]
-    far, value, slope = high[:, :1], high[:, 1:2], high[:, 2:]
-    width = far - near
-    d1 = near_slope + slope + 3 * (near_value - value) / width
-    d2 = np.sqrt(d1 * d1 - near_slope * slope)
-    cubic = far - width * (slope + d2 - d1) / (slope - near_slope + 2 * d2)
-    cubic = np.where(cubic == cubic, cubic, near + 0.5 * width)
-    inside = np.where(value < np.inf, _within(cubic, near + 0.1 * width, far - 0.1 * width), near + _BACK * width)
-    # The zero of the slope, were it linear: between twice and ten times as far.
-    secant = near - near_slope * (near - before[:, -2:-1]) / (near_slope - before[:, -1:])
-    outside = _within(np.where(secant == secant, secant, 2 * near), 2 * near, 10 * near)
-    return np.where(far < np.inf, inside, outside)
-
-
-def _dot(a: _Floats, b: _Floats) -> _Floats:
-    """(r, 1) of (r, n) each."""
-    product: _Floats = (a * b).sum(-1, keepdims=True)
-    return product
-
-
-def _within(point: _Floats, lower: _Floats, upper: _Floats) -> _Floats:
-    clamped: _Floats = np.minimum(np.maximum(point, lower), upper)
-    return clamped
-
-
-def _projected(point: _Floats, gradient: _Floats, lower: _Floats, upper: _Floats) -> _Floats:
+def _projected(point: Floats, gradient: Floats, lower: Floats, upper: Floats) -> Floats:
     """x - P(x - g): (r, n), zero exactly at a stationary point of the bounded problem."""
-    return point - _within(point - gradient, lower, upper)
+    return point - within(point - gradient, lower, upper)
 
 
-def _chosen(rows: _Rows, which: _Bools) -> _Rows:
-    return rows if which.all() else _Rows(*(part[which] for part in rows))
+def _chosen(rows: _Rows, which: Bools) -> _Rows:
+    return rows if which.all() else _Rows._make(part[which] for part in rows)
 
 
-def _bounds(start: Tensor, lower: Tensor | None, upper: Tensor | None) -> tuple[_Floats, _Floats]:
+def _bounds(start: Tensor, lower: Tensor | None, upper: Tensor | None) -> tuple[Floats, Floats]:
     """Both as (b, n), infinite where none is given."""
     if start.ndim != 2 or start.dtype != torch.float64:
         raise ValueError(f"start must be (b, n) float64, but is {tuple(start.shape)} {start.dtype}: one row for each minimization.")

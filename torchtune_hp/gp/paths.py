@@ -95,7 +95,7 @@ def _features(paths: Paths, x: Tensor) -> Tensor:
         levels = signs.shape[1]
         value = value * (points.one_hot[..., start : start + levels] @ signs.mT)
         start += levels
-    if paths.fitted.kernel.fidelity is not None:
+    if points.time is not None:
         value = value * torch.exp(-paths.rate * points.time[:, None])
     return value
 

@@ -131,6 +131,13 @@ def predict(fitted: Fitted, x: Tensor) -> tuple[Tensor, Tensor]:
     return center, (variance(fitted.kernel, fitted.hyper, x) - half.square().sum(-2)).clamp_min(0)
 
 
+def means(fitted: Fitted, x: Tensor) -> Tensor:
+    """What `predict` says of the mean (..., q) at x (..., q, d), without the solve that a variance needs. Differentiable in x."""
+    cross = covariance(fitted.kernel, fitted.hyper, fitted.x, x)
+    found: Tensor = prior_mean(fitted, x) + (cross.mT @ fitted.alpha[..., None])[..., 0]
+    return found
+
+
 def joint(fitted: Fitted, x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (..., q) and covariance (..., q, q) of the process at x (..., q, d). Differentiable in x."""
     center, half = _project(fitted, x)

@@ -16,10 +16,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..gp.ensemble import element, line, means, padded, ranking
+from ..gp.ensemble import element, line, padded, ranking
 from ..gp.fit import fit
 from ..gp.kernel import REST, Hyper, Kernel
-from ..gp.regression import Fitted, condition
+from ..gp.regression import Fitted, condition, means
 from ..gp.threads import bounded
 from ..seeds import derive
 from ..trial import Setting
