@@ -249,6 +249,18 @@ def test_one_that_left_stands_where_it_was_trained_to() -> None:
     same([[look] for look in engine.advance(rest).values()], [curve[1:2] for k, curve in enumerate(alone(Toy)) if k != 2])
 
 
+def test_of_one_that_is_discarded_nothing_is_written_back_and_the_others_go_on() -> None:
+    members, engine = runners(Toy), Engine(strategy="vmap")
+    untrained = {name: tensor.clone() for name, tensor in members[2].member.model.state_dict().items()}
+    engine.advance(members)
+    engine.discard(members[2])
+    assert all(torch.equal(tensor, untrained[name]) for name, tensor in members[2].member.model.state_dict().items())
+    rest = [member for member in members if member is not members[2]]
+    same([[look] for look in engine.advance(rest).values()], [curve[1:2] for k, curve in enumerate(alone(Toy)) if k != 2])
+    engine.settle(rest[0])
+    same([[rest[0].advance()]], [alone(Toy)[0][2:3]])
+
+
 # Apart ------------------------------------------------------------------------------------------------------------------------
 
 

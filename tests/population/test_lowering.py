@@ -66,6 +66,17 @@ def test_linear(shape: tuple[int, ...], shared: bool, shared_bias: bool, used: l
     assert used
 
 
+@pytest.mark.parametrize("out", [1, 10, 11])
+@pytest.mark.parametrize("shared", [False, True], ids=["own input", "shared input"])
+def test_a_narrow_linear_of_many_samples(out: int, shared: bool, used: list[str]) -> None:
+    x = rows(40, IN) if shared else rows(K, 40, IN)
+    both(F.linear, (None if shared else 0, 0, 0), x, rows(K, out, IN, seed=1), rows(K, out, seed=2))
+    assert used
+    with lowered():
+        found = vmap(F.linear, in_dims=(None if shared else 0, 0, 0))(x, rows(K, out, IN, seed=1), rows(K, out, seed=2))
+    assert found.is_contiguous()        # as torch's own is
+
+
 def test_members_along_another_dimension(used: list[str]) -> None:
     both(F.linear, (1, 2, 1), rows(N, K, IN), rows(OUT, IN, K, seed=1), rows(OUT, K, seed=2))
     assert used
