@@ -113,7 +113,10 @@ def test_measuring_takes_a_share_of_one_iteration_of_every_trial_at_the_best_rat
     assert bench._budget == module.SECONDS      # nothing is known yet
     rate = bench.alone()
     updates = len(one().plan().passes)
-    assert bench._budget == pytest.approx(min(module.SECONDS, module.PART * 40 * updates / rate))
+    assert bench._budget == pytest.approx(min(module.SECONDS, max(module.LEAST, module.PART * 40 * updates / rate)))
+    few = Bench(one(), trials=1)
+    few.alone()
+    assert few._budget == module.LEAST      # less is not worth to be spared
     endless = Bench(one())
     endless.alone()
     assert endless._budget == module.SECONDS
@@ -121,6 +124,7 @@ def test_measuring_takes_a_share_of_one_iteration_of_every_trial_at_the_best_rat
 
 def test_a_study_too_short_for_measuring_is_not_measured_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PART", 0.0)
+    monkeypatch.setattr(module, "LEAST", 0.0)
     bench = Bench(one(), trials=40)
     bench.alone()
     assert climbed(bench, 40) == ({}, "the 0 s for measuring are over") and bench.over

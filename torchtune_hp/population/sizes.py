@@ -5,7 +5,7 @@ a tenth of the best is taken. The member is thrown away afterwards.
 
 Laws:
 1. It takes a fifth, or so, of the time in which the study will train each of its trials for one iteration, which is the least that any
-   study does; and never more than SECONDS.
+   study does; at least LEAST, and never more than SECONDS.
 2. What is taken was measured. Only where the time for it is over, the next size may be taken by the line through what was: a step of a
    stack takes so long by itself, and so much longer for each member.
 """
@@ -43,7 +43,9 @@ PATIENCE = 2
 SECONDS = 3.0
 """The time that all of it may take,"""
 PART = 0.2
-"""and as a share of one iteration of every trial, at the best rate so far."""
+"""and as a share of one iteration of every trial, at the best rate so far;"""
+LEAST = 0.1
+"""but seconds that nobody minds, where an iteration is one update and there will be thousands."""
 REPEATS = 5
 ENOUGH = 0.01
 """Seconds after which a time is not taken once more than twice."""
@@ -170,7 +172,8 @@ class Bench:
     @property
     def _budget(self) -> float:
         """Seconds for all of it."""
-        return min(SECONDS, PART * self._updates / self._rate) if self._updates is not None and self._rate else SECONDS
+        share = PART * self._updates / self._rate if self._updates is not None and self._rate else SECONDS
+        return min(SECONDS, max(LEAST, share))
 
     def _noted(self, seconds: float) -> float:
         """Of an update of one member; as a rate."""
