@@ -69,10 +69,12 @@ def test_where_max_t_is_not_known_the_largest_step_told_stands_for_it() -> None:
     assert history.points(history.training_set())[:, 2].tolist() == [0.5, 1.0]
 
 
-def test_failures_and_infinite_scores_are_no_observations_and_their_finite_looks_stay() -> None:
-    history = told(look(0, 1, 1.0), look(0, 2, INF, failed=True), look(1, 1, INF), look(3, 0, INF, failed=True))
-    assert [row.x for row in history.training_set()] == [(0.0, 0.5)], "the largest step told is the whole of training: there are values"
-    assert history.failed == {0, 1, 3} and list(history.tried) == [0, 1, 3]
+def test_failures_and_infinite_scores_are_no_observations_where_there_are_values_and_their_finite_looks_stay() -> None:
+    reports = [look(0, 1, 1.0), look(0, 2, INF, failed=True), look(1, 1, INF), look(3, 0, INF, failed=True)]
+    history = told(*reports, look(4, 2, 1.0))
+    assert [row.x for row in history.training_set()] == [(0.0, 0.5), (0.04, 0.5)]
+    assert len(told(*reports, look(4, 2, 1.0), max_t=50).training_set()) == 4, "where there are places they have the last ones"
+    assert history.failed == {0, 1, 3} and list(history.tried) == [0, 1, 3, 4]
     assert len(looked(look(2, 1, INF))) == 0
 
 

@@ -15,15 +15,23 @@ from torchtune_hp.trial import Report
 Curves = dict[int, list[float]]     # trial -> what it reported at steps 1, 2, ...
 
 
-def told(curves: Curves, max_t: int | None = 50, done: tuple[int, ...] = ()) -> list[float]:
+def look(trial: int, step: int, value: float, done: bool = False, failed: bool = False) -> Report:
+    return Report(trial, step, (value,), 0, (trial / 100,), done=done, failed=failed)
+
+
+def y_of(*reports: Report, max_t: int | None = 50) -> list[float]:
+    """Of the trials that have one, in order of their numbers."""
     standings = Standings(max_t)
-    for step in range(1, 1 + max(map(len, curves.values()))):
-        for trial, values in curves.items():
-            if step <= len(values):
-                ended = trial in done and step == len(values)
-                standings.tell(Report(trial, step, (values[step - 1],), 0, (trial / 100,), done=ended, failed=False))
+    for report in reports:
+        standings.tell(report)
     found = {round(100 * x[0]): y for x, y in standings.rows()}
     return [found[trial] for trial in sorted(found)]
+
+
+def told(curves: Curves, max_t: int | None = 50, done: tuple[int, ...] = ()) -> list[float]:
+    steps = range(1, 1 + max(map(len, curves.values())))
+    some = [(trial, step) for step in steps for trial, values in curves.items() if step <= len(values)]
+    return y_of(*(look(k, step, curves[k][step - 1], k in done and step == len(curves[k])) for k, step in some), max_t=max_t)
 
 
 def order(y: list[float]) -> list[int]:
@@ -91,20 +99,52 @@ def test_no_value_is_too_large_and_equals_are_all_0() -> None:
     assert told({0: [1.0], 1: [1.0]}) == told({0: [1.0], 1: [1.0]}, max_t=1) == [0.0, 0.0] and told({0: [7.0]}) == [0.0]
 
 
-def test_a_trial_that_diverged_is_the_worst_of_those_that_were_trained_as_far() -> None:
-    assert order(told({0: [1.0, math.nan], 1: [2.0, 2.0], 2: [3.0, 3.0], 3: [4.0], 4: [5.0]})) == [1, 2, 0, 3, 4]
-    assert order(told({0: [1.0, -math.inf], 1: [2.0], 2: [3.0], 3: [4.0]})) == [0, 1, 2, 3], "none is as far, so its early looks count"
+def test_a_trial_that_failed_is_the_worst_of_those_that_were_trained_as_far() -> None:
+    for wrong in (math.nan, math.inf, -math.inf):
+        assert order(told({0: [1.0, wrong], 1: [2.0, 2.0], 2: [3.0, 3.0], 3: [4.0], 4: [5.0]})) == [1, 2, 0, 3, 4]
+    early = [look(k, 1, k + 1.0) for k in range(5)]
+    later = [look(1, 2, 2.0), look(2, 2, 3.0)]
+    assert order(y_of(*early, *later, look(0, 2, math.inf, failed=True))) == [1, 2, 0, 3, 4], "told as a failure, as an executor does"
+    assert order(told({0: [1.0, math.nan], 1: [2.0], 2: [3.0], 3: [4.0]})) == [0, 1, 2, 3], "none is as far, so its early look counts"
+
+
+def test_one_that_recovers_has_not_failed() -> None:
+    assert order(told({0: [math.inf, 1.0], 1: [2.0, 2.0], 2: [3.0], 3: [4.0]})) == [0, 1, 2, 3]
 
 
 def test_one_without_a_finite_value_has_the_last_place_where_there_are_places_and_no_value_where_there_are_values() -> None:
     assert order(told({0: [math.inf], 1: [2.0], 2: [3.0], 3: [4.0]})) == [1, 2, 3, 0]
+    assert order(y_of(look(0, 0, math.inf, failed=True), *(look(k, 3, float(k)) for k in (1, 2, 3)))) == [1, 2, 3, 0]
+    assert y_of(look(0, 0, math.inf, failed=True)) == []
     standings = Standings(1)
-    for trial, value in enumerate([1.0, math.nan, 3.0]):
-        standings.tell(Report(trial, 1, (value,), 0, (trial / 100,), done=True, failed=False))
-    assert [x for x, _ in standings.rows()] == [(0.0,), (0.02,)] and len(standings) == 2 and standings.size == 3
+    for trial, value in enumerate([1.0, math.nan, math.nan, math.nan, 3.0]):
+        standings.tell(look(trial, 1, value, done=True))
+    assert [x for x, _ in standings.rows()] == [(0.0,), (0.04,)] and len(standings) == 2
 
 
-@given(st.lists(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=60), min_size=1, max_size=12), st.sampled_from([None, 16, 60]))
+def test_equals_of_which_one_goes_on_share_a_place_behind_it() -> None:
+    y = told({trial: [2.0] for trial in range(10)} | {5: [2.0, 2.0]})
+    assert len({*y[:5], *y[6:]}) == 1 and y[5] < y[0]
+    y = told({0: [5.0], 1: [5.0, 4.0], 2: [5.0], 3: [6.0, 5.0], 4: [4.0, 3.0]}, max_t=2)
+    assert y[0] == y[2] > y[1]
+
+
+def test_a_trial_first_seen_later_is_compared_with_those_that_were_trained_as_far() -> None:
+    """Brackets begin at different steps: a poor loss after 27 steps is not better than a good one after 1."""
+    early = [look(k, 1, 5.0 + k) for k in range(6)]
+    went_on = [look(0, 27, 1.0), look(1, 27, 2.0)]
+    assert order(y_of(*early, *went_on, look(9, 27, 1.5)))[:3] == [0, 6, 1], "between the two"
+    assert order(y_of(*early, *went_on, look(9, 27, 0.5)))[0] == 6
+    assert order(y_of(*early, *went_on, look(9, 27, 4.9))) == [0, 1, 2, 3, 6, 4, 5], "amid those that did not go on"
+    assert abs(y_of(*early, look(9, 27, 4.9))[6]) < 0.5, "with nobody to compare it with it is in the middle"
+
+
+def test_many_equals_are_all_0() -> None:
+    for n in (13, 50, 131):
+        assert told({trial: [0.1] for trial in range(n)}) == told({trial: [0.1] for trial in range(n)}, max_t=1) == [0.0] * n
+
+
+@given(st.lists(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=20), min_size=1, max_size=40), st.sampled_from([None, 8, 20]))
 def test_any_trials_have_standings_and_a_monotone_change_of_the_metric_keeps_places(curves: list[list[float]], max_t: int | None) -> None:
     y = told(dict(enumerate(curves)), max_t)
     found = torch.tensor(y, dtype=torch.float64)

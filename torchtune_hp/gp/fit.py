@@ -34,7 +34,7 @@ class Fit(NamedTuple):
     raw: Tensor         # (..., p)
     hyper: Hyper        # unpack(kernel, raw)
     value: Tensor       # (...): log posterior; -inf where no start has a finite one, and raw is a start
-    converged: Tensor   # (...) bool: whether the gradient vanished there, up to bounds
+    converged: Tensor   # (...) bool: whether the gradient vanished there, up to bounds, or no more than `gain` was to be expected
 
 
 def fit(

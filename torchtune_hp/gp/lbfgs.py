@@ -89,7 +89,7 @@ def minimize(
     `steps`: iterations a row may take; `history`: steps it remembers. A row has converged where no entry of its projected
     gradient x - P(x - g) exceeds `tolerance`, where its quasi-Newton step promises a slope along it of no more than `promise` (twice
     what the model gains), or where no step lowers the value and the model promises less than rounding.
-    `walls`: a row that met so many points that are not finite takes no step more, and has not converged; None: however many.
+    `walls`: a row that met so many points that are not finite begins no line search more, and has not converged; None: however many.
     Raises ValueError for other shapes and dtypes, and for bounds that cross.
     """
     floor, ceiling = _bounds(start, lower, upper)
@@ -155,6 +155,7 @@ def _round(
     slope = dot(gradient, direction * (ahead == point))
     tried = np.concatenate([point, gradient, value, step, slope], -1)
     finite = np.isfinite(tried).all(-1, keepdims=True)
+    met = rows.walls + ~finite
 
     # Along a bent path the first-order change may be positive although the direction descends: such a step is too long.
     change = dot(start_gradient, point - start)
@@ -176,7 +177,7 @@ def _round(
         moved, stuck = accepted | reached, halted & ~reached
         settled = stuck & (np.abs(start_slope) <= _SETTLED * np.maximum(np.abs(start_value), 1.0))
         # Where a quasi-Newton direction leads nowhere, steepest descent gets its turn before the row gives up.
-        again = stuck & ~settled & (pairs != 0).any((1, 2, 3))[:, None]
+        again = stuck & ~settled & (met < walls) & (pairs != 0).any((1, 2, 3))[:, None]
         pairs = np.where(again[:, :, None, None], 0.0, pairs)
         begins, ends = moved | again, stuck & ~again
     if moved.any():
@@ -194,7 +195,6 @@ def _round(
             aimed, size, gain = _aimed(rows, filled)
             rows = rows._replace(line=np.where(begins, aimed.line, line), low=np.where(begins, aimed.low, low))
     converged = settled | moved & ((size <= tolerance) | (gain <= promise))
-    met = rows.walls + ~finite
     rows = rows._replace(walls=met)
     stopped = ends | converged | moved & ((iterations >= steps) | (met >= walls))
     return rows, stopped[:, 0], converged

@@ -3,15 +3,15 @@
 Laws:
 1. All of this is a function of the reports told and of their order; how they were cut into calls of `tell` does not matter.
 2. A look is worth the best its trial reported up to there: that is what a study keeps. Only finite values are observations.
-3. Of one objective each trial is one row, fully trained, worth its standing among all (`gp_standings`), where one that diverged may have a
-   place without a value.
+3. Of one objective each trial is one row, fully trained, worth its standing among all (`gp_standings`), where one that failed may have a
+   place without a value. The order of all trials is found anew after each `tell`: 0.03 s for 1,000, 0.35 s for 10,000.
 4. Of several, a row is a look, for a front is of values: of a trial's looks those at steps 1, 4, 16, 64, ... are kept, and its newest: few
    rows, evenly spread on the scale on which curves bend. The newest takes the place of the one before it. A trial that ended by itself
    is fully trained, t = 1, whatever its step. Else t is the step over `max_t` or, where that is not known, over the largest told.
-5. Milestones are numbers of rows: 2, 4, ..., 64, then an eighth more each time; with several objectives an eighth more from 8 on.
+5. Milestones are numbers of rows that have a value: 2, 4, ..., 64, then an eighth more each time; with several objectives an eighth more from 8 on.
    Training sets are remembered as they were there.
 6. No training set is larger than `exact`: beyond, it is the best quarter, the newest quarter, and the rest evenly spread over the study.
-7. A trial failed if it was told so or scored +inf; its finite looks stay.
+7. A trial failed if it was told so or scored what is not finite; its finite looks stay.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ class History:
 
     @property
     def cut(self) -> bool:
-        """Whether there are more rows than one training set has."""
-        return self._told.size > self._exact
+        """Whether more rows have a value than one training set holds."""
+        return len(self) > self._exact
 
     def tell(self, reports: Sequence[Report]) -> None:
         for report in reports:
             self.tried.setdefault(report.trial, report.x)
-            finite = all(map(math.isfinite, report.values))
-            if report.failed or not finite:
+            failed = report.failed or not all(map(math.isfinite, report.values))
+            if failed:
                 self.failed.add(report.trial)
-            if not report.failed and (finite or isinstance(self._told, Standings)):
+            if not failed or isinstance(self._told, Standings):
                 self._told.tell(report)
             if len(self) == self._next:
                 self.milestones.append(self.training_set())
@@ -93,10 +93,6 @@ class _Looks:
         self._newest: dict[int, int] = {}       # trial -> the row of its newest look
 
     def __len__(self) -> int:
-        return self.size
-
-    @property
-    def size(self) -> int:
         return len(self.rows)
 
     def tell(self, report: Report) -> None:

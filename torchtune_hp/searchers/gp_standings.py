@@ -5,16 +5,17 @@ training was stopped early, which points have a later one is no accident. What a
 steps; so does this.
 
 Laws:
-1. Two trials are compared at the longest training that both have, by the best each reported up to there. A trial that ended by itself,
-   or stands at `max_t`, is fully trained: its best stands for whatever would come. Where `max_t` is not known, so does one at the
-   largest step that was told.
-2. All are ordered by the shortest training that any trial stands at; then those that went on are ordered anew, among the places that
-   they hold, by the next longer one, and so on. So a trial that was stopped keeps its place below those it was stopped for.
-3. As long as at least half of the trials are fully trained, they keep their values, tamed, and the others lie between them by their
-   places. Otherwise places are all there is: y is the normal score of a trial's place (equals share one).
-4. All is a function of what was told; y has mean 0 and variance 1, or is all 0. Smaller is better.
-5. A trial that diverged (a value was NaN or infinite) is the worst of all that were trained as far. One that never had a finite value has
-   a place where there are places, the last, but no value where there are values.
+1. All trials are ordered by the best each reported up to the shortest training that any trial stands at; then those that went on are
+   ordered anew, among the places that they hold, by the next longer one, and so on: two that went on are compared at the longest
+   training that both have, and one that was stopped keeps its place. A trial first seen at a longer training joins there: between two
+   that it lies between, evenly among those whose places are between theirs.
+2. A trial that ended by itself, or stands at `max_t`, is fully trained: its best stands for whatever would come. Where `max_t` is not
+   known, so does one at the largest step that was told.
+3. A trial that failed, or whose last value was NaN or infinite, is the worst of those that were trained as far.
+4. As long as at least half of those that did not fail are fully trained, they keep their values, tamed, the others lie between them by
+   their places, and one that never had a finite value has none. Otherwise places are all there is: y is the normal score of a trial's
+   place, and equals that were trained as far share one.
+5. All is a function of what was told; y has mean 0 and variance 1, or is all 0. Smaller is better.
 
 Normal scores of ranks where values of several scales meet: Salinas, Shen and Perrone, "A quantile-based approach for hyperparameter
 transfer learning", ICML 2020, section 4.
@@ -37,18 +38,19 @@ _LENGTHS = 32       # at which trials are compared, at most: of more, so many ar
 
 
 class Curve(NamedTuple):
-    """One trial: `x` of the unit cube, and the `steps` at which it became better, to `best`; `newest`: where it stands."""
+    """One trial: `x` of the unit cube; the `steps` at which it became better, to `best`; seen from `first` to `newest`."""
 
     x: tuple[float, ...]
     steps: list[int]
     best: list[float]
-    newest: int = 0
+    first: int
+    newest: int
     ended: bool = False
-    diverged: bool = False
+    failed: bool = False
 
     def at(self, step: float) -> float:
-        """The best until then, from its first look on."""
-        if not self.best or (self.diverged and step >= self.newest):
+        """The best until then."""
+        if not self.best or (self.failed and step >= self.newest):
             return math.inf
         return self.best[max(0, bisect_right(self.steps, step) - 1)]
 
@@ -66,22 +68,15 @@ class Standings:
         """How many have had a finite value."""
         return self._finite
 
-    @property
-    def size(self) -> int:
-        """How many there are."""
-        return len(self._curves)
-
     def tell(self, report: Report) -> None:
-        """A look. Raises nothing for a value that is not finite: then the trial diverged."""
         (value,) = report.values
-        finite = math.isfinite(value)
-        before = self._curves.get(report.trial, Curve(report.x, [], []))
-        curve = before._replace(newest=report.step, ended=report.done, diverged=before.diverged or not finite)
-        self._finite += finite and not curve.best
-        if finite and (not curve.best or value < curve.best[-1]):
-            curve.steps.append(report.step)
-            curve.best.append(value)
-        self._curves[report.trial] = curve
+        finite = math.isfinite(value) and not report.failed
+        before = self._curves.get(report.trial) or Curve(report.x, [], [], report.step, report.step)
+        self._finite += finite and not before.best
+        if finite and (not before.best or value < before.best[-1]):
+            before.steps.append(report.step)
+            before.best.append(value)
+        self._curves[report.trial] = before._replace(newest=report.step, ended=report.done, failed=not finite)
         self._known = None
 
     def rows(self) -> list[tuple[tuple[float, ...], float]]:
@@ -98,11 +93,12 @@ def standings(curves: Sequence[Curve], max_t: int | None) -> tuple[list[int], li
     if not some:
         return [], []
     full = max_t or max(curves[k].newest for k in some)
-    ends = [not curve.diverged and (curve.ended or curve.newest >= full) for curve in curves]
-    valued = 2 * sum(ends) >= len(curves)
+    ends = [not curve.failed and (curve.ended or curve.newest >= full) for curve in curves]
+    valued = 2 * sum(ends) >= sum(not curve.failed for curve in curves)
     known = some if valued else list(range(len(curves)))
     curves, fixed = [curves[k] for k in known], torch.tensor([ends[k] for k in known])
-    trained = torch.tensor([math.inf if end else float(curve.newest) for curve, end in zip(curves, fixed)], dtype=torch.float64)
+    least = min(curve.first for curve in curves if curve.best)      # who failed before is compared there
+    trained = torch.tensor([math.inf if end else max(curve.newest, least) for curve, end in zip(curves, fixed)], dtype=torch.float64)
     order = _ordered(curves, trained)
     if valued:
         y = _between(torch.tensor([curve.best[-1] for curve in curves], dtype=torch.float64), fixed, order)
@@ -112,17 +108,36 @@ def standings(curves: Sequence[Curve], max_t: int | None) -> tuple[list[int], li
 
 
 def _ordered(curves: Sequence[Curve], trained: Tensor) -> Tensor:
-    """Trials (n,) int64, the best first (law 2)."""
+    """Trials (n,) int64, the best first (law 1). Of equals those that went on come first, so that the others are neighbors."""
     lengths = torch.unique(trained)
     if len(lengths) > _LENGTHS:
         lengths = lengths[torch.linspace(0, len(lengths) - 1, _LENGTHS).round().long()]
-    order = torch.arange(len(curves))
+    first = torch.tensor([curve.first for curve in curves], dtype=torch.float64).minimum(trained)
+    order, longest = torch.arange(0), float(lengths[-1])
     for length in lengths.tolist():
+        new = ((first <= length) | (length == longest)).nonzero()[:, 0]
+        new = new[~torch.isin(new, order)]
+        going = torch.cat([order[trained[order] >= length], new])
+        going = going[trained[going].argsort(descending=True, stable=True)]
+        going = going[torch.tensor([curves[k].at(length) for k in going.tolist()], dtype=torch.float64).argsort(stable=True)]
+        joins = torch.isin(going, new)
         places = (trained[order] >= length).nonzero()[:, 0]
-        going = order[places]
-        values = torch.tensor([curves[k].at(length) for k in going.tolist()], dtype=torch.float64)
-        order[places] = going[values.argsort(stable=True)]
+        order[places] = going[~joins]
+        if len(new):
+            order = _joined(order, places, going, joins)
     return order
+
+
+def _joined(order: Tensor, places: Tensor, going: Tensor, joins: Tensor) -> Tensor:
+    """`order` with those of `going`, best first, that join: each between the `places` of its neighbors that are there."""
+    before = (~joins).long().cumsum(0)[joins]       # how many that hold a place are better than each that joins
+    edges = torch.cat([torch.tensor([-1.0]), places.double(), torch.tensor([float(len(order))])]).double()
+    count = torch.bincount(before, minlength=len(places) + 1)
+    rank = torch.arange(len(before)) - (count.cumsum(0) - count)[before]
+    share = (rank + 1).double() / (count[before] + 1)
+    at = edges[before] + share * (edges[before + 1] - edges[before])
+    keys = torch.cat([torch.arange(len(order), dtype=torch.float64), at])
+    return torch.cat([order, going[joins]])[keys.argsort(stable=True)]
 
 
 def _between(values: Tensor, ends: Tensor, order: Tensor) -> Tensor:

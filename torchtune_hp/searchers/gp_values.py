@@ -10,6 +10,7 @@ from torch import Tensor
 
 LARGEST = 1e150                 # what is beyond could overflow
 _WORST, _BEST = 3.0, 10.0       # where taming bends, in spreads of the better half
+_ROUNDING = 1e-14
 
 
 def tamed(values: Tensor) -> Tensor:
@@ -29,9 +30,11 @@ def tamed(values: Tensor) -> Tensor:
 
 def standardized(y: Tensor) -> Tensor:
     """(..., n) with mean 0 and variance 1, or all 0."""
+    size = y.abs().amax(-1, keepdim=True)
     y = y - y.mean(-1, keepdim=True)
     deviation = y.square().mean(-1, keepdim=True).sqrt()
-    return y / torch.where(deviation > 0, deviation, 1.0)
+    differ = deviation > _ROUNDING * size       # equals differ from their mean by rounding
+    return torch.where(differ, y / torch.where(differ, deviation, 1.0), 0.0)
 
 
 def squeezed(u: Tensor) -> Tensor:
