@@ -16,6 +16,7 @@ import pytest
 import torchtune_hp as hp
 from torchtune_hp.lock import DriverLock
 from torchtune_hp.testing.toy_models import ToyModel
+from torchtune_hp.tuner import defaults_of
 
 from .interpreters import Interpreter
 
@@ -239,7 +240,7 @@ def test_an_attribute_of_a_class_that_is_called_defaults_is_its_own() -> None:
 
     for trainable in (Defaulting, hp.with_parameters(Defaulting)):
         tuner = hp.Tuner(trainable, SPACE, metric="loss", mode="min", trials=1, scheduler=hp.FullRuns(1))
-        assert tuner._given["seed"] == 0
+        assert tuner._given["seed"] == 0 and dict(defaults_of(trainable)) == {}
 
 
 @pytest.mark.parametrize("word", ["seeds", "folds"])

@@ -40,7 +40,7 @@ def resume(arguments: argparse.Namespace) -> int:
     with Journal.open(folder) as journal:
         header = journal.header
     target = arguments.target or _recorded(folder, header)
-    from .tuner import Tuner  # torch: what can be refused is refused before
+    from .tuner import Tuner, defaults_of  # torch: what can be refused is refused before
 
     changes: dict[str, Any] = {"time_budget": _amount(arguments.time_budget, float), "target": arguments.goal}
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -51,7 +51,7 @@ def resume(arguments: argparse.Namespace) -> int:
         if arguments.target is None:
             print(f"loading {inert(target)}", file=sys.stderr)
         found = load(target)
-        own = found._given if isinstance(found, Tuner) else getattr(found, "defaults", {})
+        own = found._given if isinstance(found, Tuner) else defaults_of(found)
         changes |= _not_rebuilt(header, own)
         found = own["trainable"] if isinstance(found, Tuner) else found
     return _fitted(Tuner.resume(folder, found, trials=_amount(arguments.trials, int), **changes))

@@ -167,10 +167,15 @@ def tune(trainable: Any, space: Space | Mapping[str, Any] | None = None, **argum
     return Tuner(trainable, space, **arguments).fit()
 
 
+def defaults_of(trainable: Any) -> Mapping[str, Any]:
+    """The Tuner's arguments that a decorator gave; a class's own attribute of that name is the class's."""
+    return trainable.defaults if isinstance(trainable, (TrainFunction, WithParameters)) else {}
+
+
 def _with_defaults(given: dict[str, Any]) -> dict[str, Any]:
     """What was left at its default comes from the trainable's decorator, where that says it."""
     trainable = given["trainable"]
-    own: Mapping[str, Any] = trainable.defaults if isinstance(trainable, (TrainFunction, WithParameters)) else {}
+    own = defaults_of(trainable)
     refuse_foreign("trainable", [name for name in own if name not in given], given)
     return given | {name: value for name, value in own.items() if given[name] is _PARAMETERS[name]}
 

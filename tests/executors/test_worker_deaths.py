@@ -6,10 +6,12 @@ import functools
 import os
 import signal
 import tempfile
+import threading
 
 import pytest
 
-from torchtune_hp.errors import CheckpointError, StudyFailedError
+import torchtune_hp as hp
+from torchtune_hp.errors import CheckpointError, ConfigurationError, StudyFailedError
 from torchtune_hp.executors.processes import Processes
 from torchtune_hp.testing import toys
 from torchtune_hp.trial import Drop, Failed, Keep, Launch, Reached, Train
@@ -181,6 +183,21 @@ def test_of_a_study_in_memory_nothing_stays_in_the_temporary_folder_whatever_its
         assert event.step == 2 and len(executor.heard) == 2
         (scratch,) = tmp_path.iterdir()
         assert {path.name.split("-")[0] for path in scratch.iterdir()} == {"saved", "Untidy_000000"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_sent_to_workers_is_refused_and_nothing_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    executor = Processes(1)
+
+    def train(config, lock):
+        raise AssertionError
+
+    with pytest.raises(ConfigurationError, match="lock"):
+        hp.tune(
+            hp.with_parameters(train, lock=threading.Lock()), {"a": hp.uniform(0.0, 1.0)}, metric="loss", mode="min", trials=1,
+            executor=executor, storage=None, verbose=0,
+        )  # fmt: skip
     assert list(tmp_path.iterdir()) == []
 
 

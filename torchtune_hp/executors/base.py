@@ -69,6 +69,16 @@ def failed(trial: int, step: int, error: BaseException, time: float) -> Failed:
     return Failed(trial, step, kind_of(error), "".join(traceback.format_exception(error)).rstrip(), time)
 
 
+def forget_frames(error: BaseException) -> None:
+    """Of the frames that an error and its causes were raised through: they hold the error in turn, and a study's tensors with it."""
+    chain: list[BaseException | None] = [error]
+    while chain:
+        one = chain.pop()
+        if one is not None and one.__traceback__ is not None:
+            one.__traceback__ = None
+            chain += [one.__cause__, one.__context__]
+
+
 def kind_of(error: BaseException) -> FailKind:
     if isinstance(error, DivergedError):
         return "diverged"

@@ -23,7 +23,7 @@ from ..training.alone import ModelRunner
 from ..training.model import ModelRecipe
 from ..training.runner import Runner, State
 from ..trial import Failed, Note, Reached, Standing, Trial
-from .base import Job, failed
+from .base import Job, failed, forget_frames
 from .local import LocalTrials, place_of
 from .serial import Serial
 
@@ -167,6 +167,7 @@ class _FusedTrials(LocalTrials):
 
     def _failed(self, trial: int, at: int, error: BaseException) -> Failed:
         answer = failed(trial, max(at + 1, self._steps[trial] + 1), error, 0.0)
+        forget_frames(error)
         self._close(trial)
         return answer
 

@@ -61,17 +61,21 @@ class Processes:
         self._job = job
         size, devices = workers_for(self.workers, self.cpus, self.gpus)
         place = job.place if not self.gpus else replace(job.place, device="cuda")
+        recipe = packed(job.recipe)     # what cannot be sent is refused before there is anything to clean up
         if place.folder is None:        # a worker that dies removes nothing
             self._scratch = TemporaryDirectory(prefix="torchtune_hp-", ignore_cleanup_errors=True)
             place = replace(place, scratch=Path(self._scratch.name))
-        recipe = packed(job.recipe)
 
         def hello(number: int) -> Hello:
             share = share_of(number, self.gpus, devices)
             return Hello(recipe, place, self.cpus, share, job.checkpoint_every, self.ordered)
 
         preload = {PRELOAD: getattr(job.recipe, "preload", "")}
-        self._crew = Crew(size, hello, environment(self.cpus) | preload)
+        try:
+            self._crew = Crew(size, hello, environment(self.cpus) | preload)
+        except BaseException:
+            self._clean_up()
+            raise
         return size
 
     def begin(self, setting: Setting, standing: Standing) -> None:
@@ -129,6 +133,12 @@ class Processes:
                     trials.listen(0.2)
                     now = time.monotonic()
         finally:
-            crew.close(GRACE)
-            if self._scratch is not None:
-                self._scratch.cleanup()
+            try:
+                crew.close(GRACE)
+            finally:
+                self._clean_up()
+
+    def _clean_up(self) -> None:
+        scratch, self._scratch = self._scratch, None
+        if scratch is not None:
+            scratch.cleanup()

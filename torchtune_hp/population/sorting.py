@@ -59,6 +59,7 @@ class Sorting:
     def forget(self, runner: ModelRunner) -> None:
         self._kinds.pop(runner, None)
         self.attributes.pop(runner, None)
+        self._unshaped.discard(runner)
 
     def forget_all(self, structure: Structure) -> None:
         for runner, kind in list(self._kinds.items()):

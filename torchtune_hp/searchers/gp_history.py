@@ -8,8 +8,8 @@ Laws:
 4. Of several, a row is a look, for a front is of values: of a trial's looks those at steps 1, 4, 16, 64, ... are kept, and its newest: few
    rows, evenly spread on the scale on which curves bend. The newest takes the place of the one before it. A trial that ended by itself
    is fully trained, t = 1, whatever its step. Else t is the step over `max_t` or, where that is not known, over the largest told.
-5. Milestones are numbers of rows that have a value: 2, 4, ..., 64, then an eighth more each time; with several objectives an eighth more from 8 on.
-   Training sets are remembered as they were there.
+5. Milestones are numbers of rows that have a value: 2, 4, ..., 64, then an eighth more each time; with several objectives an eighth more
+   from 8 on. Training sets are remembered as they were there.
 6. No training set is larger than `exact`: beyond, it is the best quarter, the newest quarter, and the rest evenly spread over the study.
 7. A trial failed if it was told so or scored what is not finite; its finite looks stay.
 """
