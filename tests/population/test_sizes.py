@@ -26,6 +26,38 @@ def one(cls: type[Toy] = Toy) -> Any:
     return runners(cls, [{"lr": 0.01, "p": 0.1, "alpha": 0.5}])[0]
 
 
+class Hours:
+    """Clocks that only updates move: an update takes `fixed` seconds and `member` more for each; the first of a stack, and of one
+    member alone, `first` more. By the clock on the wall everything takes `busy` times as long. The updates are torch's."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fixed: float, member: float, first: float = 0.0, busy: float = 1.0) -> None:
+        self.now = 0.0
+        self.stacks: list[int] = []         # the sizes that were tried
+        begun: set[int] = set()
+        kept: list[Any] = []        # so that no two have one id
+        clocks = SimpleNamespace(perf_counter=lambda: busy * self.now)
+        gradients, update_once = Stack.gradients, ModelRunner.update_once
+
+        def passes(owner: Any, k: int) -> None:
+            self.now += fixed + member * k + (0.0 if id(owner) in begun else first)
+            begun.add(id(owner))
+            kept.append(owner)
+
+        def stacked(stack: Stack, *args: Any) -> Any:
+            self.stacks += [len(stack)] if id(stack) not in begun else []
+            passes(stack, len(stack))
+            return gradients(stack, *args)
+
+        def alone(runner: ModelRunner, *args: Any) -> Any:
+            passes(runner, 1)
+            return update_once(runner, *args)
+
+        monkeypatch.setattr(Stack, "gradients", stacked)
+        monkeypatch.setattr(ModelRunner, "update_once", alone)
+        monkeypatch.setattr(module, "time", clocks)
+        monkeypatch.setattr(module, "_clock", lambda device: (lambda: self.now, 1e-9))
+
+
 @pytest.mark.parametrize(("most", "tried"), [(3, [3]), (8, [8]), (20, [8, 16, 20]), (64, [8, 16, 32, 64])])
 def test_sizes_double_up_to_the_number_of_trials(most: int, tried: list[int]) -> None:
     assert list(sizes(most)) == tried
@@ -67,10 +99,13 @@ def test_what_was_measured_is_said() -> None:
 
 
 @pytest.mark.parametrize("cls", [Toy, WithHparams, Drawing, Grouped, Norm, shared.Streamed, shared.Table, shared.InPlace])
-def test_a_size_is_found_on_one_member_with_its_figures(cls: type[Toy]) -> None:
+def test_a_size_is_found_on_one_member_with_its_figures(cls: type[Toy], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SECONDS", 600.0)
     size = best_size(one(cls), 40, "auto")
-    assert size.slots in (8, 16, 32, 40) and "one by one" in size.why and "one needs about" in size.why
+    assert size.slots in (1, 8, 16, 32, 40) and "one by one" in size.why and "one needs about" in size.why
     assert " by 8," in size.why or " by 8;" in size.why         # one stack at least was measured
+    hours = Hours(monkeypatch, 1.3e-3, 1e-4)        # a busy machine may find anything; this one gains 714, 3,810, 5,517, 7,111 and 7,547
+    assert best_size(one(cls), 40, "auto").slots == 32 and hours.stacks == [8, 16, 32, 40]
 
 
 def test_each_strategy_has_its_sizes() -> None:
@@ -114,12 +149,13 @@ def test_the_time_for_measuring_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_measuring_takes_a_share_of_one_iteration_of_every_trial_at_the_best_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LEAST", 0.0)
+    monkeypatch.setattr(module, "SECONDS", 600.0)
     bench = Bench(one(), trials=40)
     assert bench._budget == module.SECONDS      # nothing is known yet
     rate = bench.alone()
     updates = len(one().plan().passes)
-    assert bench._budget == pytest.approx(module.PART * 40 * updates / rate) and bench._budget < module.SECONDS
-    monkeypatch.setattr(module, "LEAST", 0.1)
+    assert bench._budget == pytest.approx(module.PART * 40 * updates / rate) and updates > 1
+    monkeypatch.setattr(module, "LEAST", 300.0)
     few = Bench(one(), trials=1)
     few.alone()
     assert few._budget == module.LEAST      # less is not worth to be spared
@@ -136,38 +172,6 @@ def test_a_study_too_short_for_measuring_is_not_measured_for_long(monkeypatch: p
     rates, end = climbed(bench, 40)
     assert (list(rates), end) == ([8], "the 0 s for measuring are over") and bench.over
     assert best_size(one(), 40, "vmap").slots == 8      # the first size is measured, and by one rate nothing is foreseen
-
-
-class Hours:
-    """Clocks that only updates move: an update takes `fixed` seconds and `member` more for each; the first of a stack, and of one
-    member alone, `first` more. By the clock on the wall everything takes `busy` times as long. The updates are torch's."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, fixed: float, member: float, first: float = 0.0, busy: float = 1.0) -> None:
-        self.now = 0.0
-        self.stacks: list[int] = []         # the sizes that were tried
-        begun: set[int] = set()
-        kept: list[Any] = []        # so that no two have one id
-        clocks = SimpleNamespace(perf_counter=lambda: busy * self.now)
-        gradients, update_once = Stack.gradients, ModelRunner.update_once
-
-        def passes(owner: Any, k: int) -> None:
-            self.now += fixed + member * k + (0.0 if id(owner) in begun else first)
-            begun.add(id(owner))
-            kept.append(owner)
-
-        def stacked(stack: Stack, *args: Any) -> Any:
-            self.stacks += [len(stack)] if id(stack) not in begun else []
-            passes(stack, len(stack))
-            return gradients(stack, *args)
-
-        def alone(runner: ModelRunner, *args: Any) -> Any:
-            passes(runner, 1)
-            return update_once(runner, *args)
-
-        monkeypatch.setattr(Stack, "gradients", stacked)
-        monkeypatch.setattr(ModelRunner, "update_once", alone)
-        monkeypatch.setattr(module, "time", clocks)
-        monkeypatch.setattr(module, "_clock", lambda device: (lambda: self.now, 1e-9))
 
 
 @pytest.mark.parametrize("strategy", ["auto", "vmap"])
@@ -188,7 +192,7 @@ def test_the_first_size_may_take_more_than_the_share(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module, "LEAST", 0.0)
     hours = Hours(monkeypatch, 0.1, 1e-3)
     assert best_size(one(), 40, "auto").slots == 8 and hours.stacks == [8]
-    assert hours.now <= module.SECONDS
+    assert hours.now == pytest.approx(3 * 0.101 + 3 * 0.108)        # two that count: one may be off
 
 
 @pytest.mark.parametrize(("member", "first", "stacks"), [(0.4, 0.0, []), (1e-3, 1.2, [8])])

@@ -180,7 +180,7 @@ class Bench:
 
     @property
     def _budget(self) -> float:
-        """Seconds for all sizes after the first; updates are repeated within it at any size."""
+        """Seconds after which no further size is tried, and none beyond the first is timed again."""
         share = PART * self._updates / self._rate if self._updates is not None and self._rate else SECONDS
         return min(SECONDS, max(LEAST, share))
 
@@ -236,7 +236,7 @@ class Bench:
             if end + (end - wall) > self._until:
                 self.over = self.over or number == 0
                 break
-            if number and self._spent + (number + 2) * best > self._budget or number > 1 and now > start + ENOUGH:
+            if number and k > FIRST and self._spent + (number + 2) * best > self._budget or number > 1 and now > start + ENOUGH:
                 break
         seconds = min(best, found)
         self._spent += (number + 1) * seconds       # the first as a later one
