@@ -5,8 +5,10 @@ a tenth of the best is taken. The member is thrown away afterwards.
 
 Laws:
 1. It takes a fifth, or so, of the time in which the study will train each of its trials for one iteration, which is the least that any
-   study does; at least LEAST, and never more than SECONDS.
-2. What is taken was measured. Only where the time for it is over, the next size may be taken by the line through what was: a step of a
+   study does; at least LEAST. What the first update of a size takes beyond a later one does not count, for the study would pay it too.
+2. One stack is always measured, unless that would take more than SECONDS: by the clock on the wall, and with all that is taken once. No
+   update is begun that would end later if it took as long as the one before, or, in a stack of more, as long for each member.
+3. What is taken was measured. Only where the time for it is over, the next size may be taken by the line through what was: a step of a
    stack takes so long by itself, and so much longer for each member.
 """
 
@@ -41,9 +43,9 @@ GAIN = 1.1
 PATIENCE = 2
 """So many sizes in a row that gain nothing are the last: one measurement may be off."""
 SECONDS = 3.0
-"""The time that all of it may take,"""
+"""The time that all of it may take, whoever else has the machine,"""
 PART = 0.2
-"""and as a share of one iteration of every trial, at the best rate so far;"""
+"""and, for the sizes after the first, as a share of one iteration of every trial, at the best rate so far;"""
 LEAST = 0.1
 """but seconds that nobody minds, where an iteration is one update and there will be thousands."""
 REPEATS = 5
@@ -64,13 +66,16 @@ class Size:
 
 
 def best_size(runner: ModelRunner, trials: int | None, strategy: Strategy) -> Size:
-    """Measures on the runner's device, and spoils the runner. Raises Unstackable, or what its hooks raise, where it cannot be done."""
+    """Measures on the runner's device, and spoils the runner. Raises Unstackable, or what its hooks raise, where it cannot be done, and
+    TimeoutError where no stack could be measured in SECONDS: of one by one alone, nothing follows."""
     most = min(MOST, trials or MOST)
     if strategy == "loop" or most <= FEW:
         return Size(1, 'one by one, as strategy="loop" asks for' if strategy == "loop" else f"there are {most} trials")
     bench = Bench(runner, strategy in ("auto", "graph") and can_capture(runner.member.device), trials)
     alone = bench.alone() if strategy == "auto" else None       # who asks for stacks gets some
     rates, end = climbed(bench, most)
+    if bench.over and not rates:
+        raise TimeoutError(f"{end} before a stack was measured")
     return chosen(alone, rates, end, bench.memory(), foreseen(rates, most, bench.has_room) if bench.over else {})
 
 
@@ -125,14 +130,15 @@ def chosen(alone: float | None, rates: dict[int, float], end: str, memory: str, 
 class Bench:
     """Times updates of copies of one member, on one batch of its data each. `graphed`: stacks of them are replayed from CUDA graphs.
 
-    `trials`: of the study; None: without end. `over`: a size was not tried for want of time.
+    `trials`: of the study; None: without end. `over`: a size was not tried, or only by its first update, for want of time.
     """
 
     def __init__(self, runner: ModelRunner, graphed: bool = False, trials: int | None = None) -> None:
         self.runner, self.device, self._graphed = runner, runner.member.device, graphed
         self.over = False
-        self._clock = _clock(self.device)
-        self._began, self._rate = self._clock(), 0.0
+        self._until = time.perf_counter() + SECONDS
+        self._clock, self._tick = _clock(self.device)
+        self._spent, self._rate = 0.0, 0.0
         plan, self._load = runner.plan(), 0.0
         self._updates = None if trials is None else trials * len(plan.passes)       # of an iteration of every trial
         for number in range(min(2, len(plan.passes))):          # the first one may take longer to come
@@ -142,24 +148,27 @@ class Bench:
         self._shared = runner.data.order == "shared"
         tensors = [*runner.member.model.parameters(), *runner.member.model.buffers()]
         self._bytes = COPIES * sum(tensor.nbytes for tensor in tensors)         # a member's
-        self._seconds = 0.0                             # an update's, of one member in the last stack
+        self._seconds = self._lasted = 0.0      # an update's, of one member in the last stack: by the bench's clock, and by the wall's
         self._room = available(self.device)
 
     def alone(self) -> float:
         """Members a second, one after another."""
         member = self.runner.member
         member.model.train()
-        return self._noted(self._load + self._time(lambda: self.runner.update_once(member.model, member.optimizer, _copied(self._batch))))
+        seconds = self._time(lambda: self.runner.update_once(member.model, member.optimizer, _copied(self._batch)), 1)
+        return self._noted(self._load + seconds)
 
     def __call__(self, k: int) -> float | str:
         """Members a second of a stack of k; or why it was not made."""
         if not self.has_room(k):
             return f"{k} have no room"
-        if self._clock() + 3 * k * self._seconds > self._began + self._budget:
-            self.over = True
-            return f"the {self._budget:.2g} s for measuring are over"
+        if time.perf_counter() + 2 * k * self._lasted > self._until:        # two updates are the least, and the first is not counted
+            return self._ended(SECONDS)
+        if k > FIRST and self._spent + 2 * k * self._seconds > self._budget:
+            return self._ended(self._budget)
         try:
-            return self._noted(self._stacked(k) / k)
+            seconds = self._stacked(k) / k
+            return self._ended(SECONDS) if self.over else self._noted(seconds)
         except OUT_OF_MEMORY as error:
             return f"{k} have no room: {let_go(error)}"
         finally:
@@ -171,14 +180,18 @@ class Bench:
 
     @property
     def _budget(self) -> float:
-        """Seconds for all of it."""
+        """Seconds after which no further size is tried, and none beyond the first is timed again."""
         share = PART * self._updates / self._rate if self._updates is not None and self._rate else SECONDS
         return min(SECONDS, max(LEAST, share))
 
     def _noted(self, seconds: float) -> float:
         """Of an update of one member; as a rate."""
-        self._seconds, self._rate = seconds, max(self._rate, 1 / seconds)
+        self._rate = max(self._rate, 1 / seconds)
         return 1 / seconds
+
+    def _ended(self, seconds: float) -> str:
+        self.over = True
+        return f"the {seconds:.2g} s for measuring are over"
 
     def memory(self) -> str:
         if self._room is None:
@@ -205,30 +218,42 @@ class Bench:
             with torch.no_grad():
                 stack.update(found.parts)
 
-        seconds = self._time(update) + (self._load if self._shared else 0.0)
+        seconds = self._time(update, k) + (self._load if self._shared else 0.0)
         if gpu:     # what the step took, a row's copy to go back to, and what the member itself holds
             self._bytes = (torch.cuda.max_memory_allocated(self.device) - before + 2 * rows) // k
         return seconds
 
-    def _time(self, update: Callable[[], Any]) -> float:
-        """Seconds an update takes, at best; the first is not counted, unless there is no time for another."""
+    def _time(self, update: Callable[[], Any], k: int) -> float:
+        """Seconds an update of k takes, at best; the first is not counted, unless there is no time for another: then it is `over`."""
         best, found, start = float("inf"), 0.0, self._clock()
         for number in range(1 + REPEATS):
-            began = self._clock()
+            began, wall = self._clock(), time.perf_counter()
             update()
             wait(self.device)
-            now = self._clock()
-            found = now - began
+            now, end = self._clock(), time.perf_counter()
+            found = max(self._tick, now - began)
             best = min(best, found) if number else best
-            if now + found > self._began + self._budget or number > 1 and now > start + ENOUGH:
+            if end + (end - wall) > self._until:
+                self.over = self.over or number == 0
                 break
-        return min(best, found)
+            if number and k > FIRST and self._spent + (number + 2) * best > self._budget or number > 1 and now > start + ENOUGH:
+                break
+        seconds = min(best, found)
+        self._spent += (number + 1) * seconds       # the first as a later one
+        self._seconds, self._lasted = seconds / k, (end - wall) / k
+        return seconds
 
 
-def _clock(device: torch.device) -> Callable[[], float]:
-    """Of seconds. On a CPU it stands still while other programs have it: on a busy machine, sizes are compared that were not equally
-    disturbed. (Windows counts a thread's time in steps of 16 ms.)"""
-    return time.thread_time if device.type == "cpu" and sys.platform != "win32" else time.perf_counter
+def _clock(device: torch.device) -> tuple[Callable[[], float], float]:
+    """A clock of seconds, and the least that it can tell.
+
+    On a CPU it is this thread's: with one torch thread it stands still while other programs have the CPU, so that on a busy machine sizes
+    are compared that were not equally disturbed. With more, the time in which this thread waits for the others, spinning, counts. (Windows
+    counts a thread's time in steps of 16 ms.) How long a batch takes to come, `_load`, is by the wall's clock: it may come from a disk.
+    """
+    own = device.type == "cpu" and sys.platform != "win32"
+    least = time.get_clock_info("thread_time" if own else "perf_counter").resolution
+    return time.thread_time if own else time.perf_counter, max(1e-9, least)
 
 
 def _copied(batch: Tree, k: int | None = None) -> Tree:
