@@ -10,6 +10,7 @@ with a 95 % interval from a bootstrap (seeds resampled within tasks). Goals, at 
   as the second table shows; means stand in the first.
 - ASHA + GP against Optuna's TPE + Hyperband, whichever of its forms did best at that budget, and against Optuna's GP with full runs
   (peers/early_stopping.py makes their runs): no worse, likewise.
+- Hyperband + GP against the best of all peers that stop early, whichever did best at that budget: no worse, likewise.
 - ASHA + GP against GPSearch with full runs: early stopping does not cost the answer, the interval's upper end is at most 0.01.
 
 A study of the GP takes a minute or more, so each is written to a file when it ends, and a second run goes on from there; one of another
@@ -103,6 +104,9 @@ def rivals(found: dict[str, np.ndarray], k: int) -> list[tuple[str, str, float]]
     forms = [name for name in found if name.startswith(TPE)]
     if forms:
         pairs.append((OURS, min(forms, key=lambda name: float(found[name][:, :, k].mean())), 0.0))
+    peers = [name for name in found if name not in {f"{scheduler} + {searcher}" for scheduler, searcher in METHODS} | {GP}]
+    if peers:
+        pairs.append(("Hyperband + GP", min(peers, key=lambda name: float(found[name][:, :, k].mean())), 0.0))
     return pairs + [(OURS, GP, 0.0)]
 
 

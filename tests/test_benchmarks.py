@@ -252,6 +252,7 @@ def test_early_stopping_runs_on_small_tables(benchmark: Any, curves: str, tmp_pa
 def test_ours_is_compared_with_the_best_peer_at_each_budget(benchmark: Any, curves: str, tmp_path: Path, monkeypatch: Any) -> None:
     early = benchmark("early_stopping")
     monkeypatch.setattr(early, "PEERS", tmp_path)
+    monkeypatch.setattr(early, "GP_SEEDS", 1)
     for name, up, down in (("perfect", 0, 89), ("poor", 60, 0)):
         said = {"name": name, "budgets": [500, 1000, 2500], "rows": {"up": [[up] * 3] * 2, "down": [[down] * 3] * 2}}
         (tmp_path / f"{name}.json").write_text(json.dumps(said))
