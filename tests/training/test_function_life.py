@@ -130,7 +130,15 @@ def test_a_generator_that_ignores_its_close_is_an_error_of_its_cleanup(start):
     assert not _open
 
 
-def test_an_interrupt_ends_the_function_after_its_cleanup(start):
+@pytest.fixture
+def interruptible():
+    """A shell's background job begins with SIGINT ignored, and Python leaves it so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_ends_the_function_after_its_cleanup(start, interruptible):
     said = []
 
     def train(config):
