@@ -18,7 +18,7 @@ Laws:
 5. All is a function of what was told; y has mean 0 and variance 1, or is all 0. Smaller is better.
 
 Normal scores of ranks where values of several scales meet: Salinas, Shen and Perrone, "A quantile-based approach for hyperparameter
-transfer learning", ICML 2020, section 4.
+transfer learning", ICML 2020.
 """
 
 from __future__ import annotations
@@ -113,15 +113,15 @@ def _ordered(curves: Sequence[Curve], trained: Tensor) -> Tensor:
     if len(lengths) > _LENGTHS:
         lengths = lengths[torch.linspace(0, len(lengths) - 1, _LENGTHS).round().long()]
     first = torch.tensor([curve.first for curve in curves], dtype=torch.float64).minimum(trained)
-    order, longest = torch.arange(0), float(lengths[-1])
+    order = torch.arange(0)
     for length in lengths.tolist():
-        new = ((first <= length) | (length == longest)).nonzero()[:, 0]
+        new = (first <= length).nonzero()[:, 0]
         new = new[~torch.isin(new, order)]
-        going = torch.cat([order[trained[order] >= length], new])
+        places = (trained[order] >= length).nonzero()[:, 0]
+        going = torch.cat([order[places], new])
         going = going[trained[going].argsort(descending=True, stable=True)]
         going = going[torch.tensor([curves[k].at(length) for k in going.tolist()], dtype=torch.float64).argsort(stable=True)]
         joins = torch.isin(going, new)
-        places = (trained[order] >= length).nonzero()[:, 0]
         order[places] = going[~joins]
         if len(new):
             order = _joined(order, places, going, joins)

@@ -50,8 +50,6 @@ def scalarized(values: Tensor, weights: Tensor) -> Tensor:
     Evol. Comput. 10 (2006), eq. 2): each point of the front, convex or not, is least under some weights.
     """
     z = tamed(values)
-    if len(z) == 1:
-        return z.expand(len(weights), -1)
     z = z - z.amin(-1, keepdim=True)
     z = z / z.amax(-1, keepdim=True).clamp_min(1e-12)
     parts = weights[:, :, None] * z
