@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -194,6 +196,6 @@ def test_raw_and_hyperparameters_are_one_to_one(kernel: Kernel) -> None:
         ({"numbers": (0,), "categories": ((1, 2),), "conditions": ((1, 1, 0),)}, "parents first"),
     ],
 )
-def test_a_kernel_that_cannot_be_is_refused(arguments: dict[str, object], message: str) -> None:
+def test_a_kernel_that_cannot_be_is_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Kernel(**arguments)  # type: ignore[arg-type]
+        Kernel(**arguments)

@@ -69,7 +69,6 @@ class Sorting:
     def trained(self, runner: ModelRunner) -> None:
         """After `on_iteration_end`, which may change what a stack depends on, and once lazy layers have shapes, its kind is another."""
         if runner.hooked or runner in self._unshaped:
-            self._unshaped.discard(runner)
             self.forget(runner)
             self.kind(runner)
 
