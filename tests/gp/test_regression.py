@@ -25,7 +25,7 @@ from torchtune_hp.gp.regression import (
     sample,
 )
 
-from .written_out import KERNELS, TREE, element, hypers, matrix, points, raws, width
+from .written_out import KERNELS, element, hypers, matrix, points, raws, width
 
 kernels = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS.keys())
 PLAIN = KERNELS["matern52"]

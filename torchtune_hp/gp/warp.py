@@ -44,7 +44,7 @@ def slope(u: Tensor, warp: Tensor) -> Tensor:
 
 
 def slopes_by_raw(u: Tensor, warp: Tensor) -> tuple[Tensor, Tensor]:
-    """dw / d(log a) and dw / d(log b), (..., n, m) each. Both are 0 at the ends, and between them no further from 0 than 1."""
+    """dw / d(log a) and dw / d(log b), (..., n, m) each. Both are 0 at the ends."""
     a, b = _shapes(warp)
     power = u**a
     left = 1 - power
