@@ -8,8 +8,8 @@ BoTorch uses since 0.12, for x in the unit cube and y standardised:
     noise          LogNormal(-4, 1), at least 1e-4
     mean           free
     decay w, b, p  LogNormal(0, 1), LogNormal(-1, 1), LogNormal(0, 1/2): ours; a curve that halves its way within a third of the budget
-    warp a, b      LogNormal(v, sqrt(v)), v = 1/4, from 1/16 to 16: the deviation is that of Snoek et al. 2014 (see `warp.py`), the median
-                   moved so that the density is largest at 1: what few observations say nothing of is not bent
+    warp a, b      LogNormal(v, sqrt(v)), v = 1/4, from 1/16 to 16: of the kind that Snoek et al. 2014 take (see `warp.py`), densest
+                   at 1, so that what few observations say nothing of is not bent
 
 Densities are those of the hyperparameter itself, not of its logarithm, so maxima agree with BoTorch's.
 """
