@@ -60,7 +60,7 @@ class GPSearch(Base):
     `exact`: so many rows are conditioned on, all there are up to it; beyond, a subset (see `gp_history`), and the log says so. Failures
     are learned from among the newest `exact` trials.
     `warp`: whether the axis of each float and int of 16 levels or more may bend (`gp.warp`), so that a loss that is wiggly near one end
-    of a range, and flat elsewhere, is one process. Two hyperparameters more to fit for each.
+    of a range, and flat elsewhere, is one process. For ranges whose scale may be wrong; where it is right nothing is gained (docs/gp.md).
 
     Raises ConfigurationError for `startup` < 2, `exact` < 16 and a `warp` that is no bool, and as SobolSearch does; SpaceError as it does.
     """
