@@ -138,6 +138,10 @@ def test_a_difference_names_what_changed() -> None:
     assert difference("stop", None, spec(MaxSteps(3))) == ["stop: None -> MaxSteps(steps=3)"]
     assert difference("seed", 0, 1) == ["seed: 0 -> 1"]
     assert difference("points", {"a": 1, "b": 2}, {"a": 1, "c": 2}) == ["points.b: 2 -> None", "points.c: None -> 2"]
+    written_before_it_had_a_brackets = spec(ASHA(max_t=9))
+    del written_before_it_had_a_brackets["args"]["brackets"]
+    assert difference("scheduler", written_before_it_had_a_brackets, spec(ASHA(max_t=9))) == []
+    assert difference("scheduler", written_before_it_had_a_brackets, spec(ASHA(max_t=9, brackets=2))) == ["scheduler.brackets: 1 -> 2"]
     (line,) = difference("stop", spec(MaxSteps(3)), spec(Plateau(3)))
     assert line == "stop: MaxSteps(steps=3) -> Plateau(patience=3, min_delta=0.0, grace_period=0)"
 

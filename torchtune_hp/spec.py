@@ -114,16 +114,26 @@ def rebuild(described: Any, argument: str) -> Any:
 
 
 def difference(name: str, before: Any, after: Any) -> list[str]:
-    """Lines such as "scheduler.max_t: 27 -> 81"; none if the two are equal."""
+    """Lines such as "scheduler.max_t: 27 -> 81"; none if the two are equal.
+
+    An argument that a part of this package did not have yet when `before` was written counts as at its default.
+    """
     if before == after:
         return []
     if isinstance(before, dict) and isinstance(after, dict) and before.get("type") == after.get("type"):
         lines = []
+        if "args" in before and str(before["type"]).partition(".")[0] == _PACKAGE:
+            before = before | {"args": _defaults(str(before["type"])) | before["args"]}
         for key in dict.fromkeys((*before, *after)):
             label = name if key == "args" else f"{name}.{key}"
             lines += difference(label, before.get(key), after.get(key))
         return lines
     return [f"{name}: {brief(before)} -> {brief(after)}"]
+
+
+def _defaults(path: str) -> dict[str, Any]:
+    parameters = inspect.signature(imported(path)).parameters.values()
+    return {p.name: spec(p.default) for p in parameters if p.default is not p.empty}
 
 
 def brief(described: Any) -> str:

@@ -25,10 +25,10 @@ KEPT = json.loads((Path(__file__).parent / "reference" / "regression.json").read
 def agree(given: dict[str, Any], theirs: dict[str, Any]) -> None:
     """Posterior and marginal likelihood to 1e-8."""
     x, y, new = (torch.tensor(given[name], dtype=torch.float64) for name in ("x", "y", "new"))
-    names = Hyper._fields
-    hyper = Hyper(*(torch.tensor(given["hyper"][name], dtype=torch.float64) for name in names))
+    said = [given["hyper"][name] for name in Hyper._fields]
+    hyper = Hyper._make(None if part is None else torch.tensor(part, dtype=torch.float64) for part in said)
     categories = tuple((column, levels) for column, levels in given["categories"])
-    kernel = Kernel(tuple(given["numbers"]), categories, (), given["fidelity"], given["shape"])
+    kernel = Kernel(tuple(given["numbers"]), categories, (), given["fidelity"], given["shape"], tuple(given["warped"]))
     fitted = condition(kernel, x, y, hyper)
     mean, variance = predict(fitted, new)
     np.testing.assert_allclose(mean, theirs["mean"], rtol=0, atol=1e-8)

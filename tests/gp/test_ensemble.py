@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -91,7 +92,7 @@ def test_a_sources_order_and_unit_change_nothing() -> None:
 
 
 def _stacked(*parts: Fitted) -> Fitted:
-    hyper = type(parts[0].hyper)(*map(torch.stack, zip(*(part.hyper for part in parts))))
+    hyper = type(parts[0].hyper)(*(None if each[0] is None else torch.stack(each) for each in zip(*(part.hyper for part in parts))))
     fields = ("x", "y", "noise", "factor", "whitened", "alpha")
     return Fitted(KERNEL, hyper, *(torch.stack([getattr(part, name) for part in parts]) for name in fields))
 
@@ -146,10 +147,13 @@ def test_rows_that_pad_a_source_change_nothing() -> None:
 
 def test_an_element_of_a_batch_is_the_process_alone_and_means_are_those_of_predict() -> None:
     x, y, new = uniform(9, 2), normal(3, 9), uniform(5, 2, seed=1)
-    batch = condition(KERNEL, x.expand(3, 9, 2), y, HYPER._replace(**{k: v.expand(3, *v.shape) for k, v in HYPER._asdict().items()}))
-    for k in range(3):
-        assert torch.allclose(predict(element(batch, k), new)[0], predict(condition(KERNEL, x, y[k], HYPER), new)[0])
-    assert torch.allclose(means(batch, new), predict(batch, new)[0])
+    warp = torch.tensor([[0.5, 2.0], [1.5, 0.7]], dtype=torch.float64)
+    for kernel, alone in ((KERNEL, HYPER), (replace(KERNEL, warped=KERNEL.numbers), HYPER._replace(warp=warp))):
+        many = alone._make(None if part is None else part.expand(3, *part.shape) for part in alone)
+        batch = condition(kernel, x.expand(3, 9, 2), y, many)
+        for k in range(3):
+            assert torch.allclose(predict(element(batch, k), new)[0], predict(condition(kernel, x, y[k], alone), new)[0])
+        assert torch.allclose(means(batch, new), predict(batch, new)[0])
 
 
 # A process with a trend

@@ -111,9 +111,11 @@ def by_graph(drawn: Fantasies, x: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("shape", ["rbf", "matern52"])
 @pytest.mark.parametrize("fidelity", [None, 4])
-def test_the_closed_form_gradient_is_autograds(shape: str, fidelity: int | None) -> None:
-    kernel = Kernel((3, 0), categories=((1, 3),), conditions=((0, 1, 2),), fidelity=fidelity, shape=shape)
+@pytest.mark.parametrize("warped", [(), (0,), (3, 0)])
+def test_the_closed_form_gradient_is_autograds(shape: str, fidelity: int | None, warped: tuple[int, ...]) -> None:
+    kernel = Kernel((3, 0), categories=((1, 3),), conditions=((0, 1, 2),), fidelity=fidelity, shape=shape, warped=warped)
     given = hyper([0.4, 0.7, 0.9], 1.5, 1e-3, 0.2, (0.3, 0.4, 1.2) if fidelity else ())
+    given = given._replace(warp=torch.tensor([[0.6, 1.7], [1.3, 0.8]], dtype=torch.float64)[:, : len(warped)] if warped else None)
     x = uniform(30, 5)
     drawn = fantasize(condition(kernel, x, normal(30), given), uniform(4, 5, seed=2), normal(16, 4))
     at = uniform(50, 5, seed=3).requires_grad_()

@@ -17,7 +17,7 @@ from torchtune_hp.gp.kernel import Kernel, unpack
 from torchtune_hp.gp.priors import Prior, default, draw, log_prior, mode
 from torchtune_hp.gp.regression import condition, log_marginal, predict
 
-from .written_out import KERNELS, TREE, points, raws
+from .written_out import KERNELS, TREE, points, raws, width
 
 kernels = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS.keys())
 PLAIN = KERNELS["matern52"]
@@ -25,7 +25,7 @@ PLAIN = KERNELS["matern52"]
 
 def task(kernel: Kernel, n: int = 25, seed: int = 0) -> tuple[Tensor, Tensor]:
     """A smooth function of the first two columns with a little noise, standardised."""
-    x = points(n, 8 if kernel is TREE else 3, seed=seed)
+    x = points(n, width(kernel), seed=seed)
     y = torch.sin((5 + seed) * x[:, 0]) + x[:, 1].square() + 0.1 * torch.from_numpy(np.random.default_rng(seed).normal(size=n))
     return x, (y - y.mean()) / y.std()
 
@@ -144,7 +144,7 @@ def test_an_element_of_a_batch_is_fitted_as_it_would_be_alone(kernel: Kernel) ->
     y = torch.stack([torch.stack([b, b.square() - 1, b.flip(0)]) for _, b in pairs])
     whole = fit(kernel, x[:, None], y, restarts=2)
     shared = fit(kernel, x[0], y[0], restarts=2)
-    assert whole.raw.shape == (2, 3, kernel.lengthscales + 3 + kernel.decays)
+    assert whole.raw.shape == (2, 3, kernel.lengthscales + 3 + kernel.decays + 2 * len(kernel.warped))
     for i in range(2):
         for j in range(3):
             alone = fit(kernel, x[i], y[i, j], restarts=2)

@@ -11,13 +11,9 @@ import torch
 from torchtune_hp.gp.kernel import Hyper, Kernel, active, compared, covariance, described, pack, pullback, unpack, variance
 from torchtune_hp.gp.slopes import pullback_points, variance_slope
 
-from .written_out import KERNELS, TREE, element, hypers, matrix, points, raws
+from .written_out import KERNELS, TREE, element, hypers, matrix, points, raws, width
 
 kernels = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS.keys())
-
-
-def width(kernel: Kernel) -> int:
-    return 8 if kernel is TREE else 3
 
 
 @kernels

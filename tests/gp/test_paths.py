@@ -17,6 +17,7 @@ KERNELS = {
     "categories": (Kernel((0,), ((1, 3),)), hyper([0.5, 0.7], outputscale=0.5)),
     "conditions": (Kernel((0, 2), ((1, 2),), ((2, 1, 1),)), hyper([0.5, 0.3, 1.2])),
     "fidelity": (Kernel((0,), fidelity=1), hyper([0.5], outputscale=1.5, decay=(0.7, 0.3, 1.2))),
+    "warped": (Kernel((0, 1), warped=(1,)), hyper([0.4, 0.8])._replace(warp=torch.tensor([[0.3], [1.4]], dtype=torch.float64))),
 }
 
 

@@ -25,14 +25,10 @@ from torchtune_hp.gp.regression import (
     sample,
 )
 
-from .written_out import KERNELS, TREE, element, hypers, matrix, points, raws
+from .written_out import KERNELS, element, hypers, matrix, points, raws, width
 
 kernels = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS.keys())
 PLAIN = KERNELS["matern52"]
-
-
-def width(kernel: Kernel) -> int:
-    return 8 if kernel is TREE else 3
 
 
 def observations(*shape: int, seed: int = 0) -> Tensor:

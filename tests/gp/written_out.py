@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -25,7 +26,15 @@ KERNELS = {
     "numbers and categories": Kernel((2, 0), ((1, 3),), shape="rbf"),
     "fidelity": Kernel((0, 1), fidelity=2),
     "tree": TREE,
+    "warped": Kernel((0, 1, 2), warped=(0, 1, 2)),
+    "warped in part": Kernel((2, 0), ((1, 3),), shape="rbf", warped=(0,)),
+    "warped tree": replace(TREE, warped=(4, 0, 3)),
 }
+
+
+def width(kernel: Kernel) -> int:
+    """How many columns the points of one of KERNELS have."""
+    return 8 if kernel.fidelity == TREE.fidelity else 3
 
 
 def points(*shape: int, seed: int = 0) -> Tensor:
@@ -34,7 +43,7 @@ def points(*shape: int, seed: int = 0) -> Tensor:
 
 def raws(kernel: Kernel, *batch: int, seed: int = 0) -> Tensor:
     """Random raw: log lengthscales about -0.5, noise about 0.02."""
-    size = kernel.lengthscales + 3 + kernel.decays
+    size = kernel.lengthscales + 3 + kernel.decays + 2 * len(kernel.warped)
     raw = torch.from_numpy(np.random.default_rng([2, seed]).normal(-0.5, 0.4, (*batch, size)))
     raw[..., kernel.lengthscales + 1] -= 3.5
     return raw
@@ -58,9 +67,19 @@ def pair(kernel: Kernel, hyper: Hyper, a: np.ndarray, b: np.ndarray) -> float:
         parent, wanted = parents[column]
         return exists(x, parent) and level(x, parent) == wanted
 
+    shapes = [] if hyper.warp is None else hyper.warp.T.tolist()
+
+    def place(x: np.ndarray, column: int) -> float:
+        if not exists(x, column):
+            return 0.5
+        if column not in kernel.warped:
+            return float(x[column])
+        p, q = shapes[kernel.warped.index(column)]
+        return float(1 - (1 - x[column] ** p) ** q)
+
     square, hamming = 0.0, 0.0
     for column, scale in zip(kernel.numbers, hyper.lengthscale.tolist()):
-        u, v = (x[column] if exists(x, column) else 0.5 for x in (a, b))
+        u, v = place(a, column), place(b, column)
         square += ((u - v) / scale) ** 2
     for (column, _), scale in zip(kernel.categories, hyper.lengthscale.tolist()[len(kernel.numbers) :]):
         u, v = (level(x, column) if exists(x, column) else None for x in (a, b))
@@ -80,4 +99,4 @@ def matrix(kernel: Kernel, hyper: Hyper, a: Tensor, b: Tensor) -> np.ndarray:
 
 
 def element(hyper: Hyper, *index: int) -> Hyper:
-    return Hyper(*(part[index] for part in hyper))
+    return Hyper._make(part if part is None else part[index] for part in hyper)

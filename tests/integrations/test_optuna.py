@@ -119,3 +119,14 @@ def test_a_value_from_other_bounds_is_no_observation_and_enqueued_trials_are() -
 def test_wrong_arguments_are_refused_at_once() -> None:
     with pytest.raises(ConfigurationError, match="startup"):
         GPSampler(startup=1)
+    with pytest.raises(ConfigurationError, match="warp: True or False"):
+        GPSampler(warp=1)
+
+
+def test_the_axes_of_a_warped_sampler_bend() -> None:
+    found = []
+    for warp in (False, True):
+        study = optuna.create_study(sampler=GPSampler(startup=6, warp=warp, seed=0))
+        study.optimize(lambda trial: (trial.suggest_float("x", 0.0, 1.0) ** 0.2 - 0.4) ** 2, n_trials=8)
+        found.append([trial.params["x"] for trial in study.trials])
+    assert found[0][:6] == found[1][:6] and found[0][6:] != found[1][6:]

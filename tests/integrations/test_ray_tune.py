@@ -80,13 +80,13 @@ def test_it_finds_a_minimum_that_random_search_does_not() -> None:
 
 
 def test_a_restored_search_suggests_what_the_saved_one_would_have(tmp_path: Path) -> None:
-    search = ready(startup=4, seed=2)
+    search = ready(startup=4, warp=True, seed=2)
     driven(search, 7)
     search.suggest("running")
     search.on_trial_result("running", {"loss": 3.0, "training_iteration": 1})
     search.save(str(tmp_path / "state"))
     json.loads((tmp_path / "state").read_text())
-    for other in (GPSearch(startup=4), ready(startup=4)):
+    for other in (GPSearch(startup=4, warp=True), ready(startup=4, warp=True)):
         other.restore(str(tmp_path / "state"))
         assert other._seen == search._seen and other._running == search._running
         assert other.suggest("next") == search.suggest("next")

@@ -15,13 +15,14 @@ from torch import Tensor
 import torchtune_hp as hp
 from tests.faults.studies import Walk, arguments, story
 from tests.faults.test_kill_at_every_turn import run_and_kill
-from torchtune_hp.errors import ConfigurationError
+from torchtune_hp.errors import ConfigurationError, StudyChangedError
 from torchtune_hp.journal import Journal
 from torchtune_hp.pareto import hypervolume
 from torchtune_hp.searchers import GPSearch, RandomSearch, Searcher, SobolSearch
+from torchtune_hp.searchers.gp_space import kernel_of
 from torchtune_hp.space import Space
-from torchtune_hp.testing.searcher_suite import anywhere
-from torchtune_hp.trial import Dim, Report, Setting
+from torchtune_hp.testing.searcher_suite import SETTINGS, SearcherSuite, anywhere
+from torchtune_hp.trial import Dim, Report, Setting, Source
 
 NONE = torch.empty(0, 2, dtype=torch.float64)
 PLANE = Setting((Dim("a", "float"), Dim("b", "float")), anywhere)
@@ -77,6 +78,17 @@ def hartmann3(x: Tensor) -> Tensor:
     return 3.86278 - (height * torch.exp(-(width * (x[:, None] - place).square()).sum(-1))).sum(-1)
 
 
+class TestWarped(SearcherSuite):
+    """The suite of all searchers, where axes bend."""
+
+    def make(self) -> GPSearch:
+        return GPSearch(startup=4, warp=True)
+
+    @pytest.fixture
+    def setting(self) -> Setting:
+        return SETTINGS["conditional"]()
+
+
 # How good it is
 
 
@@ -98,6 +110,62 @@ def test_a_maximum_is_found_where_the_other_values_are_absurd() -> None:
     assert bowl(ask(searcher, 1, 20)) < 0.02
 
 
+# Axes that bend
+
+
+def test_floats_and_ints_of_many_levels_are_warped_and_nothing_else() -> None:
+    dims = (
+        Dim("lr", "float", log=True), Dim("layers", "int", 15), Dim("width", "int", 16), Dim("net", "category", 2),
+        Dim("batch", "ordinal", 99), Dim("seed", "int"), Dim("rate", "float", parent=("net", 1)), Dim("rounded", "float", 3),
+    )  # fmt: skip
+    setting = Setting(dims, anywhere, max_t=9, objectives=2)
+    assert kernel_of(setting, looks=True, warp=True).warped == (0, 2, 5, 6)
+    assert kernel_of(setting, looks=True).warped == ()
+
+
+def along_a_power(x: Tensor) -> Tensor:
+    """Branin, most of it in a tenth of each axis."""
+    return branin(x**0.25)
+
+
+def test_with_warped_axes_fewer_evaluations_find_what_lies_crowded_at_one_end() -> None:
+    """Slow: 84 suggestions."""
+    bent, plain = (sorted(regret(GPSearch(warp=warp), along_a_power, 2, 22, seed) for seed in range(3)) for warp in (True, False))
+    assert bent[1] < plain[1] / 4, (bent, plain)
+
+
+def test_without_a_warp_no_point_is_another_than_by_default() -> None:
+    x = points(20)
+    default, off, on = begun(), begun(warp=False), begun(warp=True)
+    for searcher in (default, off, on):
+        searcher.tell(reports(x, bowl(x)))
+    assert torch.equal(ask(default, 3, 20), ask(off, 3, 20)) and not torch.equal(ask(off, 3, 20), ask(on, 3, 20))
+
+
+def test_failures_are_kept_away_from_where_axes_bend_too() -> None:
+    x = points(24)
+    y = (x[:, 0] ** 0.1 - 0.9).abs() + x[:, 1]      # flat from a half on
+    failing = [Report(24 + k, 1, (math.nan,), 0, (0.9, 0.02 * k), failed=True) for k in range(3)]
+    searcher = begun(warp=True)
+    searcher.tell([*reports(x, y), *failing])
+    many = ask(searcher, 12, 27)
+    assert ((many - many.new_tensor([0.9, 0.02])).abs() < 0.05).all(1).sum() == 0
+
+
+def test_several_objectives_and_earlier_studies_are_warped_too() -> None:
+    x = points(20)
+    both = torch.stack([bowl(x**0.25, 0.7), bowl(x, 0.6)], 1).tolist()
+    setting = replace(PLANE, objectives=2, max_t=1)
+    earlier = Source("runs/a", (0, 1), tuple(map(tuple, x.tolist())), (1.0,) * 20, tuple((values[0],) for values in both))
+    for searcher in (begun(setting, warp=True), begun(replace(PLANE, sources=(earlier,)), warp=True)):
+        objectives = searcher.setting.objectives
+        searcher.tell([
+            Report(k, 1, tuple(values[:objectives]), 0, tuple(row), done=True) for k, (row, values) in enumerate(zip(x.tolist(), both))
+        ])  # fmt: skip
+        found = ask(searcher, 4, 20)
+        assert found.shape == (4, 2) and ((found >= 0) & (found <= 1)).all() and torch.equal(found, ask(searcher, 4, 20))
+
+
 # First points
 
 
@@ -117,6 +185,12 @@ def test_where_nothing_finite_was_told_points_stay_those_of_sobol_search() -> No
     sobol.begin(PLANE)
     searcher.tell(reports(points(6), [math.inf] * 5 + [1.0]))
     assert torch.equal(ask(searcher, 2, 6), ask(sobol, 2, 6))
+
+
+@pytest.mark.parametrize("warp", [1, 0, None, "yes"])
+def test_whether_axes_bend_is_true_or_false(warp: Any) -> None:
+    with pytest.raises(ConfigurationError, match=rf"warp: True or False is needed, but got {warp!r}"):
+        GPSearch(warp=warp)
 
 
 @pytest.mark.parametrize("given", [{"startup": 1}, {"startup": 2.5}, {"exact": 15}, {"exact": "all"}])
@@ -373,6 +447,16 @@ def test_more_observations_than_exact_are_cut_and_the_log_says_so_once() -> None
 
 def small(folder: Path, executor: Any) -> dict[str, Any]:
     return arguments(folder, executor, searcher=hp.GPSearch(startup=4, exact=16), trials=9)
+
+
+def test_whether_axes_bend_is_in_the_journal_and_a_study_goes_on_as_it_began(tmp_path: Path) -> None:
+    given = {**small(tmp_path, hp.Simulated(1)), "searcher": hp.GPSearch(startup=4, exact=16, warp=True)}
+    hp.Tuner(**given).fit()
+    with Journal.open(tmp_path / "walk") as journal:
+        assert journal.header["searcher"]["args"] == {"startup": 4, "exact": 16, "warp": True}
+    with pytest.raises(StudyChangedError, match="searcher.warp: True -> False"):
+        hp.Tuner(**{**given, "searcher": hp.GPSearch(startup=4, exact=16)}).fit()
+    assert len(hp.Tuner.resume(tmp_path / "walk", Walk, trials="+2", verbose=0).fit()) == 11
 
 
 def said(folder: Path) -> list[str]:

@@ -103,6 +103,6 @@ def padded(x: Tensor, y: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def element(fitted: Fitted, which: Any) -> Fitted:
     """Some of a batch of processes, by an index of the batch dimensions."""
-    hyper = Hyper(*(part[which] for part in fitted.hyper))
+    hyper = Hyper._make(part if part is None else part[which] for part in fitted.hyper)
     x, y, noise = fitted.x[which], fitted.y[which], fitted.noise[which]
     return Fitted(fitted.kernel, hyper, x, y, noise, fitted.factor[which], fitted.whitened[which], fitted.alpha[which])

@@ -57,7 +57,7 @@ def fit(
     ends where its model promises no more of the log posterior; 0: where the gradient vanishes.
     Raises ValueError for what `condition` refuses, and for no start at all.
     """
-    refuse(x, y)
+    refuse(kernel, x, y)
     prior = default(kernel) if prior is None else prior
     prior = Prior(*(column.to(y.device) for column in prior))
     batch, n = y.shape[:-1], y.shape[-1]

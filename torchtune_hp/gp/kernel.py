@@ -4,6 +4,7 @@
 
 - Numbers (float, int, ordinal) meet in one distance r with a lengthscale each (ARD). shape is exp(-r**2 / 2) (RBF; Rasmussen and
   Williams 2006, eq. 4.9) or (1 + R + R**2 / 3) exp(-R) with R = sqrt(5) r (Matern-5/2; eq. 4.17).
+- A number that is `warped` enters as w(a_i), which is learned too (`warp.py`): for functions that are wiggly at one end alone.
 - Categories are equal or not: a factor exp(-1 / l_c) for each that differs (Hamming distance, as in SMAC; Hutter et al. 2011, LION 5).
 - Conditional columns. An inactive number rests at 1/2 and an inactive category is a level of its own, whatever x holds there. So
   two points without the column do not differ in it. If one has it, the parents differ, and their factor keeps the two apart however
@@ -22,10 +23,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+from . import warp
+from .fade import fade, fade_pullback
 
 REST = 0.5
 """Where a number that does not exist is taken to be."""
@@ -40,9 +45,10 @@ class Kernel:
 
     `numbers`: columns of numbers. `categories`: (column, levels n); level k of n is [k/n, (k+1)/n). `conditions`: (column, parent's
     column, level): the column exists only where its parent has this level, and exists itself; parents come before their children.
-    `fidelity`: the column of t. Columns that are named nowhere do not count.
+    `fidelity`: the column of t. `warped`: those of `numbers` that are. Columns that are named nowhere do not count.
 
-    Raises ValueError for a column with two meanings, for a condition on a column that is no category, and for one out of order.
+    Raises ValueError for a column with two meanings, for a condition on no category or out of order, and for a warped column that is no
+    number, or twice one.
     """
 
     numbers: tuple[int, ...]
@@ -50,6 +56,7 @@ class Kernel:
     conditions: tuple[tuple[int, int, int], ...] = ()
     fidelity: int | None = None
     shape: Literal["matern52", "rbf"] = "matern52"
+    warped: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         columns = [*self.numbers, *(column for column, _ in self.categories), *([] if self.fidelity is None else [self.fidelity])]
@@ -57,6 +64,8 @@ class Kernel:
             raise ValueError(f"a column is a number, a category or the fidelity, but these are two at once: {twice}; name each once")
         if self.shape not in ("matern52", "rbf"):
             raise ValueError(f"shape must be 'matern52' or 'rbf', got {self.shape!r}")
+        if wrong := sorted({column for column in self.warped if column not in self.numbers or self.warped.count(column) > 1}):
+            raise ValueError(f"a warped column is one of `numbers`, {self.numbers}, named once; got {self.warped}: mend {wrong}")
         levels, seen = dict(self.categories), set[int]()
         for column, parent, level in self.conditions:
             if not 0 <= level < levels.get(parent, 0):
@@ -77,6 +86,11 @@ class Kernel:
     def decays(self) -> int:
         return 0 if self.fidelity is None else 3
 
+    @cached_property
+    def bent(self) -> tuple[int, ...] | None:
+        """Where among `numbers` the warped ones stand; None: they are all of them, in order."""
+        return None if self.warped == self.numbers else tuple(map(self.numbers.index, self.warped))
+
 
 class Hyper(NamedTuple):
     """The hyperparameters of one Gaussian process for each element of the batch; all float64, all but `mean` positive."""
@@ -86,20 +100,24 @@ class Hyper(NamedTuple):
     noise: Tensor           # (...): the variance of an observation
     mean: Tensor            # (...)
     decay: Tensor           # (..., 3): w, b, p of the fidelity; (..., 0) without one
+    warp: Tensor | None = None      # (..., 2, m): a, b of each warped column; None without one
 
 
 def pack(hyper: Hyper) -> Tensor:
-    """(..., p) raw, what a fit moves freely: log lengthscale (k), log outputscale, log noise, mean, log decay (3 or 0)."""
+    """(..., p) raw, what a fit moves freely: log lengthscale (k), log outputscale, log noise, mean, log decay (3 or 0), log a and b (m)."""
     scalars = torch.stack([hyper.outputscale.log(), hyper.noise.log(), hyper.mean], -1)
-    return torch.cat([hyper.lengthscale.log(), scalars, hyper.decay.log()], -1)
+    warps = [] if hyper.warp is None else [hyper.warp.log().flatten(-2)]
+    return torch.cat([hyper.lengthscale.log(), scalars, hyper.decay.log(), *warps], -1)
 
 
 def unpack(kernel: Kernel, raw: Tensor) -> Hyper:
     """The inverse of `pack`. Raises ValueError where raw (..., p) is not of this kernel's p."""
-    k, size = kernel.lengthscales, kernel.lengthscales + 3 + kernel.decays
+    k, m = kernel.lengthscales, len(kernel.warped)
+    size = (end := k + 3 + kernel.decays) + 2 * m
     if raw.shape[-1] != size:
         raise ValueError(f"raw must be (..., {size}) for this kernel, but got {tuple(raw.shape)}; see `pack` for the order")
-    return Hyper(raw[..., :k].exp(), raw[..., k].exp(), raw[..., k + 1].exp(), raw[..., k + 2], raw[..., k + 3 :].exp())
+    warps = raw[..., end:].exp().reshape(*raw.shape[:-1], 2, m) if m else None
+    return Hyper(raw[..., :k].exp(), raw[..., k].exp(), raw[..., k + 1].exp(), raw[..., k + 2], raw[..., k + 3 : end].exp(), warps)
 
 
 def covariance(kernel: Kernel, hyper: Hyper, a: Tensor, b: Tensor | None = None) -> Tensor:
@@ -118,7 +136,7 @@ def covariance(kernel: Kernel, hyper: Hyper, a: Tensor, b: Tensor | None = None)
 
 def variance(kernel: Kernel, hyper: Hyper, x: Tensor) -> Tensor:
     """(..., n): the diagonal of `covariance(kernel, hyper, x)`, without the rest of it."""
-    one = x.new_ones(x.shape[:-1]) if kernel.fidelity is None else _fade(hyper.decay[..., None, :], 2 * x[..., kernel.fidelity])
+    one = x.new_ones(x.shape[:-1]) if kernel.fidelity is None else fade(hyper.decay[..., None, :], 2 * x[..., kernel.fidelity])
     return hyper.outputscale[..., None] * one
 
 
@@ -138,6 +156,7 @@ class Points(NamedTuple):
     norms: Tensor           # (..., n): the squares of their lengths
     one_hot: Tensor         # (..., n, sum of (levels + 1)); the last of each is "does not exist"
     time: Tensor | None     # (..., n); None without a fidelity
+    plain: Tensor | None    # (..., n, m): the warped numbers as they were, 0 where they do not exist; None without one
 
 
 class Compared(NamedTuple):
@@ -177,15 +196,16 @@ def compared(kernel: Kernel, hyper: Hyper, a: Tensor | Points, b: Tensor | None 
 
 
 def pullback(kernel: Kernel, hyper: Hyper, found: Compared, weight: Tensor, room: Tensor | None = None) -> Tensor:
-    """sum_ab weight_ab dK_ab / d(raw): (..., k + 1 + 3 or 0), by log lengthscale, log outputscale and log decay.
+    """sum_ab weight_ab dK_ab / d(raw): (..., k + 1 + 3 or 0 + 2 m), by log lengthscale, log outputscale, log decay, log a and log b.
 
     `found`: of points with themselves. `weight` (..., n, n) is symmetric. Costs one product of (n, n) with (n, k): no (n, n, k) is
     made. `room` (..., n, n) is written over.
     """
     bent = torch.mul(weight, found.slope, out=room)
-    z, _, one_hot, time = found.a
+    z, _, one_hot, time, plain = found.a
     # sum_ab M_ab (z_a - z_b)**2 = 2 sum_a (M 1)_a z_a**2 - 2 z' M z, column by column.
-    numbers = (2 * SLOPE[kernel.shape]) * ((bent.sum(-1, keepdim=True) * z - bent @ z) * z).sum(-2)
+    apart = bent.sum(-1, keepdim=True) * z - bent @ z
+    numbers = (2 * SLOPE[kernel.shape]) * (apart * z).sum(-2)
     total = (weight.flatten(-2)[..., None, :] @ found.value.flatten(-2)[..., :, None])[..., 0, 0]
     pieces = [numbers]
     if kernel.categories:
@@ -196,7 +216,10 @@ def pullback(kernel: Kernel, hyper: Hyper, found: Compared, weight: Tensor, room
         pieces.append(unequal / hyper.lengthscale[..., len(kernel.numbers) :])
     pieces.append(total[..., None])
     if time is not None:
-        pieces.append(_fade_pullback(hyper.decay, time, torch.mul(weight, found.value, out=room)))
+        pieces.append(fade_pullback(hyper.decay, time, torch.mul(weight, found.value, out=room)))
+    if plain is not None and hyper.warp is not None:
+        scale = (-2 * SLOPE[kernel.shape] * math.sqrt(UNIT[kernel.shape])) / hyper.lengthscale[..., None, : len(kernel.numbers)]
+        pieces += [(warp.columns(apart * scale, kernel.bent) * slope).sum(-2) for slope in warp.slopes_by_raw(plain, hyper.warp)]
     return torch.cat(pieces, -1)
 
 
@@ -213,7 +236,11 @@ def described(kernel: Kernel, hyper: Hyper, x: Tensor) -> Points:
     """Points x (..., n, d) as the kernel sees them under `hyper`."""
     exists = active(kernel, x) if kernel.conditions else None
     k = len(kernel.numbers)
-    numbers = numbered(kernel, x) - REST        # about the middle: less is lost in the products
+    numbers = numbered(kernel, x)
+    plain = None
+    if kernel.warped:
+        numbers, plain = warp.bent(numbers, kernel.bent, hyper.warp, None if exists is None else numbered(kernel, exists))
+    numbers = numbers - REST        # about the middle: less is lost in the products
     if exists is not None:
         numbers = torch.where(numbered(kernel, exists), numbers, 0.0)
     codes = []
@@ -228,6 +255,7 @@ def described(kernel: Kernel, hyper: Hyper, x: Tensor) -> Points:
         scaled.square().sum(-1),
         torch.cat(codes, -1) if codes else x[..., :0],
         None if kernel.fidelity is None else x[..., kernel.fidelity],
+        plain,
     )
 
 
@@ -258,7 +286,7 @@ def _factor(kernel: Kernel, hyper: Hyper, a: Points, b: Points) -> Tensor:
     if kernel.categories:
         factor = factor * _unlike(kernel, hyper, a.one_hot, b.one_hot)
     if a.time is not None and b.time is not None:
-        factor = factor * _fade(hyper.decay[..., None, None, :], a.time[..., :, None] + b.time[..., None, :])
+        factor = factor * fade(hyper.decay[..., None, None, :], a.time[..., :, None] + b.time[..., None, :])
     return factor
 
 
@@ -268,26 +296,3 @@ def _unlike(kernel: Kernel, hyper: Hyper, a: Tensor, b: Tensor) -> Tensor:
     sizes = torch.tensor([levels + 1 for _, levels in kernel.categories], device=rates.device)
     equal = (a * rates.repeat_interleave(sizes, -1)[..., None, :]) @ b.mT
     return torch.exp(equal - rates.sum(-1)[..., None, None])
-
-
-def _fade(decay: Tensor, both: Tensor) -> Tensor:
-    """fade of t + u = both (...), with w, b, p in decay (..., 3)."""
-    stays, scale, power = decay.unbind(-1)
-    return (stays + (scale / (scale + both)) ** power) / (stays + (scale / (scale + 2)) ** power)
-
-
-def _fade_pullback(decay: Tensor, time: Tensor, whole: Tensor) -> Tensor:
-    """sum_ab whole_ab d(log fade_ab) / d(log decay): (..., 3)."""
-    stays, scale, power = decay[..., None, None, :].unbind(-1)
-    both = time[..., :, None] + time[..., None, :]
-
-    def fading(both: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """D, and its derivatives by log b and log p."""
-        ratio = scale / (scale + both)
-        value = ratio**power
-        return value, value * power * (1 - ratio), value * power * ratio.log()
-
-    (here, *slopes), (end, *end_slopes) = fading(both), fading(torch.full_like(scale, 2.0))
-    parts = [stays / (stays + here) - stays / (stays + end)]
-    parts += [slope / (stays + here) - end_slope / (stays + end) for slope, end_slope in zip(slopes, end_slopes)]
-    return torch.stack([(whole * part).sum((-2, -1)) for part in parts], -1)

@@ -8,6 +8,8 @@ BoTorch uses since 0.12, for x in the unit cube and y standardised:
     noise          LogNormal(-4, 1), at least 1e-4
     mean           free
     decay w, b, p  LogNormal(0, 1), LogNormal(-1, 1), LogNormal(0, 1/2): ours; a curve that halves its way within a third of the budget
+    warp a, b      LogNormal(v, sqrt(v)), v = 1/4, from 1/16 to 16: of the kind that Snoek et al. 2014 take (see `warp.py`), densest
+                   at 1, so that what few observations say nothing of is not bent
 
 Densities are those of the hyperparameter itself, not of its logarithm, so maxima agree with BoTorch's.
 """
@@ -36,6 +38,10 @@ FAR = math.log(1e4)
 """An upper bound where nothing else bounds: beyond it a hyperparameter changes nothing but rounding."""
 
 
+_BEND = 0.25
+"""The variance of log a and of log b. Of log a the log density is -log(a)**2 / (2 v) and a constant: as much for a as for 1 / a."""
+
+
 def default(kernel: Kernel) -> Prior:
     """The table at the head of this file, for `kernel`."""
     k = kernel.lengthscales
@@ -43,6 +49,7 @@ def default(kernel: Kernel) -> Prior:
     rows += [(0.0, math.inf, 0.0, 0.0), (-4.0, 1.0, math.log(1e-4), FAR), (0.0, math.inf, -math.inf, math.inf)]
     if kernel.fidelity is not None:
         rows += [(0.0, 1.0, -FAR, FAR), (-1.0, 1.0, -FAR, FAR), (0.0, 0.5, -FAR, FAR)]
+    rows += [(_BEND, math.sqrt(_BEND), -math.log(16), math.log(16))] * (2 * len(kernel.warped))
     return Prior(*torch.tensor(rows, dtype=torch.float64).unbind(-1))
 
 

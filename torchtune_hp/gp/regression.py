@@ -67,7 +67,7 @@ def condition(
     `noise` (..., n): variance of each observation beyond hyper.noise, as of a mean over few seeds or folds. `trend`: see Trend.
     Raises ValueError for shapes or dtypes that do not fit, for what is not finite, and where even the largest jitter gives no factor.
     """
-    refuse(x, y)
+    refuse(kernel, x, y)
     batch = _batch(x.shape[:-2], y.shape[:-1], hyper.mean.shape)
     n = y.shape[-1]
     total = hyper.noise[..., None] if noise is None else hyper.noise[..., None] + noise
@@ -94,8 +94,8 @@ def extend(fitted: Fitted, x: Tensor, y: Tensor, noise: Tensor | None = None) ->
 
     With L of the old points, [L 0; B' C] is the factor of all, where L B = K(old, new) and C C' = K(new, new) + N - B' B.
     """
-    refuse(x, y)
     kernel, hyper = fitted.kernel, fitted.hyper
+    refuse(kernel, x, y)
     batch = _batch(fitted.factor.shape[:-2], x.shape[:-2], y.shape[:-1])
     n, q = fitted.y.shape[-1], y.shape[-1]
     total = hyper.noise[..., None] if noise is None else hyper.noise[..., None] + noise
@@ -239,7 +239,7 @@ def _batch(*shapes: torch.Size) -> torch.Size:
     return torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call, no-any-return]
 
 
-def refuse(x: Tensor, y: Tensor) -> None:
+def refuse(kernel: Kernel, x: Tensor, y: Tensor) -> None:
     if x.dtype != torch.float64 or y.dtype != torch.float64:
         raise ValueError(f"x and y must be float64, but are {x.dtype} and {y.dtype}; a covariance in less has no reliable factor")
     if x.ndim < 2 or y.ndim < 1 or x.shape[-2] != y.shape[-1]:
@@ -248,3 +248,6 @@ def refuse(x: Tensor, y: Tensor) -> None:
         if not tensor.isfinite().all():
             wrong = int((~tensor.isfinite()).sum())
             raise ValueError(f"{name} must be finite, but {wrong} of its {tensor.numel()} numbers are not; leave those observations out")
+    if kernel.warped and not ((bent := x[..., list(kernel.warped)]) >= 0).logical_and_(bent <= 1).all():
+        wrong = int(((bent < 0) | (bent > 1)).sum())
+        raise ValueError(f"warped columns of x must lie in [0, 1], but {wrong} of {bent.numel()} do not; a warp is of the unit cube")

@@ -43,14 +43,14 @@ _OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 class GPSampler(optuna.samplers.BaseSampler):  # type: ignore[misc]
-    """Suggests by `GPSearch`. `startup`, `exact`: its arguments. `seed`: of everything drawn; None: a fresh one.
+    """Suggests by `GPSearch`. `startup`, `exact`, `warp`: its arguments. `seed`: of everything drawn; None: a fresh one.
 
     Raises ConfigurationError as GPSearch does, and SpaceError for an integer range of more than 2**40 values.
     """
 
-    def __init__(self, *, startup: int | None = None, exact: int = 1000, seed: int | None = None) -> None:
-        GPSearch(startup, exact)                # its errors, now
-        self._startup, self._exact = startup, exact
+    def __init__(self, *, startup: int | None = None, exact: int = 1000, warp: bool = False, seed: int | None = None) -> None:
+        GPSearch(startup, exact, warp)          # its errors, now
+        self._startup, self._exact, self._warp = startup, exact, warp
         self._seed = secrets.randbits(63) if seed is None else seed
         self._independent = optuna.samplers.RandomSampler(seed=derive(self._seed, "independent") % 2**32)
         self._common = IntersectionSearchSpace(include_pruned=True)
@@ -85,7 +85,7 @@ class GPSampler(optuna.samplers.BaseSampler):  # type: ignore[misc]
         looks = any(past.intermediate_values for past in trials if past.state in _OVER)
         learned = self._learned.get(study)
         if learned is None or not learned.is_of(searched, looks, self._seed):
-            searcher = GPSearch(self._startup, self._exact)
+            searcher = GPSearch(self._startup, self._exact, self._warp)
             learned = self._learned[study] = _Learned(searcher, searched, study.directions, looks=looks, seed=self._seed)
         learned.tell([past for past in trials if past.state in _OVER])
         return learned.ask(trial, [other for other in trials if other.state == TrialState.RUNNING and other.number != trial.number])

@@ -38,7 +38,7 @@ from .suggester import Suggester
 
 
 class GPSearch(Searcher):  # type: ignore[misc]
-    """Suggests by `torchtune_hp.GPSearch`. `startup`, `exact`: its arguments. `metric`, `mode` and `space` default to Ray's.
+    """Suggests by `torchtune_hp.GPSearch`. `startup`, `exact`, `warp`: its arguments. `metric`, `mode` and `space` default to Ray's.
 
     Raises ConfigurationError as that does, and for a `mode` other than "min" and "max"; SpaceError, by parameter, for what cannot be
     searched.
@@ -46,10 +46,10 @@ class GPSearch(Searcher):  # type: ignore[misc]
 
     def __init__(
         self, space: Space | Mapping[str, Any] | None = None, metric: str | None = None, mode: str | None = None, *,
-        startup: int | None = None, exact: int = 1000, seed: int = 0,
+        startup: int | None = None, exact: int = 1000, warp: bool = False, seed: int = 0,
     ) -> None:  # fmt: skip
         super().__init__(metric=metric, mode=mode)
-        self._process = Process(startup, exact)
+        self._process = Process(startup, exact, warp)
         self._seed = seed
         self._suggester: Suggester | None = None
         self._numbers: dict[str, int] = {}                      # Ray's trial -> ours
@@ -123,7 +123,7 @@ class GPSearch(Searcher):  # type: ignore[misc]
             space = self._suggester.space
             if space.describe() != state["space"]:
                 raise ConfigurationError(f"space: {checkpoint_path} was saved for {state['space']}, but this is {space.describe()}.")
-        self._process = Process(self._process.startup, self._process.exact)
+        self._process = Process(self._process.startup, self._process.exact, self._process.warp)
         self._begin(space)
         self._numbers, self._told = state["numbers"], []
         for entry in state["told"]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -58,26 +59,31 @@ class GPSearch(Base):
     `startup`: so many trials are told before the process is asked; None: 8, or one more than there are dimensions.
     `exact`: so many rows are conditioned on, all there are up to it; beyond, a subset (see `gp_history`), and the log says so. Failures
     are learned from among the newest `exact` trials.
+    `warp`: whether the axis of each float and int of 16 levels or more may bend (`gp.warp`), so that a loss that is wiggly near one end
+    of a range, and flat elsewhere, is one process. For ranges whose scale may be wrong; where it is right nothing is gained (docs/gp.md).
 
-    Raises ConfigurationError for `startup` < 2 or `exact` < 16, and as SobolSearch does; SpaceError as SobolSearch does.
+    Raises ConfigurationError for `startup` < 2, `exact` < 16 and a `warp` that is no bool, and as SobolSearch does; SpaceError as it does.
     """
 
     adaptive = True
     learns_from_sources = True
 
-    def __init__(self, startup: int | None = None, exact: int = 1000) -> None:
+    def __init__(self, startup: int | None = None, exact: int = 1000, warp: bool = False) -> None:
         for name, number, least in (("startup", startup, 2), ("exact", exact, 16)):
             if number is not None and (type(number) is not int or number < least):
                 raise ConfigurationError(f"{name}: a whole number of at least {least} is needed, but got {number!r}.")
+        if type(warp) is not bool:
+            raise ConfigurationError(f"warp: True or False is needed, but got {warp!r}.")
         self.startup = startup
         self.exact = exact
+        self.warp = warp
 
     def begin(self, setting: Setting) -> None:
         super().begin(setting)
         self._sobol = SobolSearch()
         self._sobol.begin(setting)
         self._first = self.startup or max(8, len(setting.dims) + 1)
-        self._kernel = kernel_of(setting, looks=setting.objectives > 1)
+        self._kernel = kernel_of(setting, looks=setting.objectives > 1, warp=self.warp)
         self._cube = cube_of(setting, self._kernel)
         self._history = History(setting.max_t, self.exact, setting.objectives)
         self._raw: Tensor | None = None         # (k, p): of the milestones fitted so far
@@ -214,8 +220,10 @@ class GPSearch(Base):
             return None
         everywhere = trained(tried[-self.exact :])
         shortest = torch.stack([one.hyper.lengthscale for one in processes]).amin(0)
-        near = processes[0].hyper._replace(lengthscale=shortest.clamp_max(_NEAR * len(self.setting.dims) ** 0.5))
-        return lambda at: deterrence(self._kernel, near, everywhere, failed, at)
+        # Without the warp, which may take any part of a column for one place: a single failure would speak for all of it.
+        plain = replace(self._kernel, warped=())
+        near = processes[0].hyper._replace(lengthscale=shortest.clamp_max(_NEAR * len(self.setting.dims) ** 0.5), warp=None)
+        return lambda at: deterrence(plain, near, everywhere, failed, at)
 
     # Beside the process ----------------------------------------------------------------------------------------------
 

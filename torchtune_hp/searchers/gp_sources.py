@@ -38,11 +38,11 @@ Outcomes = Callable[[Sequence[Row]], Tensor]
 
 
 class Sources:
-    """What `setting.sources` say, to processes of `kernel`. Theirs have a fidelity too, and are told `outcomes`."""
+    """What `setting.sources` say, to processes of `kernel`. Theirs have a fidelity too, are warped if it is, and are told `outcomes`."""
 
     def __init__(self, setting: Setting, kernel: Kernel, outcomes: Outcomes) -> None:
         self._setting, self._kernel, self._outcomes = setting, kernel, outcomes
-        self._theirs = kernel_of(setting, looks=True)
+        self._theirs = kernel_of(setting, looks=True, warp=bool(kernel.warped))
 
     def champions(self, turn: int, count: int, taken: Tensor, other: Tensor) -> Tensor:
         """Up to `count` of the sources' best points (m, d), the sources in turns, none near another or near what is `taken`.

@@ -16,12 +16,14 @@ from ..gp.maximize import leveled
 from ..trial import Dim, Setting
 
 _MOST = 1024        # levels of one dimension that are told apart in a climb; of more, so many are spread over the cube
+_BENT = 16          # levels from which a column is worth the two hyperparameters of a warp
 
 
-def kernel_of(setting: Setting, looks: bool) -> Kernel:
+def kernel_of(setting: Setting, looks: bool, warp: bool = False) -> Kernel:
     """Floats, ints and ordinals are numbers; a category is equal or not; a branch's columns exist under their category alone.
 
     `looks`: observations are looks at trials that were trained to different lengths; there is a fidelity, unless a trial has one step.
+    `warp`: floats and ints of _BENT levels or more are warped. How far apart few levels are tells no bend, nor do an ordinal's names.
     """
     dims = setting.dims
     place = {dim.name: k for k, dim in enumerate(dims)}
@@ -35,7 +37,12 @@ def kernel_of(setting: Setting, looks: bool) -> Kernel:
         categories=tuple((k, dim.levels or 1) for k, dim in enumerate(dims) if dim.kind == "category"),
         conditions=tuple((k, *under[k]) for k in sorted(under, key=lambda k: (depth(k), k))),
         fidelity=len(dims) if looks and setting.max_t != 1 else None,
+        warped=tuple(k for k, dim in enumerate(dims) if warp and _bends(dim)),
     )
+
+
+def _bends(dim: Dim) -> bool:
+    return dim.kind in ("float", "int") and (dim.levels is None or dim.levels >= _BENT)
 
 
 def cube_of(setting: Setting, kernel: Kernel) -> Cube:

@@ -4,7 +4,8 @@
 
 Their kernels are put together to ours: `ScaleKernel` around `MaternKernel(2.5)` or `RBFKernel`, times BoTorch's `CategoricalKernel`
 (it takes the mean over its columns where ours takes the sum: its lengthscales are ours over their number), times BoTorch's
-`ExponentialDecayKernel` over its value at (1, 1) (its lengthscale is our b, its power our p, its offset our w).
+`ExponentialDecayKernel` over its value at (1, 1) (its lengthscale is our b, its power our p, its offset our w). Warped numbers go
+through BoTorch's `Warp` first (its concentration1 is our a, its concentration0 our b), which by default keeps 1e-7 away from the ends.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ CASES: dict[str, dict[str, Any]] = {
     "numbers and categories": {"n": 30, "numbers": [0, 2], "categories": [[1, 3], [3, 2]], "shape": "matern52"},
     "numbers and fidelity": {"n": 30, "numbers": [0, 1], "fidelity": 2, "shape": "matern52"},
     "numbers, categories, fidelity": {"n": 40, "numbers": [0, 3], "categories": [[1, 4]], "fidelity": 2, "shape": "rbf"},
+    "warped numbers": {"n": 25, "numbers": [0, 1, 2], "warped": [0, 1, 2], "shape": "matern52"},
+    "numbers warped in part, a category": {"n": 30, "numbers": [0, 2, 3], "warped": [3, 0], "categories": [[1, 3]], "shape": "rbf"},
 }
 
 
 def problem(name: str, seed: int) -> dict[str, Any]:
     """A case with x, y, the points asked for, and hyperparameters, as lists."""
-    case = {"categories": [], "fidelity": None, **CASES[name]}
+    case = {"categories": [], "fidelity": None, "warped": [], **CASES[name]}
     d = len(case["numbers"]) + len(case["categories"]) + (case["fidelity"] is not None)
     rng = np.random.default_rng([11, seed, *name.encode()])
     x, new = rng.random((case["n"], d)), rng.random((7, d))
@@ -41,7 +44,9 @@ def problem(name: str, seed: int) -> dict[str, Any]:
         "noise": float(np.exp(rng.normal(-4, 1))), "mean": float(rng.normal()),
         "decay": np.exp(rng.normal(-0.5, 0.5, 3)).tolist() if case["fidelity"] is not None else [],
     }  # fmt: skip
-    return {**case, "x": x.tolist(), "y": rng.normal(size=case["n"]).tolist(), "new": new.tolist(), "hyper": hyper}
+    y = rng.normal(size=case["n"]).tolist()
+    hyper["warp"] = np.exp(rng.normal(0, 0.7, (2, len(case["warped"])))).tolist() if case["warped"] else None
+    return {**case, "x": x.tolist(), "y": y, "new": new.tolist(), "hyper": hyper}
 
 
 def botorchs(given: dict[str, Any]) -> dict[str, Any]:
@@ -50,6 +55,7 @@ def botorchs(given: dict[str, Any]) -> dict[str, Any]:
     from botorch.models import SingleTaskGP
     from botorch.models.kernels import CategoricalKernel
     from botorch.models.kernels.exponential_decay import ExponentialDecayKernel
+    from botorch.models.transforms.input import Warp
     from gpytorch.kernels import MaternKernel, RBFKernel, ScaleKernel
     from gpytorch.likelihoods import GaussianLikelihood
     from gpytorch.mlls import ExactMarginalLogLikelihood
@@ -75,7 +81,15 @@ def botorchs(given: dict[str, Any]) -> dict[str, Any]:
     kernel = ScaleKernel(kernel).double()
     kernel.outputscale = tensor(outputscale)
     x, y = tensor(given["x"]), tensor(given["y"])
-    model = SingleTaskGP(x, y[:, None], likelihood=GaussianLikelihood().double(), covar_module=kernel, outcome_transform=None)
+    bent = None
+    if given["warped"]:
+        cube = tensor([[0.0], [1.0]]).expand(2, x.shape[1])
+        bent = Warp(d=x.shape[1], indices=given["warped"], eps=1e-15, bounds=cube).double()
+        bent._set_concentration(1, tensor(hyper["warp"][0]))
+        bent._set_concentration(0, tensor(hyper["warp"][1]))
+    model = SingleTaskGP(
+        x, y[:, None], likelihood=GaussianLikelihood().double(), covar_module=kernel, input_transform=bent, outcome_transform=None
+    )
     model.likelihood.noise = tensor(hyper["noise"])
     model.mean_module.constant.data.fill_(hyper["mean"])
     with torch.no_grad():
