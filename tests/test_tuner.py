@@ -293,6 +293,12 @@ def test_all_problems_are_told_at_once() -> None:
     assert len(str(caught.value).splitlines()) >= 6
 
 
+def test_without_a_searcher_it_is_gp_search_or_the_grid(tmp_path: Path) -> None:
+    axis = {"space": {"lr": hp.grid_search([0.1, 0.2])}}
+    for changes, kind in (({}, hp.GPSearch), (axis, hp.GridSearch), ({"searcher": hp.RandomSearch()}, hp.RandomSearch)):
+        assert isinstance(hp.Tuner(**counting(tmp_path, **changes))._plan.searcher, kind)
+
+
 def test_a_class_without_an_end_needs_one(tmp_path: Path) -> None:
     with pytest.raises(hp.ConfigurationError, match=r"max_t.*stop=hp.MaxSteps"):
         hp.Tuner(**counting(tmp_path, scheduler=None))
@@ -301,7 +307,7 @@ def test_a_class_without_an_end_needs_one(tmp_path: Path) -> None:
 
 def test_a_scheduler_that_ranks_serves_several_objectives_and_keeps_a_front_going(tmp_path: Path) -> None:
     scheduler = hp.ASHA(max_t=3, reduction_factor=3)
-    results = hp.Tuner(**counting(tmp_path, metric=["loss", "steps"], mode="min", scheduler=scheduler, trials=9)).fit()
+    results = hp.Tuner(**counting(tmp_path, metric=["loss", "steps"], mode="min", scheduler=scheduler, searcher=hp.RandomSearch(), trials=9)).fit()
     assert len(results) == 9 and results.pareto
     went_on = {trial for trial, curve in results.curves().items() if curve[-1]["step"] == 3}
     first = {trial: curve[0]["loss"] for trial, curve in results.curves().items()}      # after one step they differ in the loss alone

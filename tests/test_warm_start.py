@@ -199,11 +199,6 @@ def test_sources_are_read_when_the_study_that_had_them_is_gone_before_it_goes_on
         assert [one["name"] for one in journal.header["warm_start"]] == [source]
 
 
-def test_without_a_searcher_it_is_gp_search(tmp_path: Path, source: str) -> None:
-    assert isinstance(hp.Tuner(**warm(tmp_path, source, searcher=None))._plan.searcher, hp.GPSearch)
-    assert isinstance(hp.Tuner(**warm(tmp_path, searcher=None))._plan.searcher, hp.RandomSearch)
-
-
 def test_a_study_begins_where_its_source_was_best_and_says_what_it_learned_from(tmp_path: Path, source: str) -> None:
     results = hp.tune(**warm(tmp_path, source, trials=2, resume="never"))
     best = min(hp.Results.open(source), key=lambda trial: trial.metrics["loss"])

@@ -20,7 +20,7 @@ from .objective import Objective
 from .observers.base import Observer
 from .schedulers import FullRuns
 from .schedulers.base import Scheduler
-from .searchers import GPSearch, GridSearch, RandomSearch
+from .searchers import GPSearch, GridSearch
 from .searchers.base import Searcher
 from .space import Space
 from .spec import of_callable, spec
@@ -139,7 +139,7 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
         objective = problems.attempt("metric", lambda: Objective(given["metric"], given["mode"], given["outcome_constraints"]))
     stop = problems.attempt("stop", lambda: stop_rule(given["stop"]))
     warm = given["warm_start"]
-    searcher = given["searcher"] if given["searcher"] is not None else default_searcher(space, learns=bool(warm))
+    searcher = given["searcher"] if given["searcher"] is not None else default_searcher(space)
     problems.need(_is_part(searcher, Searcher), f"searcher: expected an object such as hp.RandomSearch(), but got {shown(searcher)}.")
     scheduler = given["scheduler"] if given["scheduler"] is not None else FullRuns()
     problems.need(_is_part(scheduler, Scheduler), f"scheduler: expected an object such as hp.ASHA(max_t=27), but got {shown(scheduler)}.")
@@ -192,11 +192,11 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
     return plan
 
 
-def default_searcher(space: Space | None, *, learns: bool = False) -> Searcher:
-    """GridSearch for a space with a `grid_search` axis; for any other RandomSearch, or GPSearch where earlier studies are learned from."""
+def default_searcher(space: Space | None) -> Searcher:
+    """GridSearch for a space with a `grid_search` axis, GPSearch for any other."""
     if space is not None and any(dim.grid for dim in space.dims):
         return GridSearch()
-    return GPSearch() if learns else RandomSearch()
+    return GPSearch()
 
 
 def _largest_budget(recipe: Recipe, scheduler: Scheduler, stop: StopRule | None) -> int | None:

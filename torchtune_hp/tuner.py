@@ -41,7 +41,7 @@ class Tuner:
         stop: ends single trials: {"accuracy": 0.95}, `hp.Plateau(patience)`, `hp.MaxSteps(n)`, a function of (trial, metrics).
         points: configs tried first. outcome_constraints: such as "params <= 50_000"; a report that violates one ranks last.
         warm_start: folders of earlier studies of the same metric, in any order: `GPSearch` learns from their trials what it can.
-        searcher: default `GridSearch` if the space has a `grid_search` axis, else `RandomSearch`; `GPSearch` with warm_start.
+        searcher: default `GPSearch`, or `GridSearch` if the space has a `grid_search` axis.
         scheduler: default `FullRuns()`. executor: "auto" is `Fused()` for a ModelTrainable,
             `Processes()` for the rest.
         observers: told of every turn (see `observers.base.Observer`). keep: how many best trials keep their weights; with

@@ -42,8 +42,8 @@ def arguments(storage: Path, executor: Any, **changes: Any) -> dict[str, Any]:
     """Of a Tuner of the study; `checkpoint_every=0.0` makes some states durable, so that resuming starts from a mixture."""
     return {
         "trainable": Walk, "space": SPACE, "metric": "loss", "mode": "min", "trials": 20, "executor": executor, "seed": 3,
-        "scheduler": hp.ASHA(max_t=9, grace_period=1, reduction_factor=3), "storage": storage, "name": "walk", "resume": "auto",
-        "verbose": 0, "checkpoint_every": 0.002,
+        "searcher": hp.RandomSearch(), "scheduler": hp.ASHA(max_t=9, grace_period=1, reduction_factor=3), "storage": storage,
+        "name": "walk", "resume": "auto", "verbose": 0, "checkpoint_every": 0.002,
     } | changes  # fmt: skip
 
 

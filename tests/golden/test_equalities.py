@@ -66,12 +66,13 @@ def digest(told: list[Any]) -> str:
     [
         {"scheduler": hp.ASHA(max_t=9, reduction_factor=3)},
         {"scheduler": hp.Hyperband(max_t=9, reduction_factor=3), "look_every": "grant"},
+        {"scheduler": hp.ASHA(max_t=9, reduction_factor=3), "searcher": hp.GPSearch()},
         {"trainable": quadratic, "scheduler": hp.FullRuns(),
          "space": {"x": hp.uniform(0.0, 1.0), "y": hp.uniform(0.0, 1.0), "steps": hp.choice([3, 5, 9])}},
         {"trainable": ToyModel, "trials": 6, "scheduler": hp.ASHA(max_t=3, reduction_factor=3),
          "space": {"lr": hp.loguniform(1e-3, 1e-1), "width": hp.choice([4, 8]), "dropout": hp.uniform(0.0, 0.5), "momentum": 0.9}},
     ],
-    ids=["promotion", "whole grants", "functions", "models"],
+    ids=["promotion", "whole grants", "suggested", "functions", "models"],
 )  # fmt: skip
 def test_eight_ordered_processes_equal_eight_simulated_workers_bit_for_bit(tmp_path: Path, study: dict[str, Any]) -> None:
     simulated = told(tmp_path / "a", hp.Simulated(8), **study)
