@@ -199,9 +199,9 @@ class Engine:
             if group.stack is not None and group.stack.outside:
                 self._words.widened(group.stack, members)
             self._choosing.trained(structure, group, len(members))
-        for runner in members:
-            if isinstance(answers[runner], Look):
-                self._sorting.trained(runner)
+        # Who is of another kind now leaves its row: it may be of this one again, and would be taken for who still sits there.
+        looked = [runner for runner in members if isinstance(answers[runner], Look)]
+        self._residents.take_out([runner for runner in looked if self._sorting.trained(runner)])
         return []
 
     def _one_by_one(self, kind: Kind, members: Sequence[ModelRunner], answers: dict[ModelRunner, Answer], why: str) -> None:

@@ -29,6 +29,7 @@ from .calls import Calls, Own, alone, compared
 from .check import Differs, FirstStep, Idle
 from .keys import keys_of, later
 from .kinds import differing
+from .memories import changed, memories
 from .program import CompilerFailed
 from .reads import Apart, Read, Reads
 from .room import OUT_OF_MEMORY, let_go
@@ -52,6 +53,7 @@ class Group(Seats):
         self._calls = Calls(reads)
         self._widths = Widths(reads, self._calls)
         self._warm = False                          # every hook has run once
+        self._forgetful = False                     # no module was seen to count its calls
         self._schedules: Schedules | None = None
         self._scheduled: list[ModelRunner] = []     # whose those are
 
@@ -146,6 +148,7 @@ class Group(Seats):
         if stack.graphs is not None and self.speeds is not None:
             stack.replay(self.speeds.replays(len(self.runners)))
         before = stack.snapshot(), [Place(runner) for runner in self.runners], set(self.stale)
+        known = None if self._forgetful else memories(stack.model)
         try:
             batches = Batches(self.runners)
             schedules.begin([runner.turns(plan.passes) for runner, plan in zip(self.runners, batches.plans)])
@@ -153,6 +156,9 @@ class Group(Seats):
             validated = self._validate(stack, trained)
             if self._differ():
                 raise Apart
+            if known is not None and (name := changed(known, memories(stack.model))) is not None:
+                raise Refused(f"a call changes {name} of the model, of which there is one. What a buffer counts is each trial's own")
+            self._forgetful = True
             for runner in self.runners:
                 if runner.hooked:       # its hook sees the model as it was trained
                     self.settle(runner)

@@ -24,7 +24,9 @@ from .keys import base_of, keys_of, later
 from .loop import Loop
 from .program import Hook
 from .randomness import OwnRandomnessError
+from .room import OUT_OF_MEMORY
 from .rows import Member
+from .seats import line_of
 from .signature import Signature, difference, signature
 from .stack import Stack
 from .stackable import Unstackable
@@ -122,16 +124,24 @@ class Population:
         _no_tensor_of_two([*self._rows.members, *members])
         (own,) = _seeds(None if seed is None else [seed], 1, self._born)
         _clips(max_grad_norm, 1)
+        clips = [*(self._clips or [float("inf")] * len(self)), float("inf") if max_grad_norm is None else max_grad_norm]
+        if isinstance(self._rows, Loop) and self.strategy == "auto" and len(self) == FEW:
+            self._rows = self._made([*self._rows.members, *members])
+        else:
+            try:
+                self._rows.add(members)
+            except OUT_OF_MEMORY:
+                raise
+            except Exception as error:
+                self._let_go(error)
+                self.unstack()
+                self._rows = Loop([*self._rows.members, *members])
         self._seeds.append(base_of(own, "train"))
         self._born += 1
         self._steps.append(0)
         self._next = self._norms = None
         if self._clips is not None or max_grad_norm is not None:
-            self._clips = [*(self._clips or [float("inf")] * len(self)), float("inf") if max_grad_norm is None else max_grad_norm]
-        if isinstance(self._rows, Loop) and self.strategy == "auto" and len(self) == FEW:
-            self._rows = self._made([*self._rows.members, *members])
-        else:
-            self._rows.add(members)
+            self._clips = clips
         return len(self) - 1
 
     def take_out(self, *places: int) -> list[nn.Module]:
@@ -195,11 +205,19 @@ class Population:
                 stack = Stack(members, compiled=strategy == "compile", graphed=strategy == "graph")
                 self.reason = f"{len(members)} at once" + {"compile": ", compiled", "graph": ", from a graph"}.get(strategy, "")
                 return stack
-            except (Unstackable, OwnRandomnessError) as error:
-                if strategy != "auto":
-                    raise ConfigurationError(f'Population: strategy="{strategy}" cannot be kept: {error}. Let it be "auto".') from error
-                self.reason = f"one by one: {error}"
+            except OUT_OF_MEMORY:
+                raise
+            except Exception as error:      # a copy is made of the first model, and that may be anything
+                self._let_go(error)
         return Loop(members)
+
+    def _let_go(self, error: Exception) -> None:
+        """There is no stack any more, if that is ours to say."""
+        known = isinstance(error, (Unstackable, OwnRandomnessError, ValueError))
+        why = (str(error) if known else line_of(error)).rstrip(".")
+        if self.strategy != "auto":
+            raise ConfigurationError(f'Population: strategy="{self.strategy}" cannot be kept: {why}. Let it be "auto".') from error
+        self.reason = f"one by one: {why}"
 
 
 def _members(models: Sequence[nn.Module], optimizers: Sequence[Optimizer]) -> list[Member]:

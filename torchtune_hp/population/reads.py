@@ -7,6 +7,7 @@ it. So whatever is read is written down, as a path:
     ("self", "cfg", "alpha")        self.cfg["alpha"], where the dicts of two members differ
     ("config", "loss", "alpha")     self.config["loss"]["alpha"]
     ("model", "net.0", "scale")     model.net[0].scale
+    ("hparams", "aux")              whether there is a self.hparams["aux"]: its value is each member's own
 
 Laws:
 1. Members with equal `values` may share a stack; what was not read makes no difference.
@@ -41,7 +42,7 @@ class Reads:
 
     def values(self, member: Any) -> tuple[tuple[Read, Hashable], ...]:
         """What a member has where something was read. Where it is lifted, any float is as good as another."""
-        found = ((read, value_of(member, read)) for read in sorted(self.seen))
+        found = ((read, value_of(member, read)) for read in sorted(self.seen, key=repr))
         return tuple((read, (read in self.lifted and liftable(value)) or frozen(value)) for read, value in found)
 
     def apart(self, members: Sequence[Any]) -> list[Read]:
@@ -86,6 +87,8 @@ def _together(values: Sequence[Any], device: torch.device) -> Tensor:
 def value_of(member: Any, read: Read) -> Any:
     """What a member has where something was read; None where it has nothing."""
     head, *path = read
+    if head == "hparams":
+        return [[name, str(own.dtype)] for name, own in member.hparams.tensors().items() if name.split(".")[: len(path)] == path]
     found: Any = member.config
     if head == "model":
         module = dict(member.model.named_modules(remove_duplicate=False)).get(path[0])
@@ -102,8 +105,8 @@ def value_of(member: Any, read: Read) -> Any:
 def shown(read: Read) -> str:
     """A read as it was written: `self.depth`, `self.config['loss']['alpha']`, `model.net.0.scale`."""
     head, *path = read
-    if head == "config":
-        return "self.config" + "".join(f"[{key!r}]" for key in path)
+    if head in ("config", "hparams"):
+        return f"self.{head}" + "".join(f"[{key!r}]" for key in path)
     if head == "model":
         name, keys = ".".join(filter(None, ("model", *path[:2]))), path[2:]
     else:

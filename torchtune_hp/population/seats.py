@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..training.alone import ModelRunner
+from .room import OUT_OF_MEMORY
 from .stack import Stack
 from .stackable import Unstackable
 
@@ -104,8 +105,12 @@ class Seats:
                 self.stack = Stack(members, self._idle, self._compiled, graphed=self._graphed)
             elif members[len(free) :]:
                 self.stack.add(members[len(free) :])
+        except OUT_OF_MEMORY:
+            raise
         except (Unstackable, ValueError) as error:
             raise Refused(str(error)) from error
+        except Exception as error:      # a copy is made of the model, and that may be anything
+            raise Refused(line_of(error)) from error
         if new:
             self.runners = self.runners + new[len(free) :]
         self._gone.clear()

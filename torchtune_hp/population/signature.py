@@ -36,7 +36,7 @@ LIFTED: dict[type[nn.Module], tuple[str, ...]] = {**dict.fromkeys(_DROPOUTS, ("p
 """Attributes of modules for which torch takes a tensor, so that each member has its own."""
 
 _NOTHING: Mapping[Any, Any] = MappingProxyType({})
-_REGISTRIES = frozenset({"_parameters", "_buffers", "_modules", "training", "_non_persistent_buffers_set"})
+REGISTRIES = frozenset({"_parameters", "_buffers", "_modules", "training", "_non_persistent_buffers_set"})
 _HIDDEN = ("_is_full_backward_hook", "_is_hf_initialized")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")     # others are for state_dict
 
@@ -99,7 +99,7 @@ def _modules(model: nn.Module) -> Iterator[tuple[str, str, Hashable, bool]]:
         yield path, "", parametrize.type_before_parametrizations(module), False     # each such module has its own class
         lifted_here = LIFTED.get(type(module), ())
         for name, value in vars(module).items():
-            if name in _REGISTRIES or name in _HIDDEN or name in lifted_here:
+            if name in REGISTRIES or name in _HIDDEN or name in lifted_here:
                 continue
             if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")):
                 if value and name in _HOOKS:
@@ -155,7 +155,7 @@ class _Freezer:
     def __init__(self, model: nn.Module | None = None, placed: bool = False) -> None:
         self._placed = placed
         self._own: dict[int, str] = {}
-        self._above: list[object] = []      # functions around the one that is looked at: a closure may hold itself
+        self._above: list[object] = []      # what holds the part that is looked at: a list or a closure may hold itself
         if model is not None:
             tensors = [*model.named_parameters(), *model.named_buffers()]
             self._own = {id(tensor): name for name, tensor in reversed(tensors)}
@@ -169,25 +169,23 @@ class _Freezer:
             if id(value) in self._own:
                 return "the model's", self._own[id(value)]
             return _Same(value) if self._placed and value.device.type != "cpu" else _content(value)
-        if isinstance(value, (list, tuple)):
-            return type(value), tuple(map(self, value))
-        if isinstance(value, (set, frozenset)):
-            return type(value), frozenset(map(self, value))
-        if isinstance(value, Mapping):
-            return type(value), tuple((key, self(part)) for key, part in value.items())
-        if isinstance(value, FunctionType):
-            return self._function(value)
+        if isinstance(value, (list, tuple, set, frozenset, Mapping, FunctionType)):
+            return self._made_of(value)
         if isinstance(value, MethodType):
             return "a method", self(value.__func__), _Same(value.__self__)
         return value if isinstance(value, BuiltinFunctionType) else _Same(value)
 
-    def _function(self, function: FunctionType) -> Hashable:
-        if any(function is other for other in self._above):
-            return "a function around this one"
-        self._above.append(function)
+    def _made_of(self, value: Any) -> Hashable:
+        if any(value is other for other in self._above):
+            return "what this is a part of"
+        self._above.append(value)
         try:
-            cells = tuple(self(cell.cell_contents) for cell in function.__closure__ or ())
-            return "a function", function.__code__, self(function.__defaults__), self(function.__kwdefaults__), cells
+            if isinstance(value, FunctionType):
+                cells = tuple(self(cell.cell_contents) for cell in value.__closure__ or ())
+                return "a function", value.__code__, self(value.__defaults__), self(value.__kwdefaults__), cells
+            if isinstance(value, Mapping):
+                return type(value), tuple((key, self(part)) for key, part in value.items())
+            return type(value), (frozenset if isinstance(value, (set, frozenset)) else tuple)(map(self, value))
         finally:
             self._above.pop()
 
@@ -203,6 +201,8 @@ def placed(value: Any) -> Hashable:
 
 
 def _content(tensor: Tensor) -> Hashable:
+    if tensor.layout != torch.strided or tensor.device.type == "meta":
+        return _Same(tensor)
     data = tensor.detach().cpu().contiguous().reshape(-1)
     digest = hashlib.blake2b(data.view(torch.uint8).numpy().tobytes()).digest() if data.numel() else b""
     return "a tensor", tuple(tensor.shape), tensor.dtype, digest

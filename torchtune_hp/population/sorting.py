@@ -66,11 +66,13 @@ class Sorting:
             if kind[0] == structure:
                 self.forget(runner)
 
-    def trained(self, runner: ModelRunner) -> None:
-        """After `on_iteration_end`, which may change what a stack depends on, and once lazy layers have shapes, its kind is another."""
-        if runner.hooked or runner in self._unshaped:
-            self.forget(runner)
-            self.kind(runner)
+    def trained(self, runner: ModelRunner) -> bool:
+        """Whether its kind is another now: `on_iteration_end` may change what a stack depends on, and lazy layers find their shapes."""
+        if not runner.hooked and runner not in self._unshaped:
+            return False
+        before = self._kinds.get(runner)
+        self.forget(runner)
+        return bool(self.kind(runner) != before)
 
     def renamed(self, structure: Structure) -> Iterator[tuple[Kind, Kind]]:
         """More was read than before, so kinds have other names: of each trial of this structure the old one, and the new."""

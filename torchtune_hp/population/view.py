@@ -21,7 +21,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from inspect import getattr_static
 from types import FunctionType
 from typing import Any
@@ -142,11 +142,14 @@ class _Viewing:
         if name == "model":
             return model
         if name == "hparams":
-            return _Lifted(sight.hparams)
+            return _Lifted(sight)
         if name == "config":
             return sight.read(("config",), object.__getattribute__(self, name))
         if name in _WORDS or name not in own and name != "trial_id" and _is_code(cls, name):
             return object.__getattribute__(self, name)
+        static = None if name in own else getattr_static(cls, name, None)
+        if isinstance(static, cached_property):     # it would write what it finds; what it reads of a member is seen
+            return static.func(self)
         try:
             value = object.__getattribute__(self, name)
         except AttributeError:
@@ -207,21 +210,25 @@ class _Reading(Mapping[str, Any]):
 
 
 class _Lifted(Mapping[str, Any]):
-    """`self.hparams` over tensors by dotted names."""
+    """`self.hparams` over tensors by dotted names, those that all members have. That one is missing is read: another may have it."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], path: str = "") -> None:
-        self._tensors, self._path = tensors, path
+    def __init__(self, sight: Sight, path: Read = ()) -> None:
+        self._sight, self._path = sight, path
 
     def __getitem__(self, name: str) -> Any:
-        whole = self._path + name
-        if whole in self._tensors:
-            return self._tensors[whole]
-        if any(each.startswith(whole + ".") for each in self._tensors):
-            return _Lifted(self._tensors, whole + ".")
-        raise KeyError(f"{whole!r} is not among the numbers of the config, which are {', '.join(map(repr, self._tensors)) or 'none'}.")
+        tensors, path = self._sight.hparams, (*self._path, *name.split("."))
+        whole = ".".join(path)
+        if whole in tensors:
+            return tensors[whole]
+        if any(each.startswith(whole + ".") for each in tensors):
+            return _Lifted(self._sight, path)
+        self._sight.seen.add(("hparams", *path))
+        raise KeyError(f"{whole!r} is not among the numbers of the config, which are {', '.join(map(repr, tensors)) or 'none'}.")
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys(name[len(self._path) :].partition(".")[0] for name in self._tensors if name.startswith(self._path)))
+        self._sight.seen.add(("hparams", *self._path))
+        start = "".join(f"{part}." for part in self._path)
+        return iter(dict.fromkeys(name[len(start) :].partition(".")[0] for name in self._sight.hparams if name.startswith(start)))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
