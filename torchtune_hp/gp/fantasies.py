@@ -18,7 +18,6 @@ that rounding, which beats an honest exp(-40) far from the observations and ruin
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .acquisition import deviation, log_expected_improvement, log_h
+from .acquisition import FAINT, deviation, log_mean_h, mean_h
 from .kernel import Points, compared, covariance, described, variance
 from .regression import Fitted, extend, means, predict, prior_mean
 from .slopes import pullback_points, variance_slope
@@ -69,8 +68,13 @@ def fantasize(fitted: Fitted, x: Tensor, normals: Tensor) -> Fantasies:
 
 
 def incumbents(fitted: Fitted, x: Tensor, most: int) -> Tensor:
-    """Those of x (n, d) that may be the best: the `most` of least mean, (m, d). With all n, nothing is left out of NEI."""
-    return x[means(fitted, x).argsort(stable=True)[:most]]
+    """Those of x (n, d) that may be the best: the `most` of least mean, distinct, (m, d). With all, nothing is left out of NEI."""
+    order, points, found = means(fitted, x).argsort(stable=True).tolist(), x.tolist(), dict[tuple[float, ...], int]()
+    for k in order:
+        found.setdefault(tuple(points[k]), k)
+        if len(found) == most:
+            break
+    return x[list(found.values())]
 
 
 def moments(fantasies: Fantasies, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,7 +110,7 @@ def choose(fantasies: Fantasies, pool: Tensor, normals: Tensor, *, bonus: Tensor
     open_to = torch.zeros_like(square) if bonus is None else bonus.clamp_min(_NEVER)
     chosen = []
     for j in range(q):
-        k = (_averaged(mean, square, best[:, None], floor).clamp_min(_NEVER) + open_to).argmax().view(1)
+        k = _best(mean, square, best[:, None], floor, open_to)
         chosen.append(k)
         # Column k of the covariance given all choices so far, over its deviation: one column of the Cholesky factor. Nothing is
         # learned where all is known.
@@ -189,15 +193,14 @@ def _scored(known: _Known, x: Tensor, *, sloped: bool) -> tuple[Tensor, Tensor]:
             moved = x.detach().requires_grad_()
             expected = prior_mean(known.fitted, moved)
     z = (known.best - expected.detach() - known.whitened.mT @ half) / spread
-    each, slope = log_h(z)
+    value, slope = log_mean_h(z)
     certain = square <= KNOWN * prior
-    value = each.logsumexp(0).add_(spread.log()).sub_(math.log(len(known.best))).masked_fill_(certain, -torch.inf)
+    value = value.add_(spread.log()).masked_fill_(certain, -torch.inf)
     if not sloped:
         return value, x
-    # d log EI = -(slope / sigma) d mu + (1 - slope z) / sigma d sigma, averaged with the samples' shares of the improvement.
-    share = each.softmax(0).mul_(slope)
-    by_mean = share / -spread
-    by_square = (1 - (share * z).sum(0)).div_(2 * spread * spread)
+    # d log EI = sum_i slope_i dz_i + d sigma / sigma, and dz = -(d mu + z d sigma) / sigma.
+    by_mean = slope / -spread
+    by_square = (1 - (slope * z).sum(0)).div_(2 * spread * spread)
     by_half = torch.addcmul(known.whitened @ by_mean, by_square, half, value=-2)
     by_half = by_half if known.rows is None else by_half * known.rows
     weight = torch.linalg.solve_triangular(factor.mT, by_half, upper=True)
@@ -210,10 +213,19 @@ def _scored(known: _Known, x: Tensor, *, sloped: bool) -> tuple[Tensor, Tensor]:
     return value, gradient.masked_fill_(certain[:, None], 0.0)
 
 
-def _averaged(mean: Tensor, square: Tensor, best: Tensor, floor: Tensor) -> Tensor:
-    """log of the mean EI (q,) over the samples, of mean (s, q), variance (q,) and best (s, 1) or (s, q); -inf where all is known."""
-    each = log_expected_improvement(mean, deviation(square), best)
-    return (torch.logsumexp(each, 0) - math.log(len(best))).masked_fill(square <= floor, -torch.inf)
+def _best(mean: Tensor, square: Tensor, best: Tensor, floor: Tensor, bonus: Tensor) -> Tensor:
+    """Where log NEI + bonus (p,) is largest, (1,) int64, of mean (s, p), variance (p,) and best (s, 1); -inf where all is known.
+
+    What is faint is told apart only if it could be the largest were it as large as faint things are.
+    """
+    spread = deviation(square)
+    z = (best - mean) / spread
+    rest = spread.log().masked_fill_(square <= floor, -torch.inf)
+    size = mean_h(z)
+    k = ((size.clamp_min(FAINT).log_() + rest).clamp_min_(_NEVER) + bonus).argmax().view(1)
+    if size[k] < FAINT:
+        k = ((log_mean_h(z)[0] + rest).clamp_min_(_NEVER) + bonus).argmax().view(1)
+    return k
 
 
 def _floor(fantasies: Fantasies, x: Tensor) -> Tensor:
