@@ -57,6 +57,14 @@ def test_log_ei_and_log_pi_and_their_slopes_are_exact_however_far_below(z: float
         assert gradient.item() == pytest.approx(slope, rel=1e-11)
 
 
+@pytest.mark.parametrize("z", [-20.0, -12.0, -8.0, -5.0, 0.0, 5.0])
+def test_ei_and_pi_keep_their_digits_until_they_underflow(z: float) -> None:
+    log_h, _, log_phi, _ = exact(z)
+    zero, two, best = tensor(0.0), tensor(2.0), tensor(2 * z)
+    assert acquisition.expected_improvement(zero, two, best).item() == pytest.approx(2 * math.exp(log_h), rel=1e-9, abs=0)
+    assert acquisition.probability_of_improvement(zero, two, best).item() == pytest.approx(math.exp(log_phi), rel=1e-12, abs=0)
+
+
 @pytest.mark.parametrize("z", [*Z, 40.0, 1e8])
 def test_the_mean_of_h_over_samples_and_its_slopes_are_exact_however_faint(z: float) -> None:
     samples = [z, z - 0.5, z - 3.0]

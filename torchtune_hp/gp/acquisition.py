@@ -37,8 +37,7 @@ def deviation(variance: Tensor) -> Tensor:
 def expected_improvement(mean: Tensor, deviation: Tensor, best: Tensor) -> Tensor:
     """EI (...) (J. Mockus 1975; Jones, Schonlau and Welch, J. Global Optim. 13 (1998), eq. 15)."""
     z = (best - mean) / deviation
-    value: Tensor = deviation * (_density(z) + z * torch.special.ndtr(z))
-    return value
+    return deviation * (_density(z) + z * _below(z))
 
 
 def log_expected_improvement(mean: Tensor, deviation: Tensor, best: Tensor) -> Tensor:
@@ -50,8 +49,7 @@ def log_expected_improvement(mean: Tensor, deviation: Tensor, best: Tensor) -> T
 
 def probability_of_improvement(mean: Tensor, deviation: Tensor, best: Tensor) -> Tensor:
     """PI (...) (H. Kushner, J. Basic Eng. 86 (1964))."""
-    value: Tensor = torch.special.ndtr((best - mean) / deviation)
-    return value
+    return _below((best - mean) / deviation)
 
 
 def log_probability_of_improvement(mean: Tensor, deviation: Tensor, best: Tensor) -> Tensor:
