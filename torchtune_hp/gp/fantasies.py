@@ -89,6 +89,7 @@ def log_noisy_expected_improvement(fantasies: Fantasies, x: Tensor) -> Tensor:
     return _log_nei(_Known(fantasies.fitted, fantasies.points, fantasies.whitened, fantasies.best[:, None], None), x)
 
 
+@torch.no_grad()
 def choose(fantasies: Fantasies, pool: Tensor, normals: Tensor, *, bonus: Tensor | None = None) -> Tensor:
     """Which q of the pool (p, d) to run at once: (q,) int64, distinct, in order, each the best by log NEI given those before it.
 
@@ -108,20 +109,20 @@ def choose(fantasies: Fantasies, pool: Tensor, normals: Tensor, *, bonus: Tensor
     roots = pool.new_zeros(len(pool), q)
     floor = _floor(fantasies, pool)
     open_to = torch.zeros_like(square) if bonus is None else bonus.clamp_min(_NEVER)
-    chosen = []
+    chosen: list[int] = []
     for j in range(q):
-        k = _best(mean, square, best[:, None], floor, open_to)
+        spread = deviation(square)
+        k = _best((best[:, None] - mean) / spread, spread.log().masked_fill_(square <= floor, -torch.inf), open_to)
         chosen.append(k)
-        # Column k of the covariance given all choices so far, over its deviation: one column of the Cholesky factor. Nothing is
-        # learned where all is known.
-        column = matrix.index_select(1, k).squeeze(1) - roots[:, :j] @ roots.index_select(0, k)[0, :j]
-        column = torch.where((square > floor).index_select(0, k), column / deviation(square.index_select(0, k)), 0.0)
-        roots[:, j] = column
-        square = (square - column * column).clamp_min(0)
-        mean = mean + normals[:, j, None] * column
-        best = torch.minimum(best, mean.index_select(1, k).squeeze(1))
-        open_to = open_to.index_fill(0, k, -torch.inf)
-    return torch.cat(chosen) if chosen else torch.zeros(0, dtype=torch.int64, device=pool.device)
+        open_to[k] = -torch.inf
+        if square[k] > floor[k]:        # else nothing is learned
+            # Column k of the covariance given all choices so far, over its deviation: one column of the Cholesky factor.
+            column = roots[:, j]
+            torch.sub(matrix[k], roots[:, :j] @ roots[k, :j], out=column).div_(spread[k])
+            square = square.addcmul(column, column, value=-1).clamp_min_(0)
+            mean = torch.addr(mean, normals[:, j], column)
+        best = torch.minimum(best, mean[:, k])
+    return torch.tensor(chosen, dtype=torch.int64, device=pool.device)
 
 
 def in_order(fantasies: Fantasies, x: Tensor, normals: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
@@ -213,18 +214,15 @@ def _scored(known: _Known, x: Tensor, *, sloped: bool) -> tuple[Tensor, Tensor]:
     return value, gradient.masked_fill_(certain[:, None], 0.0)
 
 
-def _best(mean: Tensor, square: Tensor, best: Tensor, floor: Tensor, bonus: Tensor) -> Tensor:
-    """Where log NEI + bonus (p,) is largest, (1,) int64, of mean (s, p), variance (p,) and best (s, 1); -inf where all is known.
+def _best(z: Tensor, log_spread: Tensor, bonus: Tensor) -> int:
+    """Where log NEI + bonus (p,) is largest, of z (s, p) and the logarithm of the deviation (p,), -inf where all is known.
 
     What is faint is told apart only if it could be the largest were it as large as faint things are.
     """
-    spread = deviation(square)
-    z = (best - mean) / spread
-    rest = spread.log().masked_fill_(square <= floor, -torch.inf)
     size = mean_h(z)
-    k = ((size.clamp_min(FAINT).log_() + rest).clamp_min_(_NEVER) + bonus).argmax().view(1)
+    k = int(((size.clamp_min(FAINT).log_() + log_spread).clamp_min_(_NEVER) + bonus).argmax())
     if size[k] < FAINT:
-        k = ((log_mean_h(z)[0] + rest).clamp_min_(_NEVER) + bonus).argmax().view(1)
+        k = int(((log_mean_h(z)[0] + log_spread).clamp_min_(_NEVER) + bonus).argmax())
     return k
 
 
