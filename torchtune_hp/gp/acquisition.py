@@ -19,14 +19,15 @@ import math
 import torch
 from torch import Tensor
 
-FAINT = 1e-30
-"""The least mean of h that is summed of its two terms: at z = -11 these cancel to a hundredth, of which 1e-12 is rounding."""
+FAINT = 1e-250
+"""The least mean of h that `mean_h` is right about: at z = -34 the two terms of h cancel to a thousandth, of which 1e-9 is rounding."""
 
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 _SQRT_HALF_PI = math.sqrt(0.5 * math.pi)
 _FAR = -50.0            # below, h(z) is the first terms of its asymptotic series: the rest is under 2e-13 of it
 _SURE = 8.0             # above, h(z) is z: the rest is under 1e-16 of it
 _SMALLEST = 1e-20
+_DIM = 1e-30            # a mean of h below, z = -11, is taken by logarithms where 1e-12 of it matters
 
 
 def deviation(variance: Tensor) -> Tensor:
@@ -102,7 +103,7 @@ def log_h(z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mean_h(z: Tensor) -> Tensor:
-    """The mean of h(z) over s samples (s, ...) -> (...), right to 1e-12 of it down to FAINT; what is less is at least known to be less."""
+    """The mean of h(z) over s samples (s, ...) -> (...), right to 1e-9 of it down to FAINT; what is less is at least known to be less."""
     return torch.addcmul(_density(z), z, _below(z)).mean(0)
 
 
@@ -114,7 +115,7 @@ def log_mean_h(z: Tensor) -> tuple[Tensor, Tensor]:
     below = _below(z)
     total = torch.addcmul(_density(z), z, below).sum(0)
     value, slope = (total / len(z)).log_(), below / total
-    faint = total < FAINT * len(z)
+    faint = total < _DIM * len(z)
     if faint.any():
         each, steep = log_h(z[:, faint])
         value[faint] = each.logsumexp(0) - math.log(len(z))
