@@ -113,7 +113,7 @@ def batch(
 
 
 def enough(q: int) -> int:
-    """How many points, those worth most alone, a batch of q is chosen from: more cost time, and were never better."""
+    """How many points, those worth most alone, a batch of q is chosen from: more cost time, and batches were no better on average."""
     return max(128, 4 * q)
 
 
