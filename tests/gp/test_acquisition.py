@@ -57,6 +57,30 @@ def test_log_ei_and_log_pi_and_their_slopes_are_exact_however_far_below(z: float
         assert gradient.item() == pytest.approx(slope, rel=1e-11)
 
 
+@pytest.mark.parametrize("z", [-20.0, -12.0, -8.0, -5.0, 0.0, 5.0])
+def test_ei_and_pi_keep_their_digits_until_they_underflow(z: float) -> None:
+    log_h, _, log_phi, _ = exact(z)
+    zero, two, best = tensor(0.0), tensor(2.0), tensor(2 * z)
+    assert acquisition.expected_improvement(zero, two, best).item() == pytest.approx(2 * math.exp(log_h), rel=1e-9, abs=0)
+    assert acquisition.probability_of_improvement(zero, two, best).item() == pytest.approx(math.exp(log_phi), rel=1e-12, abs=0)
+
+
+@pytest.mark.parametrize("z", [*Z, -33.0, -20.0, 40.0, 1e8])
+def test_the_mean_of_h_over_samples_and_its_slopes_are_exact_however_faint(z: float) -> None:
+    samples = [z, z - 0.5, z - 3.0]
+    with mpmath.workdps(60):
+        terms = [[mpmath.mpf(value) for value in exact(one)[:2]] for one in samples]
+        sizes = [mpmath.exp(log_h) for log_h, _ in terms]
+        log_mean = float(mpmath.log(sum(sizes) / 3))
+        slopes = [float(size * slope / sum(sizes)) for size, (_, slope) in zip(sizes, terms)]
+    beside = tensor(samples)[:, None] * torch.tensor([[1.0, 0.0]]).double()     # what stands beside it does not matter
+    value, slope = acquisition.log_mean_h(beside)
+    assert value[0].item() == pytest.approx(log_mean, rel=1e-11, abs=1e-11)
+    assert slope[:, 0].tolist() == pytest.approx(slopes, rel=1e-10, abs=1e-300)
+    size, faint = acquisition.mean_h(beside)[0].item(), log_mean < math.log(acquisition.FAINT)
+    assert size < acquisition.FAINT if faint else size == pytest.approx(math.exp(log_mean), rel=1e-9, abs=0)
+
+
 def test_log_ei_is_the_logarithm_of_ei_where_that_does_not_underflow_and_scales_with_the_unit() -> None:
     mean, deviation = normal(200), uniform(200, seed=1) + 0.05
     best = tensor(-0.5)

@@ -70,6 +70,13 @@ def test_noisy_ei_is_botorchs() -> None:
     torch.testing.assert_close(found[likely], theirs[likely], rtol=0, atol=0.05)
 
 
+def test_incumbents_are_the_points_of_least_mean_each_once() -> None:
+    fitted = process(n=12, noise=0.2)
+    twice = condition(fitted.kernel, torch.cat([fitted.x, fitted.x[:6]]), torch.cat([fitted.y, fitted.y[:6]]), fitted.hyper)
+    best = fitted.x[predict(twice, fitted.x)[0].argsort()]
+    assert torch.equal(incumbents(twice, twice.x, 5), best[:5]) and torch.equal(incumbents(twice, twice.x, 40), best)
+
+
 def test_without_noise_noisy_ei_is_ei() -> None:
     fitted = process(noise=1e-8)
     known = incumbents(fitted, fitted.x, 8)

@@ -282,6 +282,45 @@ def test_a_row_ends_where_its_model_promises_no_more_and_not_far_above_the_minim
     assert (sooner.value - later.value).max() <= 3 * promise
 
 
+def bowls(point: Tensor, rows: Tensor | None = None) -> Tensor:
+    """Waves on a bowl: many minima, the least near 0.37 in every variable."""
+    return ((point - 0.4).square() + 0.3 * torch.sin(9 * point)).sum(-1)
+
+
+def test_of_rivals_the_least_is_found_in_fewer_evaluations_and_the_others_say_that_they_gave_up() -> None:
+    start, seen = uniform(40, 3, low=-2, high=2), torch.zeros(40, dtype=torch.int64)
+
+    def counted(point: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        seen[rows] += 1
+        return graded(bowls)(point, rows)
+
+    patient = minimize(counted, start)
+    evaluations = seen.clone().sum()
+    seen.zero_()
+    found = minimize(counted, start, rivals=True)
+    assert found.value.min() == patient.value.min() and seen.sum() <= 0.7 * evaluations
+    gave_up = ~found.converged
+    assert patient.converged.all() and gave_up.any() and (found.value[gave_up] > found.value.min()).all()
+    # Who does not give up notices nobody.
+    assert equal(Minimum(*(part[~gave_up] for part in found)), Minimum(*(part[~gave_up] for part in patient)))
+    value, gradient = graded(bowls)(found.point, torch.arange(40))
+    assert torch.equal(found.value, value) and torch.equal(found.gradient, gradient) and (value <= bowls(start)).all()
+
+
+def test_a_rival_gives_up_only_where_its_step_promises_less_than_what_it_is_behind() -> None:
+    scales = torch.tensor([1.0, 1.0, 50.0], dtype=torch.float64)
+
+    def values(point: Tensor, rows: Tensor) -> Tensor:      # row 1 is higher, and knows it after a step; row 2 ends as low as row 0
+        return scales[rows] * point.square().sum(-1) + torch.tensor([0.0, 100.0, 0.0], dtype=torch.float64)[rows]
+
+    start = torch.tensor([[1.0, 1.0], [1.0, 1.0], [3.0, -2.0]], dtype=torch.float64)
+    found = minimize(graded(values), start, rivals=True)
+    assert found.converged.tolist() == [True, False, True] and found.iterations[1] == 1
+    torch.testing.assert_close(found.value[[0, 2]], torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-10)
+    alone = minimize(lambda point, rows: graded(values)(point, rows + 1), start[1:2], rivals=True)
+    assert alone.converged.all() and alone.value.item() == pytest.approx(100)
+
+
 def test_each_row_may_have_bounds_of_its_own() -> None:
     lower = torch.tensor([[0.0], [1.0], [-3.0]], dtype=torch.float64)
     found = minimize(graded(lambda point, rows: ((point + 1) ** 2).sum(-1)), torch.full((3, 1), 2.0, dtype=torch.float64), lower=lower)

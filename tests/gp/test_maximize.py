@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchtune_hp.gp.climb import Column, Cube, climb
 from torchtune_hp.gp.fantasies import choose, fantasize, log_noisy_expected_improvement
-from torchtune_hp.gp.maximize import Pool, batch, best_rows, crossings, path_maxima, pool, starts
+from torchtune_hp.gp.maximize import Pool, batch, best_rows, crossings, enough, path_maxima, pool, starts
 from torchtune_hp.gp.paths import draw, evaluate, evaluate_all
 from torchtune_hp.gp.regression import Fitted, condition, sample
 from torchtune_hp.gp.slopes import scales
@@ -162,6 +162,35 @@ def test_scores_of_starts_that_are_known_are_not_asked_for_again() -> None:
     assert torch.equal(x, again[0]) and torch.equal(value, again[1]) and calls == plain - 1
 
 
+def two_hills(x: Tensor) -> Tensor:
+    """One at 0.2, and one four times as high at 0.8."""
+    return torch.exp(-(((x[:, 0] - 0.2) / 0.1) ** 2)) + 4 * torch.exp(-(((x[:, 0] - 0.8) / 0.1) ** 2))
+
+
+def test_climbs_begin_apart_so_that_good_starts_on_one_hill_do_not_hide_another() -> None:
+    crowd = torch.linspace(0.15, 0.25, 7, dtype=torch.float64)
+    begun = torch.cat([crowd, torch.tensor([0.66], dtype=torch.float64)])[:, None]
+    assert two_hills(begun)[-1] < two_hills(begun)[:-1].min()
+    width = torch.tensor([0.1], dtype=torch.float64)
+    apart, crowded = (pool(two_hills, cube(FLOAT), begun, NONE[:, :1], climbs=2, scale=scale) for scale in (width, None))
+    assert apart.score[0].item() == pytest.approx(4, abs=1e-3) and crowded.score[0] < 1.1
+    assert torch.equal(apart.x, pool(two_hills, cube(FLOAT), begun, NONE[:, :1], climbs=2, scale=width).x)
+
+
+def test_starts_in_different_categories_lie_apart() -> None:
+    mixed = cube(FLOAT, CATEGORY)
+
+    def score(x: Tensor) -> Tensor:     # the better category's hill is elsewhere: no exchange finds it from the top of the other
+        return torch.where(x[:, 1] > 0.5, 2 * torch.exp(-((x[:, 0] - 0.7) ** 2) / 0.05), torch.exp(-((x[:, 0] - 0.2) ** 2) / 0.05))
+
+    near = torch.linspace(0.15, 0.25, 7, dtype=torch.float64)
+    crowd = torch.stack([near, torch.full_like(near, levels(4)[0])], -1)
+    begun = torch.cat([crowd, torch.tensor([[0.3, levels(4)[2].item()]], dtype=torch.float64)])
+    assert score(begun)[-1] < score(begun)[:-1].min()
+    found = pool(score, mixed, begun, NONE[:, :2], climbs=2, scale=torch.ones(2, dtype=torch.float64))
+    assert found.score[0].item() == pytest.approx(2, abs=1e-3)
+
+
 # Never twice ------------------------------------------------------------------------------------------------------------
 
 
@@ -295,6 +324,15 @@ def test_a_batch_is_nearly_as_good_as_climbing_anew_after_every_choice(seed: int
     plain = first.x[choose(drawn, first.x, normals[:, 20:])]
     assert joint_improvement(fitted, together) >= 0.9 * joint_improvement(fitted, anew)
     assert joint_improvement(fitted, together) >= 0.98 * joint_improvement(fitted, plain)
+
+
+def test_a_batch_is_chosen_from_the_best_of_a_pool_and_how_many_more_there_are_does_not_matter() -> None:
+    fitted, steps = process(n=20, d=2, noise=0.01), cube(Column(levels(64)), Column(levels(64)))
+    drawn, normals = fantasize(fitted, fitted.x, normal(8, 20)), normal(8, 3, seed=4)
+    whole = pool(lambda x: log_noisy_expected_improvement(drawn, x), steps, starts(steps, 512, NONE[:, :2], seed=0), NONE[:, :2])
+    assert len(whole.x) > enough(3) == 128 and enough(100) == 400
+    few = Pool(whole.x[:128], whole.score[:128])
+    assert torch.equal(batch(drawn, steps, whole, NONE[:, :2], normals), batch(drawn, steps, few, NONE[:, :2], normals))
 
 
 def test_a_batch_stands_on_levels_within_what_is_feasible_and_apart_from_what_was_taken() -> None:

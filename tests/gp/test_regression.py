@@ -21,6 +21,7 @@ from torchtune_hp.gp.regression import (
     joint,
     leave_one_out,
     log_marginal,
+    means,
     predict,
     sample,
 )
@@ -187,6 +188,18 @@ def test_without_observations_it_is_the_prior(kernel: Kernel) -> None:
     assert (value == 0).all() and (gradient == 0).all()
     x, y = points(3, width(kernel), seed=2), observations(2, 3)
     same(extend(empty, x, y), condition(kernel, x, y, hyper), 1e-12)
+
+
+@kernels
+def test_means_are_those_of_a_prediction_at_new_points_and_at_the_observations_themselves(kernel: Kernel) -> None:
+    x, y, new = points(12, width(kernel)), observations(12), points(5, width(kernel), seed=1)
+    hyper = unpack(kernel, raws(kernel))
+    noise = torch.from_numpy(np.random.default_rng(0).random(12))
+    for fitted in (condition(kernel, x, y, hyper, noise), condition(kernel, x, y, hyper, trend=lambda at: at.sum(-1))):
+        for where in (new, fitted.x, fitted.x.clone()):
+            close(means(fitted, where), predict(fitted, where)[0])
+    moved = condition(kernel, x.clone().requires_grad_(), y, hyper, noise)
+    assert means(moved, moved.x).requires_grad
 
 
 def test_one_observation() -> None:

@@ -65,12 +65,20 @@ class Ascent(NamedTuple):
 
 
 def climb(
-    score: Score, cube: Cube, start: Tensor, scale: Tensor | None = None, gain: float = 0.0, known: Tensor | None = None
+    score: Score,
+    cube: Cube,
+    start: Tensor,
+    scale: Tensor | None = None,
+    gain: float = 0.0,
+    known: Tensor | None = None,
+    *,
+    rivals: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """From each start (b, d), canonical and feasible, to a canonical, feasible point (b, d) and its score (b,), never below the start's.
 
     `scale` (d,): how far the score goes about as far in each column, as lengthscales say; None: everywhere one. `gain`: a climb
     ends where no more is promised, or an exchange brings no more. Both save steps. `known` (b,): the starts' scores, if they are.
+    `rivals`: only the best of all is wanted, so a climb that is farther below another than it promises to rise goes no further.
     """
     number = torch.arange(len(start), device=start.device)
     x, best = start, scored(score, start, number) if known is None else known
@@ -81,7 +89,7 @@ def climb(
         if not len(work):
             break
         if smooth:
-            up = ascended(score, cube, x[work], work, scale, gain)
+            up = ascended(score, cube, x[work], work, scale, gain, rivals=rivals)
             x, best = _improved(x, best, work, up.x, up.score)
             if len(along := work[up.met]):
                 x, best = _slid(score, cube, x, best, along, scale)
@@ -94,11 +102,20 @@ def climb(
 
 
 def ascended(
-    score: Score, cube: Cube, x: Tensor, number: Tensor, scale: Tensor | None = None, gain: float = 0.0, *, steps: int = _STEPS
+    score: Score,
+    cube: Cube,
+    x: Tensor,
+    number: Tensor,
+    scale: Tensor | None = None,
+    gain: float = 0.0,
+    *,
+    steps: int = _STEPS,
+    rivals: bool = False,
 ) -> Ascent:
     """Where L-BFGS leads from x (r, d) in the continuous columns, made canonical.
 
-    `number` (r,): of the starts, for `score`. `scale`, `gain`: as in `climb`; columns are climbed in such units, in which all bend alike.
+    `number` (r,): of the starts, for `score`. `scale`, `gain`, `rivals`: as in `climb`; columns are climbed in such units, in which all
+    bend alike.
     """
     smooth, unit = _smooth(cube, x), _unit(x, scale)
     met = torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -120,7 +137,15 @@ def ascended(
 
     bounds = torch.where(smooth, 0.0, x) / unit, torch.where(smooth, 1.0, x) / unit
     found = minimize(
-        function, x / unit, lower=bounds[0], upper=bounds[1], steps=steps, tolerance=_FLAT, promise=2 * gain, walls=_WALLS
+        function,
+        x / unit,
+        lower=bounds[0],
+        upper=bounds[1],
+        steps=steps,
+        tolerance=_FLAT,
+        promise=2 * gain,
+        walls=_WALLS,
+        rivals=rivals,
     )
     there = placed(found.point, x)
     point = cube.canonical(there)

@@ -18,7 +18,6 @@ that rounding, which beats an honest exp(-40) far from the observations and ruin
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .acquisition import deviation, log_expected_improvement, log_h
+from .acquisition import FAINT, deviation, log_mean_h, mean_h
 from .kernel import Points, compared, covariance, described, variance
 from .regression import Fitted, extend, means, predict, prior_mean
 from .slopes import pullback_points, variance_slope
@@ -69,8 +68,13 @@ def fantasize(fitted: Fitted, x: Tensor, normals: Tensor) -> Fantasies:
 
 
 def incumbents(fitted: Fitted, x: Tensor, most: int) -> Tensor:
-    """Those of x (n, d) that may be the best: the `most` of least mean, (m, d). With all n, nothing is left out of NEI."""
-    return x[means(fitted, x).argsort(stable=True)[:most]]
+    """Those of x (n, d) that may be the best: the `most` of least mean, distinct, (m, d). With all, nothing is left out of NEI."""
+    order, points, found = means(fitted, x).argsort(stable=True).tolist(), x.tolist(), dict[tuple[float, ...], int]()
+    for k in order:
+        found.setdefault(tuple(points[k]), k)
+        if len(found) == most:
+            break
+    return x[list(found.values())]
 
 
 def moments(fantasies: Fantasies, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,6 +89,7 @@ def log_noisy_expected_improvement(fantasies: Fantasies, x: Tensor) -> Tensor:
     return _log_nei(_Known(fantasies.fitted, fantasies.points, fantasies.whitened, fantasies.best[:, None], None), x)
 
 
+@torch.no_grad()
 def choose(fantasies: Fantasies, pool: Tensor, normals: Tensor, *, bonus: Tensor | None = None) -> Tensor:
     """Which q of the pool (p, d) to run at once: (q,) int64, distinct, in order, each the best by log NEI given those before it.
 
@@ -104,20 +109,20 @@ def choose(fantasies: Fantasies, pool: Tensor, normals: Tensor, *, bonus: Tensor
     roots = pool.new_zeros(len(pool), q)
     floor = _floor(fantasies, pool)
     open_to = torch.zeros_like(square) if bonus is None else bonus.clamp_min(_NEVER)
-    chosen = []
+    chosen: list[int] = []
     for j in range(q):
-        k = (_averaged(mean, square, best[:, None], floor).clamp_min(_NEVER) + open_to).argmax().view(1)
+        spread = deviation(square)
+        k = _best((best[:, None] - mean) / spread, spread.log().masked_fill_(square <= floor, -torch.inf), open_to)
         chosen.append(k)
-        # Column k of the covariance given all choices so far, over its deviation: one column of the Cholesky factor. Nothing is
-        # learned where all is known.
-        column = matrix.index_select(1, k).squeeze(1) - roots[:, :j] @ roots.index_select(0, k)[0, :j]
-        column = torch.where((square > floor).index_select(0, k), column / deviation(square.index_select(0, k)), 0.0)
-        roots[:, j] = column
-        square = (square - column * column).clamp_min(0)
-        mean = mean + normals[:, j, None] * column
-        best = torch.minimum(best, mean.index_select(1, k).squeeze(1))
-        open_to = open_to.index_fill(0, k, -torch.inf)
-    return torch.cat(chosen) if chosen else torch.zeros(0, dtype=torch.int64, device=pool.device)
+        open_to[k] = -torch.inf
+        if square[k] > floor[k]:        # else nothing is learned
+            # Column k of the covariance given all choices so far, over its deviation: one column of the Cholesky factor.
+            column = roots[:, j]
+            torch.sub(matrix[k], roots[:, :j] @ roots[k, :j], out=column).div_(spread[k])
+            square = square.addcmul(column, column, value=-1).clamp_min_(0)
+            mean = torch.addr(mean, normals[:, j], column)
+        best = torch.minimum(best, mean[:, k])
+    return torch.tensor(chosen, dtype=torch.int64, device=pool.device)
 
 
 def in_order(fantasies: Fantasies, x: Tensor, normals: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
@@ -189,15 +194,14 @@ def _scored(known: _Known, x: Tensor, *, sloped: bool) -> tuple[Tensor, Tensor]:
             moved = x.detach().requires_grad_()
             expected = prior_mean(known.fitted, moved)
     z = (known.best - expected.detach() - known.whitened.mT @ half) / spread
-    each, slope = log_h(z)
+    value, slope = log_mean_h(z)
     certain = square <= KNOWN * prior
-    value = each.logsumexp(0).add_(spread.log()).sub_(math.log(len(known.best))).masked_fill_(certain, -torch.inf)
+    value = value.add_(spread.log()).masked_fill_(certain, -torch.inf)
     if not sloped:
         return value, x
-    # d log EI = -(slope / sigma) d mu + (1 - slope z) / sigma d sigma, averaged with the samples' shares of the improvement.
-    share = each.softmax(0).mul_(slope)
-    by_mean = share / -spread
-    by_square = (1 - (share * z).sum(0)).div_(2 * spread * spread)
+    # d log EI = sum_i slope_i dz_i + d sigma / sigma, and dz = -(d mu + z d sigma) / sigma.
+    by_mean = slope / -spread
+    by_square = (1 - (slope * z).sum(0)).div_(2 * spread * spread)
     by_half = torch.addcmul(known.whitened @ by_mean, by_square, half, value=-2)
     by_half = by_half if known.rows is None else by_half * known.rows
     weight = torch.linalg.solve_triangular(factor.mT, by_half, upper=True)
@@ -210,10 +214,16 @@ def _scored(known: _Known, x: Tensor, *, sloped: bool) -> tuple[Tensor, Tensor]:
     return value, gradient.masked_fill_(certain[:, None], 0.0)
 
 
-def _averaged(mean: Tensor, square: Tensor, best: Tensor, floor: Tensor) -> Tensor:
-    """log of the mean EI (q,) over the samples, of mean (s, q), variance (q,) and best (s, 1) or (s, q); -inf where all is known."""
-    each = log_expected_improvement(mean, deviation(square), best)
-    return (torch.logsumexp(each, 0) - math.log(len(best))).masked_fill(square <= floor, -torch.inf)
+def _best(z: Tensor, log_spread: Tensor, bonus: Tensor) -> int:
+    """Where log NEI + bonus (p,) is largest, of z (s, p) and the logarithm of the deviation (p,), -inf where all is known.
+
+    What is faint is told apart only if it could be the largest were it as large as faint things are.
+    """
+    size = mean_h(z)
+    k = int(((size.clamp_min(FAINT).log_() + log_spread).clamp_min_(_NEVER) + bonus).argmax())
+    if size[k] < FAINT:
+        k = int(((log_mean_h(z)[0] + log_spread).clamp_min_(_NEVER) + bonus).argmax())
+    return k
 
 
 def _floor(fantasies: Fantasies, x: Tensor) -> Tensor:

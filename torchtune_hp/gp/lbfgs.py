@@ -8,11 +8,13 @@ path, by bracketing (A. Lewis and M. Overton, "Nonsmooth optimization via quasi-
 alg. 2.6) with cubic interpolation (Nocedal and Wright, "Numerical Optimization", 2006, eq. 3.59).
 
 Laws:
-1. Rows never influence each other: a row's result is the same, bit for bit, alone and in any batch, if `function`'s is. (A
-   `function` of batched BLAS may itself differ by rounding, about 1e-15 relative, from batch to batch.)
+1. Rows never influence each other, unless they are rivals: a row's result is the same, bit for bit, alone and in any batch, if
+   `function`'s is. (A `function` of batched BLAS may itself differ by rounding, about 1e-15 relative, from batch to batch.)
 2. Only rows at work are evaluated, one point each per round.
 3. Every point evaluated lies within its bounds. The value never grows, and point, value and gradient belong together.
 4. A value or gradient that is not finite makes the line search step back. A row that cannot go on stops alone, at its best point.
+5. Of rivals only the least matters: one whose value is above the least by more than its quasi-Newton step promises begins no line search
+   more, and has not converged. Its best point and value are kept.
 
 The state of r rows at work over n variables is a tuple of arrays (r, ...); what is one number is (r, 1). They are NumPy's, on the host
 whatever the device: a round is a hundred operations on a few numbers, which cost torch more than NumPy, and a GPU a launch each. The
@@ -82,6 +84,7 @@ def minimize(
     tolerance: float = 1e-6,
     promise: float = 0.0,
     walls: int | None = None,
+    rivals: bool = False,
 ) -> Minimum:
     """Minimize `function` from each row of `start` (b, n) float64, which is moved into the bounds (n,) or (b, n) first.
 
@@ -90,6 +93,7 @@ def minimize(
     gradient x - P(x - g) exceeds `tolerance`, where its quasi-Newton step promises a slope along it of no more than `promise` (twice
     what the model gains), or where no step lowers the value and the model promises less than rounding.
     `walls`: a row that met so many points that are not finite begins no line search more, and has not converged; None: however many.
+    `rivals`: all rows minimize one function, and only the least of them is wanted (law 5).
     Raises ValueError for other shapes and dtypes, and for bounds that cross.
     """
     floor, ceiling = _bounds(start, lower, upper)
@@ -121,10 +125,13 @@ def minimize(
             _Rows(number, floor, ceiling, near, base, base, base, none, none, np.zeros((len(point), 2, history, n))), works
         )
         rows = _aimed(rows, 0)[0] if len(rows.number) else rows
-        filled = 0
+        filled, least = 0, np.where(np.isfinite(base).all(-1), value[:, 0], np.inf).min(initial=np.inf)
         while len(rows.number):
             filled = min(filled + 1, history)
-            rows, stopped, settled = _round(evaluated, rows, filled, steps, tolerance, promise, np.inf if walls is None else walls)
+            rows, stopped, settled, hoped = _round(evaluated, rows, filled, steps, tolerance, promise, np.inf if walls is None else walls)
+            if rivals:
+                least = min(least, rows.base[:, 2 * n].min())
+                stopped |= hoped[:, 0] > least
             if stopped.any():
                 last = np.concatenate([rows.base, rows.iterations, settled], -1)
                 found[rows.number[stopped]] = last[stopped]
@@ -141,10 +148,10 @@ def _round(
     tolerance: float,
     promise: float,
     walls: float,
-) -> tuple[_Rows, Bools, Bools]:
-    """Each row tries one point: rows, which of them stop now (r,) and which of these have converged (r, 1).
+) -> tuple[_Rows, Bools, Bools, Floats]:
+    """Each row tries one point: rows, which of them stop now (r,), which of these have converged (r, 1), what each hopes for (r, 1).
 
-    `filled`: no row remembers more steps than so many.
+    `filled`: no row remembers more steps than so many. A row that moved hopes for its value less what is promised, others for any.
     """
     n = rows.lower.shape[1]
     start, start_gradient, start_value = rows.base[:, :n], rows.base[:, n : 2 * n], rows.base[:, 2 * n :]
@@ -197,7 +204,7 @@ def _round(
     converged = settled | moved & ((size <= tolerance) | (gain <= promise))
     rows = rows._replace(walls=met)
     stopped = ends | converged | moved & ((iterations >= steps) | (met >= walls))
-    return rows, stopped[:, 0], converged
+    return rows, stopped[:, 0], converged, np.where(moved, rows.base[:, 2 * n :] - gain, -np.inf)
 
 
 def _aimed(rows: _Rows, filled: int) -> tuple[_Rows, Floats, Floats]:

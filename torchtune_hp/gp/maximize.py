@@ -9,6 +9,7 @@ Laws:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ EXHAUSTIVE = 2**11
 _LOCAL = (0.2, 0.05, 0.01)      # deviations around the best points
 _PER_PATH = 4                   # starts climbed for each path
 _GAIN = 5e-4                    # of a score, which is the logarithm of an acquisition: a twentieth of a percent is not worth a step
+_LOOKED = 4                     # times as many starts as are climbed are looked through for some that lie apart
 _REFINED = 6                    # steps of L-BFGS for each point of a batch
 
 
@@ -64,16 +66,18 @@ def pool(
 ) -> Pool:
     """The starts (b, d), and where the best `climbs` of them lead, without what is `taken` (t, d).
 
-    `score(x (r, d)) -> (r,)`, larger is better, in logarithms; `scale`: as in `climb`. Empty only where all that was found is taken:
-    draw other starts.
+    `score(x (r, d)) -> (r,)`, larger is better, in logarithms; `scale`: as in `climb`. With it those climbed are the best that lie one
+    unit of it apart, and others only where such are too few: neighbors lead to one top. Climbs are rivals. Empty only where all that was
+    found is taken: draw other starts.
     """
     number = torch.arange(len(start), device=start.device)
     at_start = scored(lambda x, _: score(x), start, number)
     if crossings(cube.columns, EXHAUSTIVE) is not None:
         x, value = start, at_start
     else:
-        top = at_start.argsort(descending=True, stable=True)[:climbs]
-        x, value = climb(lambda x, _: score(x), cube, start[top], scale, _GAIN, at_start[top])
+        top = at_start.argsort(descending=True, stable=True)[: climbs if scale is None else _LOOKED * climbs]
+        top = top if scale is None else top[_apart(cube.columns, start[top], scale)[:climbs]]
+        x, value = climb(lambda x, _: score(x), cube, start[top], scale, _GAIN, at_start[top], rivals=True)
         x, value = torch.cat([x, start]), torch.cat([value, at_start])
     order = value.argsort(descending=True, stable=True)
     x, value = x[order], value[order]
@@ -88,8 +92,8 @@ def batch(
 ) -> Tensor:
     """q points to run at once (q, d) by log NEI, `normals` (s, q), where the pool has so many; in order, each the best given those before.
 
-    Chosen from the pool; then each is climbed a little given those before it, in its continuous columns, all at once; then chosen
-    again from both. `bonus(x (r, d)) -> (r,)`, differentiable, is added to log NEI: log feasibility, say.
+    Chosen from the best of the pool (`enough`); then each is climbed a little given those before it, in its continuous columns, all at
+    once; then chosen again from both. `bonus(x (r, d)) -> (r,)`, differentiable, is added to log NEI: log feasibility, say.
     """
 
     def chosen(x: Tensor) -> Tensor:
@@ -98,7 +102,7 @@ def batch(
     def score(at: Tensor, number: Tensor) -> Tensor:
         return given(at, number) if bonus is None else given(at, number) + bonus(at)
 
-    x = chosen(pool.x)
+    x = chosen(pool.x[: enough(normals.shape[1])])
     if not len(x) or all(column.levels is not None for column in cube.columns):
         return x
     given = in_order(fantasies, x, normals)
@@ -106,6 +110,11 @@ def batch(
     better = ascended(score, cube, x, torch.arange(len(x), device=x.device), scale, _GAIN, steps=_REFINED).x
     better = better if cube.feasible is None else better[cube.feasible(better)]
     return chosen(_distinct(torch.cat([better, x]), taken))
+
+
+def enough(q: int) -> int:
+    """How many points, those worth most alone, a batch of q is chosen from: more cost time, and batches were no better on average."""
+    return max(128, 4 * q)
 
 
 def path_maxima(paths: Paths, cube: Cube, start: Tensor, taken: Tensor) -> Tensor:
@@ -175,6 +184,21 @@ def leveled(columns: Sequence[Column], x: Tensor) -> Tensor:
     return x
 
 
+def _apart(columns: Sequence[Column], x: Tensor, scale: Tensor) -> Tensor:
+    """x (p, d) in another order (p,) int64: first those at least a unit of `scale` (d,) from all before them that are; then the others.
+
+    Points of different categories lie apart.
+    """
+    widest = [math.inf if levels is None or ordered else 0.5 / len(levels) for levels, ordered in columns]
+    unit = torch.tensor(widest).to(scale).minimum(scale)
+    far = (torch.cdist(x / unit, x / unit) >= 1).cpu().numpy()
+    some: list[int] = []
+    for k in range(len(x)):
+        if far[k, some].all():
+            some.append(k)
+    return torch.tensor(some + sorted(set(range(len(x))) - set(some)), device=x.device)
+
+
 def _allowed(cube: Cube, x: Tensor) -> Tensor:
     x = cube.canonical(x)
     return x if cube.feasible is None else x[cube.feasible(x)]
@@ -186,10 +210,8 @@ def _distinct(x: Tensor, taken: Tensor) -> Tensor:
 
 def _fresh(x: Tensor, taken: Tensor) -> Tensor:
     """Which rows of x (n, d) are neither in taken (t, d) nor equal to one before them: (n,) bool."""
-    both = torch.cat([taken, x])
-    if not len(both):
-        return torch.zeros(0, dtype=torch.bool, device=x.device)
-    _, group = torch.unique(both, dim=0, return_inverse=True)
-    place = torch.arange(len(both), device=x.device)
-    first = torch.full_like(place, len(both)).scatter_reduce(0, group, place, "amin")
-    return (first[group] == place)[len(taken) :]
+    seen, fresh = set(map(tuple, taken.tolist())), []
+    for row in map(tuple, x.tolist()):
+        fresh.append(row not in seen)
+        seen.add(row)
+    return torch.tensor(fresh, dtype=torch.bool, device=x.device)

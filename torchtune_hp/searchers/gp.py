@@ -29,7 +29,7 @@ from ..errors import ConfigurationError
 from ..gp.feasibility import deterrence
 from ..gp.fit import fit
 from ..gp.kernel import unpack
-from ..gp.maximize import best_rows, pool, starts
+from ..gp.maximize import best_rows, enough, pool, starts
 from ..gp.regression import Fitted, condition
 from ..gp.slopes import scales
 from ..gp.threads import bounded
@@ -187,7 +187,8 @@ class GPSearch(Base):
         `pending` is imagined, what is `taken` is not suggested.
         """
         generator = torch.Generator().manual_seed(seed)
-        observed = torch.unique(processes[0].x[:, :-1], dim=0)
+        x = processes[0].x      # without a fidelity all are fully trained already
+        observed = x if self._kernel.fidelity is None else trained(torch.unique(x[:, :-1], dim=0))
         aim: Aim
         if reference is None:
             aim = Improvement(processes[0], observed, pending, n, generator)
@@ -201,7 +202,7 @@ class GPSearch(Base):
 
         if self.setting.rows is not None:       # those that are worth most, each given those before it
             left = trained(self._untaken(taken))
-            few = left[best_rows(score, left, left[:0], 1 if n == 1 else max(_STARTS, 2 * n))]
+            few = left[best_rows(score, left, left[:0], 1 if n == 1 else enough(n))]
             return few[:, :-1] if n == 1 else few[aim.choose(few, n, bonus)][:, :-1]
         seeds = (derive(seed, "starts"), derive(seed, "even"))
         begun = starts(self._cube, _STARTS + n, aim.best, seeds[0])

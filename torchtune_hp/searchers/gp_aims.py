@@ -50,9 +50,9 @@ class Improvement:
     """Of one process: noisy expected improvement."""
 
     def __init__(self, fitted: Fitted, observed: Tensor, pending: Tensor, n: int, generator: torch.Generator) -> None:
-        """`observed` and `pending` (., d): for n points, with normals of the generator."""
+        """`observed` (., d + 1), fully trained, and `pending` (., d): for n points, with normals of the generator."""
         samples = _SAMPLES[n > _MANY]
-        self.best = fantasies.incumbents(fitted, trained(observed), _INCUMBENTS)
+        self.best = fantasies.incumbents(fitted, observed, _INCUMBENTS)
         unknown = torch.unique(torch.cat([self.best, trained(pending)]), dim=0)
         self._drawn = fantasies.fantasize(fitted, unknown, _normals(samples, len(unknown), generator))
         self._normals = _normals(samples, n, generator)
@@ -74,7 +74,7 @@ class FrontImprovement:
         self, processes: Sequence[Fitted], reference: Tensor, observed: Tensor, pending: Tensor, n: int, generator: torch.Generator
     ) -> None:
         m, samples = len(processes), _FRONTS[n > _FEW]
-        self.best = fronts.on_the_front(processes, trained(observed), _INCUMBENTS, _FRONT)
+        self.best = fronts.on_the_front(processes, observed, _INCUMBENTS, _FRONT)
         unknown = torch.unique(torch.cat([self.best, trained(pending)]), dim=0)
         normals = _normals(m * samples, len(unknown), generator).view(m, samples, len(unknown))
         self._drawn = fronts.imagine(processes, unknown, reference, normals)

@@ -4,7 +4,8 @@ Laws:
 1. All of this is a function of the reports told and of their order; how they were cut into calls of `tell` does not matter.
 2. A look is worth the best its trial reported up to there: that is what a study keeps. Only finite values are observations.
 3. Of one objective each trial is one row, fully trained, worth its standing among all (`gp_standings`), where one that failed may have a
-   place without a value. The order of all trials is found anew after each `tell`: 0.01 s for 1,000, 0.1 s for 10,000.
+   place without a value. The order of all trials is found anew after each `tell`: 0.01 s for 1,000, 0.1 s for 10,000, and a third of it
+   where all are fully trained.
 4. Of several, a row is a look, for a front is of values: of a trial's looks those at steps 1, 4, 16, 64, ... are kept, and its newest: few
    rows, evenly spread on the scale on which curves bend. The newest takes the place of the one before it. A trial that ended by itself
    is fully trained, t = 1, whatever its step. Else t is the step over `max_t` or, where that is not known, over the largest told.
