@@ -2,7 +2,7 @@
 
 Nothing is trained. `curve(config, step)` answers for a training: here a formula, for a benchmark a table of recorded learning
 curves. So a scheduler can be tried on thousands of trials before a machine is rented. The searcher is named: the default one thinks
-for some tenths of a second about each trial, which is nothing beside a training, and much beside a formula.
+about each trial for longer than a formula takes.
 """
 
 from __future__ import annotations
