@@ -450,6 +450,28 @@ def test_a_signal_ends_the_session_and_a_resumed_study_is_the_uninterrupted_one(
     assert said.endswith(" 6\n") and turns >= 6
 
 
+@pytest.mark.parametrize("step", [3, 5], ids=["in-the-middle", "in-the-last-turn"])
+def test_the_best_of_an_interrupted_turn_is_kept(tmp_path: Path, step: int) -> None:
+    class Pressed(Counter):
+        def step(self) -> dict[str, Any]:
+            if self.steps + 1 == step and self.config["x"] == 0.0:
+                signal.raise_signal(signal.SIGINT)
+            return super().step()
+
+    points = [{"x": 0.5, "width": 1}, {"x": 0.0, "width": 1}]
+    given = counting(tmp_path, trainable=Pressed, trials=2, points=points, scheduler=hp.FullRuns(max_t=5))
+    if step == 5:
+        results = hp.Tuner(**given).fit()       # nothing was left to be done
+    else:
+        with pytest.raises(hp.StudyInterrupted):
+            hp.Tuner(**given).fit()
+        results = hp.Results.open(tmp_path / "counting", trainable=Pressed)
+    assert results.best.trial == 1 and results.best.step == results.best.load().steps == step
+    assert [row.trial for row in results.journal.checkpoints(purpose="keep")] == [1]
+    live = [result.trial for result in results if result.state not in ("completed", "stopped", "failed")]
+    assert [row.trial for row in results.journal.checkpoints(purpose="resume")] == live, "what ended is forgotten"
+
+
 def test_a_study_runs_off_the_main_thread() -> None:
     found: list[int] = []
     thread = threading.Thread(target=lambda: found.append(len(train.tune())))

@@ -30,7 +30,7 @@ from .study import BREAKER, Study
 from .training.loading import shown_by, silent
 from .training.runner import Place, State
 from .training.seeding import undisturbed
-from .trial import Command, Config, Keep, Launch, Limits, Note, Reached, Trial
+from .trial import Command, Config, Drop, Keep, Launch, Limits, Note, Reached, Trial
 from .vault import Vault
 
 if TYPE_CHECKING:
@@ -46,11 +46,16 @@ def drive(
     commands: Sequence[Command],
     interrupted: Callable[[], bool] = lambda: False,
 ) -> None:
-    """The one loop, whole. `commands`: the first step's, or `study.outstanding()`."""
-    while not interrupted():
+    """The one loop, whole. `commands`: the first step's, or `study.outstanding()`.
+
+    Once interrupted nothing more is trained; what the turn in hand keeps and forgets, it keeps and forgets.
+    """
+    while True:
+        stopping = interrupted()
         for command in commands:
-            executor.submit(command)
-        if not study.running:
+            if not stopping or isinstance(command, (Keep, Drop)):
+                executor.submit(command)
+        if stopping or not study.running:
             return
         events = executor.wait()
         commands = study.step(events, limits)
