@@ -692,6 +692,54 @@ def test_a_functions_best_checkpoint_is_made_again_after_a_crash(tmp_path: Path,
     assert any("trained to step 1 again" in note.text for note in results.log)
 
 
+@pytest.mark.parametrize("kind", ["class", "function"])
+def test_what_gives_no_checkpoints_is_not_trained_again_at_every_resume(tmp_path: Path, kind: str) -> None:
+    trained: list[float] = []
+
+    class Stateless(hp.Trainable):
+        def setup(self, config: dict[str, Any]) -> None:
+            self.loss = 9.0
+
+        def step(self) -> dict[str, Any]:
+            self.loss -= 1.0
+            trained.append(self.loss)
+            return {"loss": self.loss}
+
+    def plain(config: dict[str, Any]) -> Any:
+        for loss in (3.0, 2.0, 1.0):
+            trained.append(loss)
+            yield {"loss": loss}
+
+    given = counting(tmp_path, trainable=Stateless if kind == "class" else plain, trials=2, resume="auto")
+    hp.Tuner(**given).fit()
+    assert len(trained) == 2 * 3
+    for _ in range(3):
+        log = hp.Tuner(**given).fit().log
+    assert len(trained) == 2 * 3 + (0 if kind == "class" else 3), "of a function it is found out once, and said"
+    again = [note.trial for note in log if note.kind == "keep" and "there are no weights to keep" in note.text]
+    assert again == ([] if kind == "class" else [0])
+    hp.Tuner(**given | {"trials": 3}).fit()
+    assert len(trained) == 3 * 3 + (0 if kind == "class" else 3)
+
+
+def test_a_report_without_a_checkpoint_is_trained_again_once_and_displaces_nothing(tmp_path: Path) -> None:
+    trained: list[int] = []
+
+    def sometimes(config: dict[str, Any]) -> None:
+        begun = hp.get_checkpoint() or {"step": 0}
+        assert isinstance(begun, dict)
+        for step in range(begun["step"] + 1, 5):
+            trained.append(step)
+            hp.report(loss=1.0 / step, checkpoint={"step": step} if step % 2 else None)
+
+    given = counting(tmp_path, trainable=sometimes, trials=1, resume="auto", scheduler=hp.FullRuns(max_t=4))
+    for _ in range(4):
+        results = hp.Tuner(**given).fit()
+    assert results.best.step == 4 and [row.step for row in results.journal.checkpoints(purpose="keep")] == [3]
+    assert trained == [1, 2, 3, 4, 4]
+    assert len([note for note in results.log if "trained to step 4 again, it gave no checkpoint" in note.text]) == 1
+
+
 def test_rows_are_tried_once_though_some_are_tried_first() -> None:
     rows = [{"x": 0.1 * i, "width": i} for i in range(6)]
     space = hp.Space.from_rows(rows)

@@ -18,17 +18,16 @@ import torch
 from .configs import whole_config
 from .errors import ReplayError, StudyFailedError
 from .executors.base import Executor, Job
-from .executors.local import place_of
-from .executors.serial import threads
 from .interrupts import Interrupts, StudyInterrupted
 from .journal import Journal
 from .observers.base import Observers, StudyInfo
 from .plan import Plan
+from .recovery import recover
 from .results import Results
 from .scripts import how_to_resume
 from .study import BREAKER, Study
 from .training.loading import shown_by, silent
-from .training.runner import Place, State
+from .training.runner import Place
 from .training.seeding import undisturbed
 from .trial import Command, Config, Drop, Keep, Launch, Limits, Note, Reached, Trial
 from .vault import Vault
@@ -195,50 +194,13 @@ class Session:
                             kept.pop(other, None)
                         kept[command.trial] = looked[command.trial]     # a Keep is of a look of its own turn
         if limits is not None:
-            self.vault.sweep()
-            self._forget_ended(study)
             study.reconfigure(self._config)
-            self._keep_again(kept)
+            recover(self.plan, self.job, self.journal, {trial.id for trial, _ in study.standing().live}, kept)
         return limits
-
-    def _forget_ended(self, study: Study) -> None:
-        """A process that died may not have come to the Drops of its last turn."""
-        live = {trial.id for trial, _ in study.standing().live}
-        for trial in {row.trial for row in self.journal.checkpoints(purpose="resume")} - live:
-            self.vault.forget(trial)
 
     def _config(self, trial: Trial) -> Config:
         """The config of a recorded trial, with the objects that JSON could not hold, if its space still gives the same."""
         return whole_config(trial, self.plan.space)
-
-    def _keep_again(self, kept: dict[int, int]) -> None:
-        """Weights that were to be kept when the process died, and were not yet: their trials are trained to there again."""
-        for trial, step in kept.items():
-            if self.plan.pretends or self.vault.kept_step(trial) == step:
-                continue
-            try:
-                state = self._trained_again(trial, step)
-                if state is None:       # a function that hands over no checkpoints
-                    continue
-                self.vault.put(trial, step, state, purpose="keep")
-                text = f"the best weights of trial {trial} were not on disk; it was trained to step {step} again"
-            except Exception as error:
-                text = f"the best weights of trial {trial} are lost: to train it again failed with {error!r}"
-            self.journal.note(Note("keep", text, trial))
-
-    def _trained_again(self, trial: int, step: int) -> State | None:
-        """The state of a trial at a step, from its newest durable state before that."""
-        start, state = self.vault.newest(trial, upto=step) or (0, None)
-        spec = self.journal.trial(trial)
-        spec = dataclasses.replace(spec, config=self._config(spec))
-        runner = self.plan.recipe.start(spec, place_of(self.job, trial), state, start)
-        try:
-            with threads(1):
-                while runner.step < step:
-                    runner.advance()
-            return runner.save() if runner.step > start or state is None else state
-        finally:
-            runner.close()
 
     def _how_to_go_on(self) -> str:
         if self.folder is None:
