@@ -740,6 +740,32 @@ def test_a_report_without_a_checkpoint_is_trained_again_once_and_displaces_nothi
     assert len([note for note in results.log if "trained to step 4 again, it gave no checkpoint" in note.text]) == 1
 
 
+def test_what_was_to_be_displaced_when_the_process_died_is_forgotten_on_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchtune_hp.journal import Journal
+
+    class Killed(BaseException):
+        pass
+
+    points = [{"x": x, "width": 1} for x in (0.9, 0.5, 0.3, 0.1)]
+    given = counting(tmp_path, trials=4, points=points, scheduler=hp.FullRuns(max_t=1), resume="auto")
+    append, turns = Journal.append, [0]
+
+    def dying(self: Journal, *what: Any) -> None:
+        append(self, *what)
+        turns[0] += 1
+        if turns[0] == 3:       # trial 1 displaces trial 0
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", dying)
+        with pytest.raises(Killed):
+            hp.Tuner(**given).fit()
+    assert [row.trial for row in hp.Results.open(tmp_path / "counting").journal.checkpoints(purpose="keep")] == [0]
+    results = hp.Tuner(**given).fit()
+    assert [row.trial for row in results.journal.checkpoints(purpose="keep")] == [results.best.trial] == [3]
+    assert [path.name for path in (tmp_path / "counting" / "checkpoints").iterdir()] == ["000003"]
+
+
 def test_rows_are_tried_once_though_some_are_tried_first() -> None:
     rows = [{"x": 0.1 * i, "width": i} for i in range(6)]
     space = hp.Space.from_rows(rows)

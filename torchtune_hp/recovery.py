@@ -1,6 +1,6 @@
 """What a process that died did not come to, done again from its journal: the Drops of its last turn, and weights that were to be kept.
 
-Law: afterwards the weights the journal says are kept are there, where they can be had.
+Law: afterwards the kept weights are those the journal says are kept. Where some of these cannot be had, what they were to displace stays.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ def recover(plan: Plan, job: Job, journal: Journal, live: set[int], kept: Mappin
     vault.sweep()
     for trial in {row.trial for row in journal.checkpoints(purpose="resume")} - live:
         vault.forget(trial)
-    if not plan.pretends:
-        _keep_again(plan, job, journal, kept)
+    if not plan.pretends and _keep_again(plan, job, journal, kept):
+        for trial in {row.trial for row in journal.checkpoints(purpose="keep")} - kept.keys():
+            vault.forget(trial, purpose="keep")
 
 
-def _keep_again(plan: Plan, job: Job, journal: Journal, kept: Mapping[int, int]) -> None:
-    """Trains the trials whose weights are missing to that report once more."""
+def _keep_again(plan: Plan, job: Job, journal: Journal, kept: Mapping[int, int]) -> bool:
+    """Trains the trials whose weights are missing to that report once more. Whether all that is to be kept is there in the end."""
     vault = job.vault
     missing = {trial: step for trial, step in kept.items() if vault.kept_step(trial) != step}
     if not missing:
-        return
+        return True
     if not job.recipe.saves and not isinstance(job.recipe, FunctionRecipe):     # a function may hand over a checkpoint all the same
-        return
+        return False
     gave_none = {(note.trial, note.text) for note in journal.notes("keep") if note.text.endswith(GAVE_NONE)}
     if gave_none and not journal.checkpoints():         # nor did any other
-        return
+        return False
     for trial, step in missing.items():
         text = f"trained to step {step} {GAVE_NONE}"
         if (trial, text) in gave_none:
@@ -54,6 +55,7 @@ def _keep_again(plan: Plan, job: Job, journal: Journal, kept: Mapping[int, int])
         except Exception as error:
             text = f"the best weights of trial {trial} are lost: to train it again failed with {error!r}"
         journal.note(Note("keep", text, trial))
+    return all(vault.kept_step(trial) == step for trial, step in missing.items())
 
 
 def _trained_again(plan: Plan, job: Job, journal: Journal, trial: int, step: int) -> State | None:
