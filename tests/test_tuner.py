@@ -400,6 +400,27 @@ def test_choices_that_json_cannot_hold_come_back_as_objects(tmp_path: Path) -> N
     assert len(hp.Tuner(**given | {"trials": 9, "resume": "auto"}).fit()) == 9
 
 
+@pytest.mark.parametrize("stored", [True, False], ids=["on-disk", "in-memory"])
+def test_choices_of_ones_own_classes_are_loaded_with_the_space_that_the_tuner_was_given(tmp_path: Path, stored: bool) -> None:
+    class Own:
+        def __init__(self, size: int) -> None:
+            self.size = size
+
+        def __repr__(self) -> str:
+            return f"Own({self.size})"
+
+    class Sized(Counter):
+        def step(self) -> dict[str, Any]:
+            return {"loss": self.config["own"].size - super().step()["steps"]}
+
+    space = {"own": hp.choice([Own(1), Own(2)]), "x": hp.uniform(0.0, 1.0)}
+    given = counting(tmp_path, trainable=Sized, space=space, resume="auto") if stored else counting(
+        tmp_path, trainable=Sized, space=space, storage=None)     # fmt: skip
+    assert hp.Tuner(**given).fit().best.load().config["own"].size == 1
+    if stored:
+        assert hp.Tuner(**given).fit().best.load().config["own"].size == 1
+
+
 # Signals ------------------------------------------------------------------------------------------------------------------
 
 SLEEPER = """

@@ -121,7 +121,7 @@ class Session:
         finally:
             executor.close(save=interrupts.requested())
             journal.flush()
-        results = Results(journal, recipe=plan.recipe, vault=self.vault)
+        results = Results(journal, recipe=plan.recipe, vault=self.vault, space=plan.space)
         observers.end(results)
         if study.broken is not None:
             raise StudyFailedError(_broken(journal.header["name"], study.broken))

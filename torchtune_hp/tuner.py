@@ -117,7 +117,7 @@ class Tuner:
         with DriverLock(folder):
             with Journal.create(folder, plan.header() | {"name": folder.name}, every=_every(plan)) as journal:
                 Session(plan, folder, _learned(plan, journal)).run()
-        return Results.open(folder, trainable=plan.trainable)
+        return Results.open(folder, trainable=plan.trainable, space=plan.space)
 
     @classmethod
     def resume(
@@ -155,7 +155,7 @@ class Tuner:
         with DriverLock(folder):
             with Journal.open(folder, write=True, every=_every(plan)) as journal:
                 Session(plan, folder, journal).run()
-        return Results.open(folder, trainable=plan.trainable)
+        return Results.open(folder, trainable=plan.trainable, space=plan.space)
 
 
 _PARAMETERS = {name: p.default for name, p in inspect.signature(Tuner).parameters.items() if name != "foreign"}
