@@ -421,6 +421,38 @@ def test_choices_of_ones_own_classes_are_loaded_with_the_space_that_the_tuner_wa
         assert hp.Tuner(**given).fit().best.load().config["own"].size == 1
 
 
+def test_a_study_stays_where_it_began_though_a_trial_changes_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    class Wandering(Counter):
+        def setup(self, config: dict[str, Any]) -> None:
+            super().setup(config)
+            os.chdir(elsewhere)
+
+    monkeypatch.chdir(tmp_path)
+    given = counting(Path("runs"), trainable=Wandering, checkpoint_every=0)
+    tuner = hp.Tuner(**given)
+    results = tuner.fit()
+    assert results.best.load().steps == 3 and results.path == tmp_path / "runs" / "counting"
+    with pytest.raises(hp.StudyExistsError, match="a study at runs/counting already.*resume runs/counting"):
+        tuner.fit()
+    monkeypatch.chdir(tmp_path)
+    assert len(hp.Tuner.resume("runs/counting", Wandering, trials="+2", verbose=0).fit()) == 7
+    monkeypatch.chdir(tmp_path)
+    tuner = hp.Tuner(**given | {"trials": 8, "resume": "auto"})
+    for _ in range(2):
+        assert len(tuner.fit()) == 8
+        os.chdir(elsewhere)
+    assert not list(elsewhere.iterdir()) and [path.name for path in (tmp_path / "runs").iterdir()] == ["counting"]
+
+
+def test_a_home_folder_is_written_as_in_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert hp.Tuner(**counting(tmp_path, storage="~/studies")).fit().path == tmp_path / "studies" / "counting"
+    assert len(hp.Tuner.resume("~/studies/counting", Counter, trials="+1", verbose=0).fit()) == 6
+
+
 # Signals ------------------------------------------------------------------------------------------------------------------
 
 SLEEPER = """

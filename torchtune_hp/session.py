@@ -67,10 +67,10 @@ def drive(
 class Session:
     """Wires a plan to a journal. The caller holds the driver's lock, and closes the journal."""
 
-    def __init__(self, plan: Plan, folder: Path | None, journal: Journal) -> None:
+    def __init__(self, plan: Plan, folder: Path | None, journal: Journal, shown: Path | None = None) -> None:
         self.plan = plan
         self.journal = journal
-        self.folder = folder
+        self.shown = shown          # the folder, as it was given
         self.vault = Vault(folder, journal)
         name = journal.header["name"]
         place = Place(folder, "cpu", plan.max_t, plan.objective.needed, name, plan.seed)
@@ -104,7 +104,7 @@ class Session:
                 earlier = None if before is None else Results(journal)
                 header = journal.header
                 observers.begin(
-                    StudyInfo(header["name"], self.folder, plan.objective, limits, plan.max_t, header, study.trials, standing, earlier)
+                    StudyInfo(header["name"], self.shown, plan.objective, limits, plan.max_t, header, study.trials, standing, earlier)
                 )
                 self._write_header()
                 if before != limits or study.broken is not None:
@@ -203,9 +203,9 @@ class Session:
         return whole_config(trial, self.plan.space)
 
     def _how_to_go_on(self) -> str:
-        if self.folder is None:
+        if self.shown is None:
             return "interrupted; the study was in memory (storage=None), so it cannot be resumed."
-        return f"interrupted; nothing is lost. To go on: {how_to_resume(self.folder)}"
+        return f"interrupted; nothing is lost. To go on: {how_to_resume(self.shown)}"
 
 
 class _Choices(dict[str, str]):
