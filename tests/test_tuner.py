@@ -380,6 +380,23 @@ def test_no_study_no_resume(tmp_path: Path) -> None:
         hp.Tuner.resume(tmp_path / "nothing", Counter)
 
 
+def test_a_study_that_was_killed_before_its_first_turn_is_resumed_with_the_limits_it_was_given(tmp_path: Path) -> None:
+    from torchtune_hp.journal import Journal
+
+    header = hp.Tuner(**counting(tmp_path, trials=4, target=-1.0, time_budget=600.0))._plan.header()
+    Journal.create(tmp_path / "counting", header | {"name": "counting"}).close()
+    results = hp.Tuner.resume(tmp_path / "counting", Counter, verbose=0).fit()
+    limits = results.journal.last_limits()
+    assert limits is not None and (limits.trials, limits.seconds, limits.target) == (4, 600.0, -1.0) and len(results) == 4
+    Journal.create(tmp_path / "other", header | {"name": "other"}).close()
+    assert len(hp.Tuner.resume(tmp_path / "other", Counter, trials="+1", verbose=0).fit()) == 5
+    older = {key: value for key, value in header.items() if key != "limits"}
+    Journal.create(tmp_path / "older", older | {"name": "older"}).close()
+    with pytest.raises(hp.ConfigurationError, match="when does the study end"):
+        hp.Tuner.resume(tmp_path / "older", Counter)
+    assert len(hp.Tuner.resume(tmp_path / "older", Counter, trials=3, verbose=0).fit()) == 3
+
+
 def test_a_second_driver_is_told_of_the_first(tmp_path: Path) -> None:
     hp.Tuner(**counting(tmp_path)).fit()
     with DriverLock(tmp_path / "counting"), pytest.raises(hp.StudyLockedError, match=str(os.getpid())):

@@ -107,6 +107,7 @@ class Plan:
             "keep": self.keep,
             "seed": self.seed,
             "look_every": self.look_every,
+            "limits": {"trials": self.trials, "time_budget": self.time_budget, "target": self.target},
             "checkpoint_every": self.checkpoint_every,
             "max_t": self.max_t,
             "saves": self.recipe.saves,
