@@ -849,6 +849,21 @@ def test_a_study_that_is_over_says_why() -> None:
     assert [note.text for note in results.log if note.kind == "end"] == ["the target 50 is reached; another target= goes on"]
 
 
+def test_a_study_that_is_over_says_so_once_however_often_it_is_run(tmp_path: Path) -> None:
+    def ends(**changes: Any) -> list[str]:
+        results = hp.Tuner(**counting(tmp_path, resume="auto", trials=9, **changes)).fit()
+        return [note.text for note in results.log if note.kind == "end"]
+
+    first, second = (f"the target {target} is reached; another target= goes on" for target in (1, 0.5))
+    assert [ends(target=1.0), ends(target=1.0), ends(target=1.0)] == [[first]] * 3
+    assert [ends(target=0.5), ends(target=0.5)] == [[first, second]] * 2
+    with hp.Results.open(tmp_path / "counting").journal as journal:
+        before = len(journal)
+    assert ends(target=1.0) == [first, second, first], "it is bound by another target again, in a turn of its own"
+    with hp.Results.open(tmp_path / "counting").journal as journal:
+        assert len(journal) > before
+
+
 def test_what_was_there_before_the_first_study_is_not_looked_through_for_garbage_while_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torchtune_hp.session._first", iter([True]))        # as in a new process
     seen: list[int] = []

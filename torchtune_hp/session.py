@@ -98,6 +98,7 @@ class Session:
                 study = plan.study(capacity)
                 limits = plan.limits(capacity)
                 before = self._replay(study)
+                turns = len(journal)
                 self._note_once(study)
                 self._note_timed()
                 standing, commands = study.standing(), study.outstanding()
@@ -116,7 +117,8 @@ class Session:
                 drive(study, executor, journal, observers, limits, commands, interrupts.requested)
                 finished = not study.running
                 reason = study.over(limits)
-                if finished and reason is not None:
+                said = [note.text for note in journal.notes("end")][-1:]
+                if finished and reason is not None and (len(journal) > turns or said != [reason]):
                     journal.note(Note("end", reason, time=study.seconds))
         finally:
             executor.close(save=interrupts.requested())
