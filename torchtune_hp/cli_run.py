@@ -221,7 +221,8 @@ def _fitted(tuner: Tuner) -> int:
             raise NoResult(_why_empty(results))
         folder = results.journal.folder
         if not sys.stdout.isatty() and folder is not None:
-            print(folder.relative_to(here) if folder.is_relative_to(here) else folder)      # for scripts: torchtune-hp best "$(torchtune-hp run train.py:train)"
+            # For scripts: torchtune-hp best "$(torchtune-hp run train.py:train)"
+            print(folder.relative_to(here) if folder.is_relative_to(here) else folder)
     return 0
 
 

@@ -106,7 +106,7 @@ def _other_trainable(header: Mapping[str, Any], given: Mapping[str, Any], allow:
 
 
 def _limits(journal: Journal, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The new totals: what was given, "+50" upon what there was, or what the last turn was bound by; before the first, what it was to be."""
+    """The new totals: what was given, "+50" upon what there was, or what the last turn was bound by, or the first is to be."""
     last = journal.last_limits()
     made = journal.trials()
     now: dict[str, Any] = {"trials": None, "time_budget": None, "target": None}

@@ -49,7 +49,8 @@ class Vault:
         self._resting: dict[int, tuple[int, _Held]] = {}
         self._spilled: set[int] = set()
         self._held: dict[str, _Held] = {}       # without a folder: what would be files
-        self._unpacked: list[tempfile.TemporaryDirectory[str]] = []
+        self._unpacked: list[tempfile.TemporaryDirectory[str]] = []         # in the hands of whoever asked, until the vault goes
+        self._woken: dict[int, list[tempfile.TemporaryDirectory[str]]] = {}     # in those of trials, until they rest again or end
 
     # Durable states -------------------------------------------------------------------------------------------------------
 
@@ -111,6 +112,7 @@ class Vault:
         if purpose == "resume":
             self._take(trial)
             self._spilled.discard(trial)
+            self._let_go(trial)
         self._remove(self._journal.checkpoints(trial, purpose))
 
     def _forget_older(self, trial: int, purpose: Purpose) -> None:
@@ -146,6 +148,7 @@ class Vault:
         self._take(trial)
         self._spilled.discard(trial)
         held = _Held.of(state)
+        self._let_go(trial, state)
         if self.folder is not None and self._used + held.size > self._budget:
             self.put(trial, step, state)
             self._spilled.add(trial)
@@ -157,7 +160,7 @@ class Vault:
         """What `rest` was given, and lets go of it; None if the trial does not rest here."""
         found = self._take(trial)
         if found is not None:
-            return found[0], self._unpack(found[1])
+            return found[0], self._unpack(found[1], self._woken.setdefault(trial, []))
         if trial in self._spilled:
             self._spilled.discard(trial)
             return self.newest(trial)
@@ -169,6 +172,14 @@ class Vault:
             self._used -= found[1].size
         return found
 
+    def _let_go(self, trial: int, state: State | None = None) -> None:
+        """Removes the folders that this trial was woken with, but for `state`: who looks at a resting trial puts it back and reads on."""
+        for folder in self._woken.pop(trial, []):
+            if Path(folder.name) == state:
+                self._woken[trial] = [folder]
+            else:
+                folder.cleanup()
+
     # Files and what stands for them ---------------------------------------------------------------------------------------
 
     def _read(self, row: CheckpointRow) -> State:
@@ -177,13 +188,14 @@ class Vault:
             return read_state(Stamp(row.path, row.size, row.sha256, kind), self.folder)
         if row.path not in self._held:
             raise CheckpointError(f"The state of trial {row.trial} at step {row.step} was in memory, and is gone.")
-        return self._unpack(self._held[row.path])
+        return self._unpack(self._held[row.path], self._unpacked)
 
-    def _unpack(self, held: _Held) -> State:
+    def _unpack(self, held: _Held, folders: list[tempfile.TemporaryDirectory[str]]) -> State:
+        """`folders`: where a temporary folder is held, if that is what the state is."""
         if held.content is not None:
             return unpack(held.content)
         folder = tempfile.TemporaryDirectory(prefix="state-", ignore_cleanup_errors=True)
-        self._unpacked.append(folder)       # removed when the vault goes
+        folders.append(folder)
         for name, content in held.files.items():
             path = Path(folder.name) / name
             path.parent.mkdir(parents=True, exist_ok=True)
