@@ -18,6 +18,7 @@ from torchtune_hp.lock import DriverLock
 from torchtune_hp.testing.toy_models import ToyModel
 from torchtune_hp.tuner import defaults_of
 
+from .faults.studies import story
 from .interpreters import Interpreter
 
 SPACE = {"x": hp.uniform(-1.0, 1.0), "width": hp.choice([1, 2, 4])}
@@ -479,7 +480,7 @@ import torchtune_hp as hp
 class Sleeper(hp.Trainable):
     def setup(self, config): self.n = 0
     def step(self):
-        time.sleep(0.05); self.n += 1
+        time.sleep(float(sys.argv[2])); self.n += 1
         return {"loss": config_loss(self.config, self.n)}
     def save_checkpoint(self, folder): return {"n": self.n}
     def load_checkpoint(self, state): self.n = state["n"]
@@ -501,8 +502,8 @@ def test_a_signal_ends_the_session_and_a_resumed_study_is_the_uninterrupted_one(
     script = tmp_path / "script.py"
     script.write_text(SLEEPER)
 
-    def session(*, interrupt: bool) -> tuple[int, str]:
-        child, until = Interpreter(script, str(tmp_path), folder=tmp_path), time.monotonic() + 60
+    def session(storage: Path, pause: float, *, interrupt: bool) -> tuple[int, str]:
+        child, until = Interpreter(script, str(storage), str(pause), folder=tmp_path), time.monotonic() + 60
         while interrupt and not (tmp_path / "sleeper" / "study.db").exists():
             assert time.monotonic() < until, child.said()
             time.sleep(0.02)
@@ -511,13 +512,16 @@ def test_a_signal_ends_the_session_and_a_resumed_study_is_the_uninterrupted_one(
             child.send_signal(signum)
         return child.wait(), child.said()[0]
 
-    code, said = session(interrupt=True)
+    code, said = session(tmp_path, 0.05, interrupt=True)
     assert code == 128 + signum and f"torchtune-hp resume {tmp_path}/sleeper" in said
     assert 0 < len(hp.Results.open(tmp_path / "sleeper")) < 6
-    code, said = session(interrupt=False)
-    assert code == 0
-    turns = len(hp.Results.open(tmp_path / "sleeper").get_dataframe())
-    assert said.endswith(" 6\n") and turns >= 6
+    code, said = session(tmp_path, 0.0, interrupt=False)
+    assert code == 0 and said.endswith(" 6\n")
+    assert (code, said) == session(tmp_path / "whole", 0.0, interrupt=False)
+    assert story(tmp_path / "sleeper") == story(tmp_path / "whole" / "sleeper")
+    ends = [hp.Results.open(storage / "sleeper") for storage in (tmp_path, tmp_path / "whole")]
+    kept = [[(row.trial, row.step, row.sha256) for row in results.journal.checkpoints()] for results in ends]
+    assert kept[0] == kept[1] and len(kept[0]) == 1
 
 
 @pytest.mark.parametrize("step", [3, 5], ids=["in-the-middle", "in-the-last-turn"])
