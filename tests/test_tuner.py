@@ -131,6 +131,61 @@ def test_several_objectives_have_a_front_and_no_single_best(tmp_path: Path) -> N
     assert front and all(result.load().steps == result.step for result in front)
 
 
+TRADES = {0.1: [(1.0, 5.0), (5.0, 1.0), (6.0, 6.0)], 0.7: [(4.0, 0.5), (0.5, 9.0), (7.0, 0.4)], 0.9: [(9.0, 9.0), (1.0, 4.0), (1.0, 4.0)]}
+
+
+class Trading(Counter):
+    def step(self) -> dict[str, Any]:
+        self.steps += 1
+        p, q = TRADES[self.config["x"]][self.steps - 1]
+        return {"p": p, "q": q}
+
+
+def trading(tmp_path: Path) -> dict[str, Any]:
+    points = [{"x": x, "width": 1} for x in TRADES]
+    return counting(tmp_path, trainable=Trading, metric=["p", "q"], mode="min", trials=3, points=points, resume="auto")
+
+
+def whole_front_kept(results: hp.Results, trials: int = 3) -> None:
+    """What is on disk is the front of all reports, and every trial of the front can be loaded as it is shown."""
+    reports = [(p, q, trial, step) for trial, x in enumerate([*TRADES][:trials]) for step, (p, q) in enumerate(TRADES[x], 1)]
+    best = {report[:2] for report in reports if not any(a <= report[0] and b <= report[1] for a, b, *_ in reports if (a, b) != report[:2])}
+    first = sorted((trial, step) for p, q, trial, step in reports if (p, q) in best and TRADES[[*TRADES][trial]].index((p, q)) + 1 == step)
+    assert sorted((row.trial, row.step) for row in results.journal.checkpoints(purpose="keep")) == first
+    assert {result.trial for result in results.pareto} == {trial for trial, _ in first}
+    assert all(result.load().steps == result.step for result in results.pareto)
+
+
+@pytest.mark.parametrize("trials", [1, 2, 3])
+@pytest.mark.parametrize("executor", [hp.Serial(), hp.Serial(3)], ids=["one-slot", "three-slots"])
+def test_with_several_objectives_the_whole_front_is_kept_and_can_be_loaded(tmp_path: Path, executor: hp.Serial, trials: int) -> None:
+    results = hp.Tuner(**trading(tmp_path) | {"executor": executor, "trials": trials}).fit()
+    whole_front_kept(results, trials)
+    files = [path for path in (tmp_path / "counting" / "checkpoints").rglob("*") if path.is_file()]
+    assert len(files) == len(results.journal.checkpoints())
+
+
+@pytest.mark.parametrize("turn", range(1, 10))
+def test_a_front_whose_weights_were_not_on_disk_when_the_process_died_is_made_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turn: int
+) -> None:
+    from torchtune_hp.journal import Journal
+
+    append, turns = Journal.append, [0]
+
+    def dying(self: Journal, *what: Any) -> None:
+        append(self, *what)
+        turns[0] += 1
+        if turns[0] == turn:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", dying)
+        with pytest.raises(KeyboardInterrupt):
+            hp.Tuner(**trading(tmp_path)).fit()
+    whole_front_kept(hp.Tuner(**trading(tmp_path)).fit())
+
+
 # What ends it -------------------------------------------------------------------------------------------------------------
 
 

@@ -22,14 +22,14 @@ from .interrupts import Interrupts, StudyInterrupted
 from .journal import Journal
 from .observers.base import Observers, StudyInfo
 from .plan import Plan
-from .recovery import recover
+from .recovery import Kept, recover
 from .results import Results
 from .scripts import how_to_resume
 from .study import BREAKER, Study
 from .training.loading import shown_by, silent
 from .training.runner import Place
 from .training.seeding import undisturbed
-from .trial import Command, Config, Drop, Keep, Launch, Limits, Note, Reached, Trial
+from .trial import Command, Config, Drop, Keep, Launch, Limits, Note, Trial
 from .vault import Vault
 
 if TYPE_CHECKING:
@@ -182,22 +182,17 @@ class Session:
     def _replay(self, study: Study) -> Limits | None:
         """Goes through the journal's turns, checking each decision. Returns the limits of the last one."""
         limits: Limits | None = None
-        kept: dict[int, int] = {}
+        kept = Kept(self.plan.objective)
         with _without_collecting():
             for number, (events, limits, commands) in enumerate(self.journal.turns()):
                 try:
                     study.replay(events, limits, commands)
                 except ReplayError as error:
                     raise ReplayError(f"turn {number} of the journal is not what would be decided now: {error}") from None
-                looked = {event.trial: event.step for event in events if isinstance(event, Reached)}
-                for command in commands:
-                    if isinstance(command, Keep):
-                        for other in command.instead_of:
-                            kept.pop(other, None)
-                        kept[command.trial] = looked[command.trial]     # a Keep is of a look of its own turn
+                kept.turn(events, commands)
         if limits is not None:
             study.reconfigure(self._config)
-            recover(self.plan, self.job, self.journal, {trial.id for trial, _ in study.standing().live}, kept)
+            recover(self.plan, self.job, self.journal, {trial.id for trial, _ in study.standing().live}, kept.reports.keys())
         return limits
 
     def _config(self, trial: Trial) -> Config:

@@ -45,7 +45,7 @@ class Tuner:
         scheduler: default `FullRuns()`. executor: "auto" is `Fused()` for a ModelTrainable,
             `Processes()` for the rest.
         observers: told of every turn (see `observers.base.Observer`). keep: how many best trials keep their weights; with
-            several objectives the front does.
+            several objectives every report on the front does.
         seed: the one seed of everything. storage: the folder of studies, from where the Tuner is made; None: in memory.
         name: the study's name; default <trainable>-<n>. resume: "never", or "auto": go on if the study exists.
         verbose: 1: progress; 0: silent. look_every: steps between looks, or "grant".

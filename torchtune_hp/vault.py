@@ -7,7 +7,8 @@
     sweep           at the start: what a crash left between file and row
 
 Files lie in `checkpoints/000123/` under names made of numbers alone. Of a trial there are two checkpoints to resume from
-(should the newer be damaged) and one kept. A damaged one is passed over with a Note; an unsafe one is an error.
+(should the newer be damaged) and one kept; of several objectives, one for each report on the front. A damaged one is passed
+over with a Note; an unsafe one is an error.
 Without a folder everything is in memory, as the same bytes.
 """
 
@@ -27,6 +28,8 @@ from typing import TYPE_CHECKING, Literal
 from .checkpoints import Stamp, files_of, pack, read_state, unpack, write_state
 from .errors import CheckpointError, UnsafeCheckpointError
 from .journal import CheckpointRow, Journal
+from .journal_text import from_json
+from .pareto import dominates
 from .trial import Note
 
 if TYPE_CHECKING:
@@ -36,6 +39,8 @@ Purpose = Literal["resume", "keep"]
 FOLDER = "checkpoints"
 BUDGET = 256 * 2**20
 _COPIES = {"resume": 2, "keep": 1}
+_KEPT = """SELECT r.trial, r.step, r.metrics FROM report r
+    WHERE (r.trial, r.step) IN (SELECT trial, step FROM checkpoint WHERE purpose = 'keep') ORDER BY r.id"""
 
 
 class Vault:
@@ -116,8 +121,20 @@ class Vault:
         self._remove(self._journal.checkpoints(trial, purpose))
 
     def _forget_older(self, trial: int, purpose: Purpose) -> None:
-        """Removes all but the newest two to resume from, or all but the newest kept."""
-        self._remove(self._journal.checkpoints(trial, purpose)[: -_COPIES[purpose]])
+        """Removes all but the newest two to resume from, or all but the newest kept; of several objectives, what is off the front."""
+        rows = self._journal.checkpoints(trial, purpose)
+        if purpose == "keep" and len(self._journal.objective.metrics) > 1:
+            self._remove([row for row in rows[:-1] if row.step == rows[-1].step] + self._off_the_front(rows[-1]))
+        else:
+            self._remove(rows[: -_COPIES[purpose]])
+
+    def _off_the_front(self, new: CheckpointRow) -> list[CheckpointRow]:
+        """The kept states whose reports that of `new` dominates, of whichever trials; itself if a kept one dominates it."""
+        rows = {(row.trial, row.step): row for row in self._journal.checkpoints(purpose="keep")}
+        values = {(trial, step): self._journal.objective.values(from_json(metrics)) for trial, step, metrics in self._journal.rows(_KEPT)}
+        own = values.pop((new.trial, new.step))
+        beaten = [rows[at] for at, other in values.items() if dominates(own, other)]
+        return beaten + [new] * any(dominates(other, own) for other in values.values())
 
     def sweep(self) -> int:
         """Removes files without rows and rows without files, with a Note if there were any. Returns how many."""
