@@ -516,6 +516,24 @@ def test_an_unfinished_draft_of_a_killed_driver_is_replaced(tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["study.db"]
 
 
+def test_the_log_of_a_study_that_was_removed_is_not_played_into_a_new_one(tmp_path: Path) -> None:
+    if (pid := os.fork()) == 0:         # killed: what it wrote is in the log, not in the file
+        with Journal.create(tmp_path, HEADER | {"name": "old"}) as journal:
+            write(journal, a_study(50))
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert (tmp_path / "study.db-wal").stat().st_size > 0
+    (tmp_path / "study.db").unlink()
+    with Journal.create(tmp_path, HEADER | {"name": "new"}) as journal:
+        assert journal.header["name"] == "new" and len(journal) == journal.trials() == 0 and journal.check() == []
+
+
+def test_who_restores_a_damaged_file_is_told_of_its_log(tmp_path: Path) -> None:
+    (tmp_path / "study.db").write_bytes(b"not a database" * 99)
+    with pytest.raises(JournalError, match="after removing study.db-wal and study.db-shm"):
+        Journal.open(tmp_path)
+
+
 def test_a_wrong_objective_is_refused_before_anything_exists(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="mode"):
         Journal.create(tmp_path / "new", HEADER | {"mode": "best"})

@@ -55,27 +55,30 @@ def test_nothing_is_kept_where_nothing_is_to_be_kept() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4), st.integers(0, 4)), max_size=40))
-def test_no_kept_report_is_dominated_by_another_kept_one_and_none_is_missing(made: list[tuple[int, int, int]]) -> None:
-    front, kept = Front(), {}
+def test_what_is_kept_is_the_whole_front_of_all_reports_each_with_the_trial_that_made_it_first(made: list[tuple[int, int, int]]) -> None:
+    front = Front()
+    first: dict[tuple[float, ...], int] = {}        # all reports so far
+    kept: dict[tuple[float, ...], int] = {}
     for trial, a, b in made:
         values = (float(a), float(b))
         out = front.offer(trial, values)
+        first.setdefault(values, trial)
+        before = set(kept.values())
+        kept = {other: whose for other, whose in first.items() if not any(dominates(better, other) for better in first)}
         if out is None:
-            assert any(dominates(other, values) or other == values for other in kept.values())
+            assert any(dominates(other, values) or other == values for other in kept)
         else:
-            assert trial not in out
-            for other in out:
-                assert dominates(values, kept.pop(other))
-            kept[trial] = values
-        assert not any(dominates(x, y) for x in kept.values() for y in kept.values())
+            assert kept[values] == trial and len(out) == len(set(out)) and set(out) == before - set(kept.values())
+        assert front._front == kept
 
 
-def test_of_a_trial_the_newest_report_on_the_front_is_kept() -> None:
+def test_every_report_of_a_trial_that_is_on_the_front_is_kept() -> None:
     front = Front()
     assert front.offer(0, (1.0, 5.0)) == ()
     assert front.offer(0, (5.0, 1.0)) == ()
     assert front.offer(1, (5.0, 1.0)) is None
-    assert front.offer(1, (4.0, 1.0)) == (0,)
+    assert front.offer(1, (4.0, 1.0)) == ()         # (1, 5) of trial 0 is there still
+    assert front.offer(1, (1.0, 4.0)) == (0,)
 
 
 def test_dominates() -> None:

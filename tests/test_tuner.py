@@ -18,6 +18,7 @@ from torchtune_hp.lock import DriverLock
 from torchtune_hp.testing.toy_models import ToyModel
 from torchtune_hp.tuner import defaults_of
 
+from .faults.studies import story
 from .interpreters import Interpreter
 
 SPACE = {"x": hp.uniform(-1.0, 1.0), "width": hp.choice([1, 2, 4])}
@@ -128,6 +129,61 @@ def test_several_objectives_have_a_front_and_no_single_best(tmp_path: Path) -> N
         _ = results.best
     front = results.pareto
     assert front and all(result.load().steps == result.step for result in front)
+
+
+TRADES = {0.1: [(1.0, 5.0), (5.0, 1.0), (6.0, 6.0)], 0.7: [(4.0, 0.5), (0.5, 9.0), (7.0, 0.4)], 0.9: [(9.0, 9.0), (1.0, 4.0), (1.0, 4.0)]}
+
+
+class Trading(Counter):
+    def step(self) -> dict[str, Any]:
+        self.steps += 1
+        p, q = TRADES[self.config["x"]][self.steps - 1]
+        return {"p": p, "q": q}
+
+
+def trading(tmp_path: Path) -> dict[str, Any]:
+    points = [{"x": x, "width": 1} for x in TRADES]
+    return counting(tmp_path, trainable=Trading, metric=["p", "q"], mode="min", trials=3, points=points, resume="auto")
+
+
+def whole_front_kept(results: hp.Results, trials: int = 3) -> None:
+    """What is on disk is the front of all reports, and every trial of the front can be loaded as it is shown."""
+    reports = [(p, q, trial, step) for trial, x in enumerate([*TRADES][:trials]) for step, (p, q) in enumerate(TRADES[x], 1)]
+    best = {report[:2] for report in reports if not any(a <= report[0] and b <= report[1] for a, b, *_ in reports if (a, b) != report[:2])}
+    first = sorted((trial, step) for p, q, trial, step in reports if (p, q) in best and TRADES[[*TRADES][trial]].index((p, q)) + 1 == step)
+    assert sorted((row.trial, row.step) for row in results.journal.checkpoints(purpose="keep")) == first
+    assert {result.trial for result in results.pareto} == {trial for trial, _ in first}
+    assert all(result.load().steps == result.step for result in results.pareto)
+
+
+@pytest.mark.parametrize("trials", [1, 2, 3])
+@pytest.mark.parametrize("executor", [hp.Serial(), hp.Serial(3)], ids=["one-slot", "three-slots"])
+def test_with_several_objectives_the_whole_front_is_kept_and_can_be_loaded(tmp_path: Path, executor: hp.Serial, trials: int) -> None:
+    results = hp.Tuner(**trading(tmp_path) | {"executor": executor, "trials": trials}).fit()
+    whole_front_kept(results, trials)
+    files = [path for path in (tmp_path / "counting" / "checkpoints").rglob("*") if path.is_file()]
+    assert len(files) == len(results.journal.checkpoints())
+
+
+@pytest.mark.parametrize("turn", range(1, 10))
+def test_a_front_whose_weights_were_not_on_disk_when_the_process_died_is_made_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turn: int
+) -> None:
+    from torchtune_hp.journal import Journal
+
+    append, turns = Journal.append, [0]
+
+    def dying(self: Journal, *what: Any) -> None:
+        append(self, *what)
+        turns[0] += 1
+        if turns[0] == turn:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", dying)
+        with pytest.raises(KeyboardInterrupt):
+            hp.Tuner(**trading(tmp_path)).fit()
+    whole_front_kept(hp.Tuner(**trading(tmp_path)).fit())
 
 
 # What ends it -------------------------------------------------------------------------------------------------------------
@@ -386,6 +442,23 @@ def test_no_study_no_resume(tmp_path: Path) -> None:
         hp.Tuner.resume(tmp_path / "nothing", Counter)
 
 
+def test_a_study_that_was_killed_before_its_first_turn_is_resumed_with_the_limits_it_was_given(tmp_path: Path) -> None:
+    from torchtune_hp.journal import Journal
+
+    header = hp.Tuner(**counting(tmp_path, trials=4, target=-1.0, time_budget=600.0))._plan.header()
+    Journal.create(tmp_path / "counting", header | {"name": "counting"}).close()
+    results = hp.Tuner.resume(tmp_path / "counting", Counter, verbose=0).fit()
+    limits = results.journal.last_limits()
+    assert limits is not None and (limits.trials, limits.seconds, limits.target) == (4, 600.0, -1.0) and len(results) == 4
+    Journal.create(tmp_path / "other", header | {"name": "other"}).close()
+    assert len(hp.Tuner.resume(tmp_path / "other", Counter, trials="+1", verbose=0).fit()) == 5
+    older = {key: value for key, value in header.items() if key != "limits"}
+    Journal.create(tmp_path / "older", older | {"name": "older"}).close()
+    with pytest.raises(hp.ConfigurationError, match="when does the study end"):
+        hp.Tuner.resume(tmp_path / "older", Counter)
+    assert len(hp.Tuner.resume(tmp_path / "older", Counter, trials=3, verbose=0).fit()) == 3
+
+
 def test_a_second_driver_is_told_of_the_first(tmp_path: Path) -> None:
     hp.Tuner(**counting(tmp_path)).fit()
     with DriverLock(tmp_path / "counting"), pytest.raises(hp.StudyLockedError, match=str(os.getpid())):
@@ -406,6 +479,59 @@ def test_choices_that_json_cannot_hold_come_back_as_objects(tmp_path: Path) -> N
     assert len(hp.Tuner(**given | {"trials": 9, "resume": "auto"}).fit()) == 9
 
 
+@pytest.mark.parametrize("stored", [True, False], ids=["on-disk", "in-memory"])
+def test_choices_of_ones_own_classes_are_loaded_with_the_space_that_the_tuner_was_given(tmp_path: Path, stored: bool) -> None:
+    class Own:
+        def __init__(self, size: int) -> None:
+            self.size = size
+
+        def __repr__(self) -> str:
+            return f"Own({self.size})"
+
+    class Sized(Counter):
+        def step(self) -> dict[str, Any]:
+            return {"loss": self.config["own"].size - super().step()["steps"]}
+
+    space = {"own": hp.choice([Own(1), Own(2)]), "x": hp.uniform(0.0, 1.0)}
+    given = counting(tmp_path, trainable=Sized, space=space, resume="auto") if stored else counting(
+        tmp_path, trainable=Sized, space=space, storage=None)     # fmt: skip
+    assert hp.Tuner(**given).fit().best.load().config["own"].size == 1
+    if stored:
+        assert hp.Tuner(**given).fit().best.load().config["own"].size == 1
+
+
+def test_a_study_stays_where_it_began_though_a_trial_changes_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    class Wandering(Counter):
+        def setup(self, config: dict[str, Any]) -> None:
+            super().setup(config)
+            os.chdir(elsewhere)
+
+    monkeypatch.chdir(tmp_path)
+    given = counting(Path("runs"), trainable=Wandering, checkpoint_every=0)
+    tuner = hp.Tuner(**given)
+    results = tuner.fit()
+    assert results.best.load().steps == 3 and results.path == tmp_path / "runs" / "counting"
+    with pytest.raises(hp.StudyExistsError, match="a study at runs/counting already.*resume runs/counting"):
+        tuner.fit()
+    monkeypatch.chdir(tmp_path)
+    assert len(hp.Tuner.resume("runs/counting", Wandering, trials="+2", verbose=0).fit()) == 7
+    monkeypatch.chdir(tmp_path)
+    tuner = hp.Tuner(**given | {"trials": 8, "resume": "auto"})
+    for _ in range(2):
+        assert len(tuner.fit()) == 8
+        os.chdir(elsewhere)
+    assert not list(elsewhere.iterdir()) and [path.name for path in (tmp_path / "runs").iterdir()] == ["counting"]
+
+
+def test_a_home_folder_is_written_as_in_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert hp.Tuner(**counting(tmp_path, storage="~/studies")).fit().path == tmp_path / "studies" / "counting"
+    assert len(hp.Tuner.resume("~/studies/counting", Counter, trials="+1", verbose=0).fit()) == 6
+
+
 # Signals ------------------------------------------------------------------------------------------------------------------
 
 SLEEPER = """
@@ -415,7 +541,7 @@ import torchtune_hp as hp
 class Sleeper(hp.Trainable):
     def setup(self, config): self.n = 0
     def step(self):
-        time.sleep(0.05); self.n += 1
+        time.sleep(float(sys.argv[2])); self.n += 1
         return {"loss": config_loss(self.config, self.n)}
     def save_checkpoint(self, folder): return {"n": self.n}
     def load_checkpoint(self, state): self.n = state["n"]
@@ -437,8 +563,8 @@ def test_a_signal_ends_the_session_and_a_resumed_study_is_the_uninterrupted_one(
     script = tmp_path / "script.py"
     script.write_text(SLEEPER)
 
-    def session(*, interrupt: bool) -> tuple[int, str]:
-        child, until = Interpreter(script, str(tmp_path), folder=tmp_path), time.monotonic() + 60
+    def session(storage: Path, pause: float, *, interrupt: bool) -> tuple[int, str]:
+        child, until = Interpreter(script, str(storage), str(pause), folder=tmp_path), time.monotonic() + 60
         while interrupt and not (tmp_path / "sleeper" / "study.db").exists():
             assert time.monotonic() < until, child.said()
             time.sleep(0.02)
@@ -447,13 +573,38 @@ def test_a_signal_ends_the_session_and_a_resumed_study_is_the_uninterrupted_one(
             child.send_signal(signum)
         return child.wait(), child.said()[0]
 
-    code, said = session(interrupt=True)
+    code, said = session(tmp_path, 0.05, interrupt=True)
     assert code == 128 + signum and f"torchtune-hp resume {tmp_path}/sleeper" in said
     assert 0 < len(hp.Results.open(tmp_path / "sleeper")) < 6
-    code, said = session(interrupt=False)
-    assert code == 0
-    turns = len(hp.Results.open(tmp_path / "sleeper").get_dataframe())
-    assert said.endswith(" 6\n") and turns >= 6
+    code, said = session(tmp_path, 0.0, interrupt=False)
+    assert code == 0 and said.endswith(" 6\n")
+    assert (code, said) == session(tmp_path / "whole", 0.0, interrupt=False)
+    assert story(tmp_path / "sleeper") == story(tmp_path / "whole" / "sleeper")
+    ends = [hp.Results.open(storage / "sleeper") for storage in (tmp_path, tmp_path / "whole")]
+    kept = [[(row.trial, row.step, row.sha256) for row in results.journal.checkpoints()] for results in ends]
+    assert kept[0] == kept[1] and len(kept[0]) == 1
+
+
+@pytest.mark.parametrize("step", [3, 5], ids=["in-the-middle", "in-the-last-turn"])
+def test_the_best_of_an_interrupted_turn_is_kept(tmp_path: Path, step: int) -> None:
+    class Pressed(Counter):
+        def step(self) -> dict[str, Any]:
+            if self.steps + 1 == step and self.config["x"] == 0.0:
+                signal.raise_signal(signal.SIGINT)
+            return super().step()
+
+    points = [{"x": 0.5, "width": 1}, {"x": 0.0, "width": 1}]
+    given = counting(tmp_path, trainable=Pressed, trials=2, points=points, scheduler=hp.FullRuns(max_t=5))
+    if step == 5:
+        results = hp.Tuner(**given).fit()       # nothing was left to be done
+    else:
+        with pytest.raises(hp.StudyInterrupted):
+            hp.Tuner(**given).fit()
+        results = hp.Results.open(tmp_path / "counting", trainable=Pressed)
+    assert results.best.trial == 1 and results.best.step == results.best.load().steps == step
+    assert [row.trial for row in results.journal.checkpoints(purpose="keep")] == [1]
+    live = [result.trial for result in results if result.state not in ("completed", "stopped", "failed")]
+    assert [row.trial for row in results.journal.checkpoints(purpose="resume")] == live, "what ended is forgotten"
 
 
 def test_a_study_runs_off_the_main_thread() -> None:
@@ -676,6 +827,80 @@ def test_a_functions_best_checkpoint_is_made_again_after_a_crash(tmp_path: Path,
     assert any("trained to step 1 again" in note.text for note in results.log)
 
 
+@pytest.mark.parametrize("kind", ["class", "function"])
+def test_what_gives_no_checkpoints_is_not_trained_again_at_every_resume(tmp_path: Path, kind: str) -> None:
+    trained: list[float] = []
+
+    class Stateless(hp.Trainable):
+        def setup(self, config: dict[str, Any]) -> None:
+            self.loss = 9.0
+
+        def step(self) -> dict[str, Any]:
+            self.loss -= 1.0
+            trained.append(self.loss)
+            return {"loss": self.loss}
+
+    def plain(config: dict[str, Any]) -> Any:
+        for loss in (3.0, 2.0, 1.0):
+            trained.append(loss)
+            yield {"loss": loss}
+
+    given = counting(tmp_path, trainable=Stateless if kind == "class" else plain, trials=2, resume="auto")
+    hp.Tuner(**given).fit()
+    assert len(trained) == 2 * 3
+    for _ in range(3):
+        log = hp.Tuner(**given).fit().log
+    assert len(trained) == 2 * 3 + (0 if kind == "class" else 3), "of a function it is found out once, and said"
+    again = [note.trial for note in log if note.kind == "keep" and "there are no weights to keep" in note.text]
+    assert again == ([] if kind == "class" else [0])
+    hp.Tuner(**given | {"trials": 3}).fit()
+    assert len(trained) == 3 * 3 + (0 if kind == "class" else 3)
+
+
+def test_a_report_without_a_checkpoint_is_trained_again_once_and_displaces_nothing(tmp_path: Path) -> None:
+    trained: list[int] = []
+
+    def sometimes(config: dict[str, Any]) -> None:
+        begun = hp.get_checkpoint() or {"step": 0}
+        assert isinstance(begun, dict)
+        for step in range(begun["step"] + 1, 5):
+            trained.append(step)
+            hp.report(loss=1.0 / step, checkpoint={"step": step} if step % 2 else None)
+
+    given = counting(tmp_path, trainable=sometimes, trials=1, resume="auto", scheduler=hp.FullRuns(max_t=4))
+    for _ in range(4):
+        results = hp.Tuner(**given).fit()
+    assert results.best.step == 4 and [row.step for row in results.journal.checkpoints(purpose="keep")] == [3]
+    assert trained == [1, 2, 3, 4, 4]
+    assert len([note for note in results.log if "trained to step 4 again, it gave no checkpoint" in note.text]) == 1
+
+
+def test_what_was_to_be_displaced_when_the_process_died_is_forgotten_on_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchtune_hp.journal import Journal
+
+    class Killed(BaseException):
+        pass
+
+    points = [{"x": x, "width": 1} for x in (0.9, 0.5, 0.3, 0.1)]
+    given = counting(tmp_path, trials=4, points=points, scheduler=hp.FullRuns(max_t=1), resume="auto")
+    append, turns = Journal.append, [0]
+
+    def dying(self: Journal, *what: Any) -> None:
+        append(self, *what)
+        turns[0] += 1
+        if turns[0] == 3:       # trial 1 displaces trial 0
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", dying)
+        with pytest.raises(Killed):
+            hp.Tuner(**given).fit()
+    assert [row.trial for row in hp.Results.open(tmp_path / "counting").journal.checkpoints(purpose="keep")] == [0]
+    results = hp.Tuner(**given).fit()
+    assert [row.trial for row in results.journal.checkpoints(purpose="keep")] == [results.best.trial] == [3]
+    assert [path.name for path in (tmp_path / "counting" / "checkpoints").iterdir()] == ["000003"]
+
+
 def test_rows_are_tried_once_though_some_are_tried_first() -> None:
     rows = [{"x": 0.1 * i, "width": i} for i in range(6)]
     space = hp.Space.from_rows(rows)
@@ -687,6 +912,21 @@ def test_rows_are_tried_once_though_some_are_tried_first() -> None:
 def test_a_study_that_is_over_says_why() -> None:
     results = train.tune(trials=9, target=50.0)
     assert [note.text for note in results.log if note.kind == "end"] == ["the target 50 is reached; another target= goes on"]
+
+
+def test_a_study_that_is_over_says_so_once_however_often_it_is_run(tmp_path: Path) -> None:
+    def ends(**changes: Any) -> list[str]:
+        results = hp.Tuner(**counting(tmp_path, resume="auto", trials=9, **changes)).fit()
+        return [note.text for note in results.log if note.kind == "end"]
+
+    first, second = (f"the target {target} is reached; another target= goes on" for target in (1, 0.5))
+    assert [ends(target=1.0), ends(target=1.0), ends(target=1.0)] == [[first]] * 3
+    assert [ends(target=0.5), ends(target=0.5)] == [[first, second]] * 2
+    with hp.Results.open(tmp_path / "counting").journal as journal:
+        before = len(journal)
+    assert ends(target=1.0) == [first, second, first], "it is bound by another target again, in a turn of its own"
+    with hp.Results.open(tmp_path / "counting").journal as journal:
+        assert len(journal) > before
 
 
 def test_what_was_there_before_the_first_study_is_not_looked_through_for_garbage_while_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -259,6 +259,27 @@ def test_a_resting_state_is_woken_once(either: Vault) -> None:
     assert either._used == 0
 
 
+def test_a_folder_that_a_trial_was_woken_with_lasts_until_it_rests_again_or_is_forgotten(either: Vault, tmp_path: Path) -> None:
+    source = a_folder(tmp_path / "source")
+    woken: list[Path] = []
+    for step in range(3):
+        either.rest(1, step, source)
+        assert not any(path.exists() for path in woken)
+        found = either.wake(1)
+        assert found is not None and isinstance(found[1], Path)
+        woken.append(found[1])
+        assert (woken[-1] / "model.bin").read_text() == "weights"
+    either.rest(1, 3, woken[-1])        # looked at, and put back
+    assert (woken[-1] / "model.bin").read_text() == "weights"
+    found = either.wake(1)
+    assert found is not None and isinstance(found[1], Path) and found[1] != woken[-1]
+    either.forget(2)
+    either.forget(1, purpose="keep")
+    assert found[1].exists()
+    either.forget(1)
+    assert not found[1].exists() and not woken[-1].exists()
+
+
 def test_resting_states_beyond_the_budget_are_on_the_disk(tmp_path: Path, journal: Journal) -> None:
     size = len(pack({"a": 1}))
     held = Vault(tmp_path, journal, budget=2 * size)

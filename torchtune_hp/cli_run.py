@@ -215,11 +215,14 @@ def _not_rebuilt(header: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str,
 
 
 def _fitted(tuner: Tuner) -> int:
+    here = Path.cwd()
     with tuner.fit() as results:
         if not _succeeded(results):
             raise NoResult(_why_empty(results))
-        if not sys.stdout.isatty() and results.journal.folder is not None:
-            print(results.journal.folder)       # for scripts: torchtune-hp best "$(torchtune-hp run train.py:train)"
+        folder = results.journal.folder
+        if not sys.stdout.isatty() and folder is not None:
+            # For scripts: torchtune-hp best "$(torchtune-hp run train.py:train)"
+            print(folder.relative_to(here) if folder.is_relative_to(here) else folder)
     return 0
 
 

@@ -14,9 +14,12 @@ from .errors import JournalError, StudyExistsError, StudyNotFoundError
 from .journal_rows import APPLICATION, SCHEMA, config_text
 
 NAME = "study.db"
+BESIDE = (f"{NAME}-wal", f"{NAME}-shm")
+"""What SQLite keeps beside the file: turns that are not in it yet, and their index."""
 Durable = Literal["process", "power"]
 _LOG = 2**24
 """Bytes the write-ahead log grows to before it is moved into the database, which waits for the disk twice."""
+_RESTORE = f"restore it from a copy, after removing {' and '.join(BESIDE)}, whose turns would be played into the copy"
 _SYNCHRONOUS = {"process": "NORMAL", "power": "FULL"}
 
 
@@ -43,6 +46,8 @@ def create(folder: Path | None, tables: str, header: Sequence[tuple[str, str]], 
             finally:
                 db.close()
         sync(draft)
+        for beside in BESIDE:       # of a study.db that somebody removed: SQLite would play its turns into this one
+            path.with_name(beside).unlink(missing_ok=True)
         os.replace(draft, path)
         sync(path.parent)
     except OSError as error:
@@ -120,9 +125,9 @@ def _hint(error: Exception, path: str | Path) -> str:
             " Make room and resume: whole turns are safe."
         )
     if "not a database" in text:
-        return "It is not a journal, or its beginning was overwritten. It was left as it is; restore it from a copy."
+        return f"It is not a journal, or its beginning was overwritten. It was left as it is; {_RESTORE}."
     if "malformed" in text or "user-defined function" in text or not isinstance(error, (sqlite3.Error, OverflowError)):
-        return "It is damaged. It was left as it is; restore it from a copy."
+        return f"It is damaged. It was left as it is; {_RESTORE}."
     return "Is its folder readable, writable and on a local disk?"
 
 

@@ -1,6 +1,6 @@
-"""Which trials keep their weights: the best k, or the Pareto front of several objectives.
+"""Which reports keep their weights: the best one of each of the k best trials, or the Pareto front of several objectives.
 
-What is kept is the state of a trial's best *report*, so it is saved when that report is made, not when the study ends.
+What is kept is the state of a trial as of a *report*, so it is saved when that report is made, not when the study ends.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from .pareto import Values, dominates
 
 
 class Keeper(Protocol):
-    """`offer` is told of a report; it answers None (not kept) or the trials whose place it takes (itself never named).
+    """`offer` is told of a report; it answers None (not kept) or the trials of which nothing is kept any more (itself never named).
 
     A report whose first value is not below `bar` need not be offered: it is neither kept nor the best so far.
     """
@@ -59,18 +59,22 @@ class BestFew:
 
 
 class Front:
-    """The trials with a report that no report of another kept trial dominates; of a trial, the newest such report."""
+    """The reports that no other dominates; a trial may have several. An equal report displaces nothing and is not kept.
+
+    >>> front = Front()
+    >>> front.offer(0, (1.0, 5.0)), front.offer(0, (5.0, 1.0)), front.offer(1, (4.0, 0.5)), front.offer(2, (0.5, 0.5))
+    ((), (), (), (0, 1))
+    """
 
     bar = math.inf
 
     def __init__(self) -> None:
-        self._kept: dict[int, Values] = {}
+        self._front: dict[Values, int] = {}     # report -> its trial
 
     def offer(self, trial: int, values: Values) -> tuple[int, ...] | None:
-        if any(dominates(other, values) or other == values for other in self._kept.values()):
+        if any(dominates(other, values) or other == values for other in self._front):
             return None
-        beaten = tuple(other for other, theirs in self._kept.items() if other != trial and dominates(values, theirs))
-        for other in beaten:
-            del self._kept[other]
-        self._kept[trial] = values
-        return beaten
+        before = dict.fromkeys(self._front.values())
+        self._front = {other: whose for other, whose in self._front.items() if not dominates(values, other)} | {values: trial}
+        stay = set(self._front.values())
+        return tuple(whose for whose in before if whose not in stay)

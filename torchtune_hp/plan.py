@@ -107,6 +107,7 @@ class Plan:
             "keep": self.keep,
             "seed": self.seed,
             "look_every": self.look_every,
+            "limits": {"trials": self.trials, "time_budget": self.time_budget, "target": self.target},
             "checkpoint_every": self.checkpoint_every,
             "max_t": self.max_t,
             "saves": self.recipe.saves,
@@ -183,8 +184,8 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
     plan = Plan(
         trainable, recipe, space, objective, searcher, scheduler, executor, stop, points, given["keep"], given["seed"],
         given["look_every"], float(given["checkpoint_every"]), given["trials"], given["time_budget"], given["target"],
-        None if given["storage"] is None else Path(given["storage"]), given["name"], given["resume"], int(given["verbose"]),
-        tuple(given["observers"]), sources, learned,
+        None if given["storage"] is None else Path(given["storage"]).expanduser().absolute(),
+        given["name"], given["resume"], int(given["verbose"]), tuple(given["observers"]), sources, learned,
     )  # fmt: skip
     for name, part in (("searcher", searcher), ("scheduler", scheduler)):       # on copies: a part begins once
         problems.attempt(name, lambda: copy.deepcopy(part).begin(plan.setting(1)))     # noqa: B023  (called at once)

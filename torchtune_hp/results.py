@@ -81,17 +81,18 @@ class Results:
     def pareto(self) -> list[Result]:
         """The trials with a report that no other report dominates, each once, ordered by their values.
 
-        Of several such reports of a trial, the one whose weights are kept is shown, else the earliest.
+        Of several such reports of a trial, the earliest whose weights are kept is shown, else the earliest. Of trials with equal reports
+        the weights of the first are kept.
         """
         points: list[Point] = []
         for report, turn, trial, step, metrics in self.journal.rows("SELECT id, turn, trial, step, metrics FROM report ORDER BY id"):
             values = self.objective.values(from_json(metrics))
             if all(-_INFINITE < value < VIOLATED for value in values):
                 points.append((values, turn, trial, report, step))
-        kept = {row.trial: row.step for row in self.journal.checkpoints(purpose="keep")}
+        kept = {(row.trial, row.step) for row in self.journal.checkpoints(purpose="keep")}
         shown: dict[int, tuple[bool, int, tuple[float, ...]]] = {}
         for values, _, trial, report, step in front(points):
-            entry = (kept.get(trial) != step, report, values)
+            entry = ((trial, step) not in kept, report, values)
             shown[trial] = min(entry, shown.get(trial, entry))
         ordered = sorted((values, report, trial) for trial, (_, report, values) in shown.items())
         return [self._result(trial, report) for _, report, trial in ordered]

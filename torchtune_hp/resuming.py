@@ -106,12 +106,14 @@ def _other_trainable(header: Mapping[str, Any], given: Mapping[str, Any], allow:
 
 
 def _limits(journal: Journal, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The new totals: what was given, "+50" upon what there was, or what the last turn was bound by."""
+    """The new totals: what was given, "+50" upon what there was, or what the last turn was bound by, or the first is to be."""
     last = journal.last_limits()
     made = journal.trials()
-    now = {"trials": None, "time_budget": None, "target": None} if last is None else {
-        "trials": last.trials, "time_budget": last.seconds, "target": last.target,
-    }  # fmt: skip
+    now: dict[str, Any] = {"trials": None, "time_budget": None, "target": None}
+    if last is None:
+        now |= journal.header.get("limits", {})         # older journals have none
+    else:
+        now |= {"trials": last.trials, "time_budget": last.seconds, "target": last.target}
     for name, spent in (("trials", made), ("time_budget", journal.seconds)):
         wanted = given.get(name)
         if isinstance(wanted, str):

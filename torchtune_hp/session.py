@@ -18,19 +18,18 @@ import torch
 from .configs import whole_config
 from .errors import ReplayError, StudyFailedError
 from .executors.base import Executor, Job
-from .executors.local import place_of
-from .executors.serial import threads
 from .interrupts import Interrupts, StudyInterrupted
 from .journal import Journal
 from .observers.base import Observers, StudyInfo
 from .plan import Plan
+from .recovery import Kept, recover
 from .results import Results
 from .scripts import how_to_resume
 from .study import BREAKER, Study
 from .training.loading import shown_by, silent
-from .training.runner import Place, State
+from .training.runner import Place
 from .training.seeding import undisturbed
-from .trial import Command, Config, Keep, Launch, Limits, Note, Reached, Trial
+from .trial import Command, Config, Drop, Keep, Launch, Limits, Note, Trial
 from .vault import Vault
 
 if TYPE_CHECKING:
@@ -46,11 +45,16 @@ def drive(
     commands: Sequence[Command],
     interrupted: Callable[[], bool] = lambda: False,
 ) -> None:
-    """The one loop, whole. `commands`: the first step's, or `study.outstanding()`."""
-    while not interrupted():
+    """The one loop, whole. `commands`: the first step's, or `study.outstanding()`.
+
+    Once interrupted nothing more is trained; what the turn in hand keeps and forgets, it keeps and forgets.
+    """
+    while True:
+        stopping = interrupted()
         for command in commands:
-            executor.submit(command)
-        if not study.running:
+            if not stopping or isinstance(command, (Keep, Drop)):
+                executor.submit(command)
+        if stopping or not study.running:
             return
         events = executor.wait()
         commands = study.step(events, limits)
@@ -63,10 +67,10 @@ def drive(
 class Session:
     """Wires a plan to a journal. The caller holds the driver's lock, and closes the journal."""
 
-    def __init__(self, plan: Plan, folder: Path | None, journal: Journal) -> None:
+    def __init__(self, plan: Plan, folder: Path | None, journal: Journal, shown: Path | None = None) -> None:
         self.plan = plan
         self.journal = journal
-        self.folder = folder
+        self.shown = shown          # the folder, as it was given
         self.vault = Vault(folder, journal)
         name = journal.header["name"]
         place = Place(folder, "cpu", plan.max_t, plan.objective.needed, name, plan.seed)
@@ -94,13 +98,14 @@ class Session:
                 study = plan.study(capacity)
                 limits = plan.limits(capacity)
                 before = self._replay(study)
+                turns = len(journal)
                 self._note_once(study)
                 self._note_timed()
                 standing, commands = study.standing(), study.outstanding()
                 earlier = None if before is None else Results(journal)
                 header = journal.header
                 observers.begin(
-                    StudyInfo(header["name"], self.folder, plan.objective, limits, plan.max_t, header, study.trials, standing, earlier)
+                    StudyInfo(header["name"], self.shown, plan.objective, limits, plan.max_t, header, study.trials, standing, earlier)
                 )
                 self._write_header()
                 if before != limits or study.broken is not None:
@@ -112,12 +117,13 @@ class Session:
                 drive(study, executor, journal, observers, limits, commands, interrupts.requested)
                 finished = not study.running
                 reason = study.over(limits)
-                if finished and reason is not None:
+                said = [note.text for note in journal.notes("end")][-1:]
+                if finished and reason is not None and (len(journal) > turns or said != [reason]):
                     journal.note(Note("end", reason, time=study.seconds))
         finally:
             executor.close(save=interrupts.requested())
             journal.flush()
-        results = Results(journal, recipe=plan.recipe, vault=self.vault)
+        results = Results(journal, recipe=plan.recipe, vault=self.vault, space=plan.space)
         observers.end(results)
         if study.broken is not None:
             raise StudyFailedError(_broken(journal.header["name"], study.broken))
@@ -176,69 +182,27 @@ class Session:
     def _replay(self, study: Study) -> Limits | None:
         """Goes through the journal's turns, checking each decision. Returns the limits of the last one."""
         limits: Limits | None = None
-        kept: dict[int, int] = {}
+        kept = Kept(self.plan.objective)
         with _without_collecting():
             for number, (events, limits, commands) in enumerate(self.journal.turns()):
                 try:
                     study.replay(events, limits, commands)
                 except ReplayError as error:
                     raise ReplayError(f"turn {number} of the journal is not what would be decided now: {error}") from None
-                looked = {event.trial: event.step for event in events if isinstance(event, Reached)}
-                for command in commands:
-                    if isinstance(command, Keep):
-                        for other in command.instead_of:
-                            kept.pop(other, None)
-                        kept[command.trial] = looked[command.trial]     # a Keep is of a look of its own turn
+                kept.turn(events, commands)
         if limits is not None:
-            self.vault.sweep()
-            self._forget_ended(study)
             study.reconfigure(self._config)
-            self._keep_again(kept)
+            recover(self.plan, self.job, self.journal, {trial.id for trial, _ in study.standing().live}, kept.reports.keys())
         return limits
-
-    def _forget_ended(self, study: Study) -> None:
-        """A process that died may not have come to the Drops of its last turn."""
-        live = {trial.id for trial, _ in study.standing().live}
-        for trial in {row.trial for row in self.journal.checkpoints(purpose="resume")} - live:
-            self.vault.forget(trial)
 
     def _config(self, trial: Trial) -> Config:
         """The config of a recorded trial, with the objects that JSON could not hold, if its space still gives the same."""
         return whole_config(trial, self.plan.space)
 
-    def _keep_again(self, kept: dict[int, int]) -> None:
-        """Weights that were to be kept when the process died, and were not yet: their trials are trained to there again."""
-        for trial, step in kept.items():
-            if self.plan.pretends or self.vault.kept_step(trial) == step:
-                continue
-            try:
-                state = self._trained_again(trial, step)
-                if state is None:       # a function that hands over no checkpoints
-                    continue
-                self.vault.put(trial, step, state, purpose="keep")
-                text = f"the best weights of trial {trial} were not on disk; it was trained to step {step} again"
-            except Exception as error:
-                text = f"the best weights of trial {trial} are lost: to train it again failed with {error!r}"
-            self.journal.note(Note("keep", text, trial))
-
-    def _trained_again(self, trial: int, step: int) -> State | None:
-        """The state of a trial at a step, from its newest durable state before that."""
-        start, state = self.vault.newest(trial, upto=step) or (0, None)
-        spec = self.journal.trial(trial)
-        spec = dataclasses.replace(spec, config=self._config(spec))
-        runner = self.plan.recipe.start(spec, place_of(self.job, trial), state, start)
-        try:
-            with threads(1):
-                while runner.step < step:
-                    runner.advance()
-            return runner.save() if runner.step > start or state is None else state
-        finally:
-            runner.close()
-
     def _how_to_go_on(self) -> str:
-        if self.folder is None:
+        if self.shown is None:
             return "interrupted; the study was in memory (storage=None), so it cannot be resumed."
-        return f"interrupted; nothing is lost. To go on: {how_to_resume(self.folder)}"
+        return f"interrupted; nothing is lost. To go on: {how_to_resume(self.shown)}"
 
 
 class _Choices(dict[str, str]):

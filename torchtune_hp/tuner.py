@@ -45,8 +45,8 @@ class Tuner:
         scheduler: default `FullRuns()`. executor: "auto" is `Fused()` for a ModelTrainable,
             `Processes()` for the rest.
         observers: told of every turn (see `observers.base.Observer`). keep: how many best trials keep their weights; with
-            several objectives the front does.
-        seed: the one seed of everything. storage: the folder of studies; None: in memory.
+            several objectives every report on the front does.
+        seed: the one seed of everything. storage: the folder of studies, from where the Tuner is made; None: in memory.
         name: the study's name; default <trainable>-<n>. resume: "never", or "auto": go on if the study exists.
         verbose: 1: progress; 0: silent. look_every: steps between looks, or "grant".
         checkpoint_every: seconds of training that a crash may cost; 0: every look is saved.
@@ -87,7 +87,8 @@ class Tuner:
         given = {key: value for key, value in locals().items() if key in ARGUMENTS}
         refuse_foreign("Tuner", foreign, ARGUMENTS)
         self._given = _with_defaults(given)
-        self._folder: Path | None = None        # of a study to go on with
+        self._folder: Path | None = None        # of a study to go on with; absolute, as a trial may change the working directory
+        self._shown: Path | None = None         # the same as it was given
         self._plan = make_plan(self._given)
 
     def fit(self) -> Results:
@@ -105,19 +106,20 @@ class Tuner:
         if plan.storage is None:
             return Session(plan, None, _learned(plan, Journal.create(None, plan.header() | {"name": plan.name or plan.recipe.name}))).run()
         folder = plan.storage / (plan.name or _next_name(plan.storage, plan.recipe.name))
+        shown = Path(self._given["storage"]).expanduser() / folder.name
         if (folder / "study.db").exists():
             if plan.resume == "auto":
-                return Tuner._resumed(folder, self._given).fit()
+                return Tuner._resumed(folder, shown, self._given).fit()
             raise StudyExistsError(
-                f"there is a study at {folder} already. To go on with it: {how_to_resume(folder)}, "
+                f"there is a study at {shown} already. To go on with it: {how_to_resume(shown)}, "
                 f'or Tuner(..., resume="auto"). For a new one, choose another name=.'
             )
         if self._given["warm_start"] and not plan.sources:      # the study that had its own record of them is gone since
             plan = self._plan = make_plan(self._given)
         with DriverLock(folder):
             with Journal.create(folder, plan.header() | {"name": folder.name}, every=_every(plan)) as journal:
-                Session(plan, folder, _learned(plan, journal)).run()
-        return Results.open(folder, trainable=plan.trainable)
+                Session(plan, folder, _learned(plan, journal), shown).run()
+        return Results.open(folder, trainable=plan.trainable, space=plan.space)
 
     @classmethod
     def resume(
@@ -139,14 +141,15 @@ class Tuner:
         mine = [name for name in ARGUMENTS if name not in ("name", "storage", "resume")]     # a study keeps its name and place
         refuse_foreign("Tuner.resume", [name for name in changes if name not in mine], mine)
         given = {**changes, "trials": trials} | ({} if trainable is None else {"trainable": trainable})
-        return cls._resumed(Path(path), given, allow)
+        shown = Path(path).expanduser()
+        return cls._resumed(shown.absolute(), shown, given, allow)
 
     @classmethod
-    def _resumed(cls, folder: Path, given: Mapping[str, Any], allow: Sequence[str] = ()) -> Tuner:
+    def _resumed(cls, folder: Path, shown: Path, given: Mapping[str, Any], allow: Sequence[str] = ()) -> Tuner:
         tuner = cls.__new__(cls)
         with Journal.open(folder) as journal:
             tuner._given = resumed_arguments(journal, given, allow)
-        tuner._folder = folder
+        tuner._folder, tuner._shown = folder, shown
         tuner._plan = make_plan(tuner._given)
         return tuner
 
@@ -154,8 +157,8 @@ class Tuner:
         plan = self._plan
         with DriverLock(folder):
             with Journal.open(folder, write=True, every=_every(plan)) as journal:
-                Session(plan, folder, journal).run()
-        return Results.open(folder, trainable=plan.trainable)
+                Session(plan, folder, journal, self._shown).run()
+        return Results.open(folder, trainable=plan.trainable, space=plan.space)
 
 
 _PARAMETERS = {name: p.default for name, p in inspect.signature(Tuner).parameters.items() if name != "foreign"}

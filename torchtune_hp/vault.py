@@ -7,7 +7,8 @@
     sweep           at the start: what a crash left between file and row
 
 Files lie in `checkpoints/000123/` under names made of numbers alone. Of a trial there are two checkpoints to resume from
-(should the newer be damaged) and one kept. A damaged one is passed over with a Note; an unsafe one is an error.
+(should the newer be damaged) and one kept; of several objectives, one for each report on the front. A damaged one is passed
+over with a Note; an unsafe one is an error.
 Without a folder everything is in memory, as the same bytes.
 """
 
@@ -27,6 +28,8 @@ from typing import TYPE_CHECKING, Literal
 from .checkpoints import Stamp, files_of, pack, read_state, unpack, write_state
 from .errors import CheckpointError, UnsafeCheckpointError
 from .journal import CheckpointRow, Journal
+from .journal_text import from_json
+from .pareto import dominates
 from .trial import Note
 
 if TYPE_CHECKING:
@@ -36,6 +39,8 @@ Purpose = Literal["resume", "keep"]
 FOLDER = "checkpoints"
 BUDGET = 256 * 2**20
 _COPIES = {"resume": 2, "keep": 1}
+_KEPT = """SELECT r.trial, r.step, r.metrics FROM report r
+    WHERE (r.trial, r.step) IN (SELECT trial, step FROM checkpoint WHERE purpose = 'keep') ORDER BY r.id"""
 
 
 class Vault:
@@ -49,7 +54,8 @@ class Vault:
         self._resting: dict[int, tuple[int, _Held]] = {}
         self._spilled: set[int] = set()
         self._held: dict[str, _Held] = {}       # without a folder: what would be files
-        self._unpacked: list[tempfile.TemporaryDirectory[str]] = []
+        self._unpacked: list[tempfile.TemporaryDirectory[str]] = []         # in the hands of whoever asked, until the vault goes
+        self._woken: dict[int, list[tempfile.TemporaryDirectory[str]]] = {}     # in those of trials, until they rest again or end
 
     # Durable states -------------------------------------------------------------------------------------------------------
 
@@ -111,11 +117,24 @@ class Vault:
         if purpose == "resume":
             self._take(trial)
             self._spilled.discard(trial)
+            self._let_go(trial)
         self._remove(self._journal.checkpoints(trial, purpose))
 
     def _forget_older(self, trial: int, purpose: Purpose) -> None:
-        """Removes all but the newest two to resume from, or all but the newest kept."""
-        self._remove(self._journal.checkpoints(trial, purpose)[: -_COPIES[purpose]])
+        """Removes all but the newest two to resume from, or all but the newest kept; of several objectives, what is off the front."""
+        rows = self._journal.checkpoints(trial, purpose)
+        if purpose == "keep" and len(self._journal.objective.metrics) > 1:
+            self._remove([row for row in rows[:-1] if row.step == rows[-1].step] + self._off_the_front(rows[-1]))
+        else:
+            self._remove(rows[: -_COPIES[purpose]])
+
+    def _off_the_front(self, new: CheckpointRow) -> list[CheckpointRow]:
+        """The kept states whose reports that of `new` dominates, of whichever trials; itself if a kept one dominates it."""
+        rows = {(row.trial, row.step): row for row in self._journal.checkpoints(purpose="keep")}
+        values = {(trial, step): self._journal.objective.values(from_json(metrics)) for trial, step, metrics in self._journal.rows(_KEPT)}
+        own = values.pop((new.trial, new.step))
+        beaten = [rows[at] for at, other in values.items() if dominates(own, other)]
+        return beaten + [new] * any(dominates(other, own) for other in values.values())
 
     def sweep(self) -> int:
         """Removes files without rows and rows without files, with a Note if there were any. Returns how many."""
@@ -146,6 +165,7 @@ class Vault:
         self._take(trial)
         self._spilled.discard(trial)
         held = _Held.of(state)
+        self._let_go(trial, state)
         if self.folder is not None and self._used + held.size > self._budget:
             self.put(trial, step, state)
             self._spilled.add(trial)
@@ -157,7 +177,7 @@ class Vault:
         """What `rest` was given, and lets go of it; None if the trial does not rest here."""
         found = self._take(trial)
         if found is not None:
-            return found[0], self._unpack(found[1])
+            return found[0], self._unpack(found[1], self._woken.setdefault(trial, []))
         if trial in self._spilled:
             self._spilled.discard(trial)
             return self.newest(trial)
@@ -169,6 +189,14 @@ class Vault:
             self._used -= found[1].size
         return found
 
+    def _let_go(self, trial: int, state: State | None = None) -> None:
+        """Removes the folders that this trial was woken with, but for `state`: who looks at a resting trial puts it back and reads on."""
+        for folder in self._woken.pop(trial, []):
+            if Path(folder.name) == state:
+                self._woken[trial] = [folder]
+            else:
+                folder.cleanup()
+
     # Files and what stands for them ---------------------------------------------------------------------------------------
 
     def _read(self, row: CheckpointRow) -> State:
@@ -177,13 +205,14 @@ class Vault:
             return read_state(Stamp(row.path, row.size, row.sha256, kind), self.folder)
         if row.path not in self._held:
             raise CheckpointError(f"The state of trial {row.trial} at step {row.step} was in memory, and is gone.")
-        return self._unpack(self._held[row.path])
+        return self._unpack(self._held[row.path], self._unpacked)
 
-    def _unpack(self, held: _Held) -> State:
+    def _unpack(self, held: _Held, folders: list[tempfile.TemporaryDirectory[str]]) -> State:
+        """`folders`: where a temporary folder is held, if that is what the state is."""
         if held.content is not None:
             return unpack(held.content)
         folder = tempfile.TemporaryDirectory(prefix="state-", ignore_cleanup_errors=True)
-        self._unpacked.append(folder)       # removed when the vault goes
+        folders.append(folder)
         for name, content in held.files.items():
             path = Path(folder.name) / name
             path.parent.mkdir(parents=True, exist_ok=True)
