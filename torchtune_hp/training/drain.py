@@ -40,6 +40,11 @@ def tree_map(function: Callable[[Any], Any], tree: Tree) -> Tree:
     return function(tree)
 
 
+def copied(tree: Tree) -> Tree:
+    """The same tree with tensors of its own."""
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, tree)
+
+
 def leaves(tree: Tree) -> Iterator[Any]:
     """The leaves, in order."""
     if isinstance(tree, (tuple, list)):
