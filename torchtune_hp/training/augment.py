@@ -68,6 +68,10 @@ def mixup(inputs: Tensor, targets: Tensor, alpha: float = 0.2, classes: int | No
     """
     if not 0 < alpha <= 1:
         raise ConfigurationError(f"mixup: `0 < alpha <= 1` must hold, but got alpha={alpha!r}.")
+    if not inputs.is_floating_point():
+        raise ConfigurationError(
+            f"mixup: inputs must be floating point, or nothing is mixed, but got {inputs.dtype}. Normalize them first: hp.normalize."
+        )
     if not targets.is_floating_point():
         if classes is None:
             raise ConfigurationError("mixup: whole-number targets become probabilities, which needs their number: pass classes=n.")
