@@ -154,6 +154,29 @@ def test_wrong_arguments_are_told(wrong: dict[str, Any]) -> None:
         hp.Fused(**wrong)
 
 
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [("gpu", 'device: must be the name of a device of torch, such as "cuda", but got "gpu"'),
+     ("cuda:99", 'device: must be one that is there, but "cuda:99" is not: there is '), ("mps:9", '"mps:9" is not: there is ')],
+)  # fmt: skip
+@pytest.mark.parametrize("slots", [2, "auto"])
+def test_a_device_that_is_not_there_is_told_before_anything_runs(device: str, words: str, slots: Any) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        study(hp.Fused(slots, device=device))
+
+
+def test_a_device_is_told_among_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    assert fused_module.device_of("cuda") == fused_module.device_of("cuda") and fused_module.device_of("cuda:1").index == 1
+    assert fused_module.device_of("cpu").type == "cpu"
+    with pytest.raises(ConfigurationError, match='"cuda:2" is not: there is cpu, cuda:0, cuda:1. Take'):
+        fused_module.device_of("cuda:2")
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
+    with pytest.raises(ConfigurationError, match='"cuda" is not: there is cpu. Take one of these'):
+        fused_module.device_of("cuda")
+
+
 # Slots ------------------------------------------------------------------------------------------------------------------------
 
 
