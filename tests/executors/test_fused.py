@@ -22,7 +22,7 @@ from torchtune_hp.journal import Journal
 from torchtune_hp.population.engine import Engine
 from torchtune_hp.population.group import Group
 from torchtune_hp.population.sizes import Size
-from torchtune_hp.testing.executor_suite import Play
+from torchtune_hp.testing.play import Play
 from torchtune_hp.testing.toy_models import ToyDivergingModel, ToyModel
 from torchtune_hp.trial import Launch, Reached, Setting, Standing, Train, Trial
 

@@ -14,7 +14,8 @@ from torchtune_hp.executors.base import Job, failed, kind_of
 from torchtune_hp.executors.local import RESTING_LIVE, LocalTrials
 from torchtune_hp.executors.serial import threads
 from torchtune_hp.journal import Journal
-from torchtune_hp.testing.executor_suite import HEADER, ExecutorSuite
+from torchtune_hp.testing.executor_suite import ExecutorSuite
+from torchtune_hp.testing.play import HEADER
 from torchtune_hp.testing.toys import Quadratic
 from torchtune_hp.training.recipe import recipe_of
 from torchtune_hp.training.runner import Place

@@ -95,6 +95,7 @@ def test_the_seconds_of_a_step_must_be_a_positive_number_for_each_config(seconds
     simulated = begun(seconds=seconds)
     with pytest.raises(hp.ConfigurationError, match=rf"seconds: must be a positive number for each config, {words} .*12.0"):
         simulated.submit(launch(0, 1))
+        simulated.wait()
 
 
 def test_it_waits_for_nothing_only_with_a_word() -> None:

@@ -89,6 +89,7 @@ class Simulated:
         self._notes: list[Note] = [] if self._local is None else self._local.notes
         self._start = standing.seconds - (standing.tick * self._rate if self._ticks else 0.0)
         self._now: float = standing.tick if self._ticks else 0.0     # in ticks if ordered, else in seconds
+        self._work: list[tuple[Trial, int]] = []    # (trial, until), in order of submission; a turn's forks are of last looks
         self._due: dict[float, list[tuple[int | None, Reached | Failed]]] = {}     # when -> (worker; None: whoever is free, answer)
         self._times: list[float] = []                                # heap of the keys of `_due`
         self._plain = self._ticks and self.curve is not None and self.failures is None      # nothing but looking up
@@ -113,18 +114,21 @@ class Simulated:
             else:
                 step = 0 if trial.parent is None else self._steps[trial.parent]
             self._enter(trial, step)
-            self._run(trial, command.until)
+            self._work.append((trial, command.until))
         elif isinstance(command, Train):
             if command.until is None:
                 raise ConfigurationError(f"Train({command.trial}, None): an executor needs a step to train to; the study grants ENDLESS.")
             known = self._trials[command.trial]
             if known is None:
                 raise RuntimeError(f"{command}: this trial was dropped.")
-            self._run(known, command.until)
+            self._work.append((known, command.until))
         elif self._local is not None:
             self._local.keep(command)
 
     def wait(self) -> list[Event]:
+        for trial, until in self._work:
+            self._run(trial, until)
+        self._work.clear()
         if not self._times:
             raise RuntimeError("wait: nothing is running; submit a Launch or a Train first.")
         due = self._now = heappop(self._times)
