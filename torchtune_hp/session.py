@@ -20,7 +20,7 @@ from .errors import ReplayError, StudyFailedError
 from .executors.base import Executor, Job
 from .executors.local import place_of
 from .executors.serial import threads
-from .interrupts import Interrupts, StudyInterrupted
+from .interrupts import Interrupts, StudyInterrupted, how_to_go_on
 from .journal import Journal
 from .observers.base import Observers, StudyInfo
 from .plan import Plan
@@ -87,7 +87,7 @@ class Session:
     def _run(self, observers: Observers) -> Results:
         plan, journal, executor = self.plan, self.journal, self.plan.executor
         interrupts = Interrupts()
-        finished = False
+        finished, notes = False, list[Note]()
         try:
             with interrupts:
                 capacity = self._capacity(executor.prepare(self.job))
@@ -115,14 +115,19 @@ class Session:
                 if finished and reason is not None:
                     journal.note(Note("end", reason, time=study.seconds))
         finally:
-            executor.close(save=interrupts.requested())
+            notes += executor.close(save=interrupts.requested()) or ()
+            for note in notes:
+                journal.note(note)
             journal.flush()
+        if notes:
+            observers.told(notes, ())
         results = Results(journal, recipe=plan.recipe, vault=self.vault)
         observers.end(results)
         if study.broken is not None:
             raise StudyFailedError(_broken(journal.header["name"], study.broken))
         if not finished:
-            raise StudyInterrupted(self._how_to_go_on(), interrupts.signum or 0)
+            command = None if self.folder is None else how_to_resume(self.folder)
+            raise StudyInterrupted(how_to_go_on(command, notes), interrupts.signum or 0)
         return results
 
     def _capacity(self, offered: int) -> int:
@@ -234,11 +239,6 @@ class Session:
             return runner.save() if runner.step > start or state is None else state
         finally:
             runner.close()
-
-    def _how_to_go_on(self) -> str:
-        if self.folder is None:
-            return "interrupted; the study was in memory (storage=None), so it cannot be resumed."
-        return f"interrupted; nothing is lost. To go on: {how_to_resume(self.folder)}"
 
 
 class _Choices(dict[str, str]):

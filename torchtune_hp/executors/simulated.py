@@ -64,6 +64,7 @@ class Simulated:
         self.speeds = speeds
         self.failures = failures
         self._local: LocalTrials | None = None
+        self._notes: list[Note] = []
         self._collecting: tuple[int, int, int] | None = None
 
     @property
@@ -86,7 +87,7 @@ class Simulated:
         self._rate = float(self.seconds) if not callable(self.seconds) else 1.0
         self._clean = Cleaner(0, () if self._job is None else self._job.place.metrics)      # of all: a table has a million trials
         self._names: Set[str] | None = None         # of an answer that was plain as it came: most others have the same
-        self._notes: list[Note] = [] if self._local is None else self._local.notes
+        self._notes = [] if self._local is None else self._local.notes
         self._start = standing.seconds - (standing.tick * self._rate if self._ticks else 0.0)
         self._now: float = standing.tick if self._ticks else 0.0     # in ticks if ordered, else in seconds
         self._work: list[tuple[Trial, int]] = []    # (trial, until), in order of submission; a turn's forks are of last looks
@@ -144,7 +145,7 @@ class Simulated:
             events.append(answer)
         return events
 
-    def close(self, save: bool = False) -> None:
+    def close(self, save: bool = False) -> list[Note]:
         if self._collecting is not None:
             gc.set_threshold(*self._collecting)
             self._collecting = None
@@ -153,6 +154,8 @@ class Simulated:
             if save:
                 local.save()
             local.close()
+        notes, self._notes = self._notes, []
+        return [stamped(note, self._seconds(self._now)) for note in notes]
 
     def _enter(self, trial: Trial, step: int) -> None:
         if trial.id >= len(self._trials):
