@@ -1,11 +1,13 @@
 """A member's checkpoint: what training made of it, in plain tensors, numbers, strings, dicts and lists.
 
-Saved are the ordinary `state_dict()`s of model, optimizer and schedulers, the words (plain attributes of `self`) and which
-parameters are trained, and in which group of the optimizer; and `initial`, what all of these but the first two, and `param_groups`, were
-right after `setup`. A state is loaded into what `setup` makes, so it is not made of an optimizer or schedulers of other classes; groups
-that training made or changed are made again, by the names of their parameters. Loading is then a three-way merge of every hyperparameter: what training changed comes from the checkpoint, what the config changed comes from
-this trial's own `setup`. For the trial that was saved these never meet. For a fork (PBT), whose config differs from its parent's,
-they may: then the config wins, and a learning rate that a schedule had moved keeps the schedule's factor.
+Saved are the ordinary `state_dict()`s of model, optimizer and schedulers, the words (plain attributes of `self`), which parameters
+are trained, and which lie in which group of the optimizer; and `initial`, what all of these but the first were right after `setup`.
+
+A state is loaded into what `setup` makes: an optimizer or a scheduler of another class cannot be. Groups that training made or changed
+are made again, by the names of their parameters. Loading is then a three-way merge of every hyperparameter: what training changed comes
+from the checkpoint, what the config changed comes from this trial's own `setup`. For the trial that was saved these never meet. For a
+fork (PBT), whose config differs from its parent's, they may: then the config wins, and a learning rate that a schedule had moved keeps
+the schedule's factor.
 """
 
 from __future__ import annotations
