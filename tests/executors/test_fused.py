@@ -24,7 +24,7 @@ from torchtune_hp.population.group import Group
 from torchtune_hp.population.sizes import Size
 from torchtune_hp.testing.play import Play
 from torchtune_hp.testing.toy_models import ToyDivergingModel, ToyModel
-from torchtune_hp.trial import Launch, Reached, Setting, Standing, Train, Trial
+from torchtune_hp.trial import Failed, Launch, Reached, Setting, Standing, Train, Trial
 
 from .telling import answers
 
@@ -361,3 +361,15 @@ def test_what_a_study_held_is_freed_when_it_is_let_go_of_and_not_by_the_collecto
         assert alive() - before == Counter()
     finally:
         gc.enable()
+
+
+def test_a_trial_that_ends_earlier_when_it_is_trained_again_fails_and_says_why() -> None:
+    class Short(ToyModel):
+        max_t = 2       # shorter than when its trial stood at 3
+
+    config = {"lr": 0.1, "dropout": 0.0, "width": 4, "momentum": 0.0}
+    with Play(hp.Fused(1), Short) as play:
+        play.executor.begin(Setting((), lambda x: x, capacity=1), Standing(tick=3, live=((Trial(0, (), config, 1), 3),)))
+        play.executor.submit(Train(0, 5))
+        failure = next(event for event in play.executor.wait() if isinstance(event, Failed))
+        assert failure.step == 4 and "Trial 0 ended at step 2 when it was trained again" in failure.error

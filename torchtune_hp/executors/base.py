@@ -82,6 +82,13 @@ def forget_frames(error: BaseException) -> None:
             chain += [one.__cause__, one.__context__]
 
 
+def ended_early(trial: int, step: int, before: int) -> RuntimeError:
+    return RuntimeError(
+        f"Trial {trial} ended at step {step} when it was trained again after its state was lost, but had reached step {before} before: "
+        "it draws from something besides its seed."
+    )
+
+
 def kind_of(error: BaseException) -> FailKind:
     if isinstance(error, DivergedError):
         return "diverged"

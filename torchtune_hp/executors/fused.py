@@ -176,7 +176,10 @@ class _FusedTrials(LocalTrials):
     def _answer(self, trial: int, until: int, found: Answer) -> Reached | Failed | None:
         if isinstance(found, BaseException):
             return self._failed(trial, self._fused(trial).step, found)
-        self.notes += [Note("report", text, trial) for text in found.notes]
+        try:
+            self._heed(trial, found)
+        except RuntimeError as error:
+            return self._failed(trial, found.step, error)
         if found.done or found.step >= until:
             return Reached(trial, found.step, found.metrics, 0.0, found.done)
         return None

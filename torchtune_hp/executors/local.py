@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import CheckpointError
-from ..training.runner import Place, Runner, State
+from ..training.runner import Look, Place, Runner, State
 from ..trial import Drop, Failed, Keep, Launch, Note, Reached, Trial
-from .base import Job, failed
+from .base import Job, ended_early, failed
 
 RESTING_LIVE = 16
 """Resting trials that stay as they are in this process; the longest resting beyond these are saved to the vault."""
@@ -61,7 +61,7 @@ class LocalTrials:
             while True:
                 look = runner.advance()
                 at = look.step
-                self.notes += [Note("report", text, trial) for text in look.notes]
+                self._heed(trial, look)
                 if look.done or look.step >= until:
                     break
         except (Exception, SystemExit) as error:
@@ -77,6 +77,14 @@ class LocalTrials:
         self._steps[trial] = max(self._steps[trial], answer.step)
         self._unsaved += time.monotonic() - began
         return answer
+
+    def _heed(self, trial: int, look: Look) -> None:
+        """Notes what is new in a look. What is trained again after a state was lost was said before, and ends no earlier than it did."""
+        before = self._steps[trial]
+        if look.done and look.step < before:
+            raise ended_early(trial, look.step, before)
+        if look.done or look.step > before:
+            self.notes += [Note("report", text, trial) for text in look.notes]
 
     def keep(self, command: Keep) -> None:
         if self._put(command.trial, "keep"):
