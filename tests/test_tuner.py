@@ -16,6 +16,7 @@ import pytest
 import torchtune_hp as hp
 from torchtune_hp.lock import DriverLock
 from torchtune_hp.testing.toy_models import ToyModel
+from torchtune_hp.trial import Note, Reached
 from torchtune_hp.tuner import defaults_of
 
 from .faults.studies import story
@@ -363,7 +364,8 @@ def test_a_class_without_an_end_needs_one(tmp_path: Path) -> None:
 
 def test_a_scheduler_that_ranks_serves_several_objectives_and_keeps_a_front_going(tmp_path: Path) -> None:
     scheduler = hp.ASHA(max_t=3, reduction_factor=3)
-    results = hp.Tuner(**counting(tmp_path, metric=["loss", "steps"], mode="min", scheduler=scheduler, searcher=hp.RandomSearch(), trials=9)).fit()
+    changes = {"metric": ["loss", "steps"], "scheduler": scheduler, "searcher": hp.RandomSearch(), "trials": 9}
+    results = hp.Tuner(**counting(tmp_path, **changes)).fit()
     assert len(results) == 9 and results.pareto
     went_on = {trial for trial, curve in results.curves().items() if curve[-1]["step"] == 3}
     first = {trial: curve[0]["loss"] for trial, curve in results.curves().items()}      # after one step they differ in the loss alone
@@ -967,3 +969,58 @@ def test_a_stop_function_that_raises_is_named() -> None:
 def test_odd_arguments_are_refused_in_words(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(hp.ConfigurationError, match=words):
         train.tune(**changes)
+
+
+class _Unsaved(hp.Trainable):
+    """Of a full disk."""
+
+    def step(self) -> dict[str, float]:
+        return {"loss": 1.0 / (1 + self.iteration)}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        raise OSError(28, "No space left on device")
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Never."""
+
+
+class _Interrupting:
+    """Ctrl-C at step 2."""
+
+    def __init__(self) -> None:
+        self.notes: list[Note] = []
+        self.interrupted = False
+
+    def begin(self, info: Any) -> None:
+        """Nothing."""
+
+    def told(self, events: Any, commands: Any) -> None:
+        if self.interrupted:
+            self.notes += events
+        elif any(isinstance(event, Reached) and event.step == 2 for event in events):
+            self.interrupted = True
+            signal.raise_signal(signal.SIGINT)
+
+    def end(self, results: Any) -> None:
+        """Nothing."""
+
+
+@pytest.mark.parametrize("executor", [hp.Serial(2), hp.Processes(2, ordered=True), hp.Simulated(2)])
+def test_what_could_not_be_saved_at_an_interrupt_is_said_and_not_denied(executor: Any, tmp_path: Path) -> None:
+    watching = _Interrupting()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(hp.StudyInterrupted) as stopped:
+            hp.tune(
+                _Unsaved, {"x": hp.uniform(0.0, 1.0)}, metric="loss", mode="min", trials=2, keep=0, scheduler=hp.FullRuns(9),
+                executor=executor, storage=tmp_path, name="full", verbose=0, observers=[watching], searcher=hp.RandomSearch(),
+            )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert sorted((note.trial, note.kind) for note in watching.notes) == [(0, "checkpoint"), (1, "checkpoint")]
+    for note in watching.notes:
+        assert note.text.startswith("not saved at step 2: ") and note.text.endswith("[Errno 28] No space left on device") and note.time > 0
+    with hp.Results.open(tmp_path / "full") as results:
+        assert results.log[-2:] == watching.notes
+    lost = "interrupted; the states of 2 trials could not be saved, so they are trained again from earlier ones, or from the start ("
+    assert str(stopped.value).startswith(lost) and "OSError: [Errno 28] No space left on device). To go on: " in str(stopped.value)

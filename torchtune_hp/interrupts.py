@@ -5,8 +5,11 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from types import FrameType, TracebackType
 from typing import Any
+
+from .trial import Note
 
 
 class StudyInterrupted(KeyboardInterrupt):
@@ -15,6 +18,20 @@ class StudyInterrupted(KeyboardInterrupt):
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
         self.signum = signum
+
+
+def how_to_go_on(command: str | None, notes: Sequence[Note]) -> str:
+    """What is said of an interrupted study. `command`: resumes it; None: it was in memory. `notes`: what its executor noted at the end."""
+    if command is None:
+        return "interrupted; the study was in memory (storage=None), so it cannot be resumed."
+    unsaved = [note for note in notes if note.kind == "checkpoint"]
+    lost = "nothing is lost"
+    if unsaved:
+        count = len({note.trial for note in unsaved})
+        whose, whom = ("one trial", "it is") if count == 1 else (f"{count} trials", "they are")
+        why = unsaved[0].text.splitlines()[-1]
+        lost = f"the states of {whose} could not be saved, so {whom} trained again from earlier ones, or from the start ({why})"
+    return f"interrupted; {lost}. To go on: {command}"
 
 
 class Interrupts:

@@ -18,7 +18,7 @@ import torch
 from .configs import whole_config
 from .errors import ReplayError, StudyFailedError
 from .executors.base import Executor, Job
-from .interrupts import Interrupts, StudyInterrupted
+from .interrupts import Interrupts, StudyInterrupted, how_to_go_on
 from .journal import Journal
 from .observers.base import Observers, StudyInfo
 from .plan import Plan
@@ -91,7 +91,7 @@ class Session:
     def _run(self, observers: Observers) -> Results:
         plan, journal, executor = self.plan, self.journal, self.plan.executor
         interrupts = Interrupts()
-        finished = False
+        finished, notes = False, list[Note]()
         try:
             with interrupts:
                 capacity = self._capacity(executor.prepare(self.job))
@@ -121,14 +121,19 @@ class Session:
                 if finished and reason is not None and (len(journal) > turns or said != [reason]):
                     journal.note(Note("end", reason, time=study.seconds))
         finally:
-            executor.close(save=interrupts.requested())
+            notes += executor.close(save=interrupts.requested()) or ()
+            for note in notes:
+                journal.note(note)
             journal.flush()
+        if notes:
+            observers.told(notes, ())
         results = Results(journal, recipe=plan.recipe, vault=self.vault, space=plan.space)
         observers.end(results)
         if study.broken is not None:
             raise StudyFailedError(_broken(journal.header["name"], study.broken))
         if not finished:
-            raise StudyInterrupted(self._how_to_go_on(), interrupts.signum or 0)
+            command = None if self.shown is None else how_to_resume(self.shown)
+            raise StudyInterrupted(how_to_go_on(command, notes), interrupts.signum or 0)
         return results
 
     def _capacity(self, offered: int) -> int:
@@ -199,10 +204,6 @@ class Session:
         """The config of a recorded trial, with the objects that JSON could not hold, if its space still gives the same."""
         return whole_config(trial, self.plan.space)
 
-    def _how_to_go_on(self) -> str:
-        if self.shown is None:
-            return "interrupted; the study was in memory (storage=None), so it cannot be resumed."
-        return f"interrupted; nothing is lost. To go on: {how_to_resume(self.shown)}"
 
 
 class _Choices(dict[str, str]):

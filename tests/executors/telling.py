@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from torchtune_hp.testing import toys
-from torchtune_hp.testing.executor_suite import Play
+from torchtune_hp.testing.play import Play
 from torchtune_hp.training.function import report
 from torchtune_hp.trial import Launch, Note, Setting, Standing, Train, Trial
 

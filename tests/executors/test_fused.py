@@ -22,9 +22,9 @@ from torchtune_hp.journal import Journal
 from torchtune_hp.population.engine import Engine
 from torchtune_hp.population.group import Group
 from torchtune_hp.population.sizes import Size
-from torchtune_hp.testing.executor_suite import Play
+from torchtune_hp.testing.play import Play
 from torchtune_hp.testing.toy_models import ToyDivergingModel, ToyModel
-from torchtune_hp.trial import Launch, Reached, Setting, Standing, Train, Trial
+from torchtune_hp.trial import Failed, Launch, Reached, Setting, Standing, Train, Trial
 
 from .telling import answers
 
@@ -152,6 +152,29 @@ def test_what_is_no_model_is_refused_with_the_way_out() -> None:
 def test_wrong_arguments_are_told(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
         hp.Fused(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [("gpu", 'device: must be the name of a device of torch, such as "cuda", but got "gpu"'),
+     ("cuda:99", 'device: must be one that is there, but "cuda:99" is not: there is '), ("mps:9", '"mps:9" is not: there is ')],
+)  # fmt: skip
+@pytest.mark.parametrize("slots", [2, "auto"])
+def test_a_device_that_is_not_there_is_told_before_anything_runs(device: str, words: str, slots: Any) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        study(hp.Fused(slots, device=device))
+
+
+def test_a_device_is_told_among_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    assert fused_module.device_of("cuda") == fused_module.device_of("cuda") and fused_module.device_of("cuda:1").index == 1
+    assert fused_module.device_of("cpu").type == "cpu"
+    with pytest.raises(ConfigurationError, match='"cuda:2" is not: there is cpu, cuda:0, cuda:1. Take'):
+        fused_module.device_of("cuda:2")
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
+    with pytest.raises(ConfigurationError, match='"cuda" is not: there is cpu. Take one of these'):
+        fused_module.device_of("cuda")
 
 
 # Slots ------------------------------------------------------------------------------------------------------------------------
@@ -338,3 +361,15 @@ def test_what_a_study_held_is_freed_when_it_is_let_go_of_and_not_by_the_collecto
         assert alive() - before == Counter()
     finally:
         gc.enable()
+
+
+def test_a_trial_that_ends_earlier_when_it_is_trained_again_fails_and_says_why() -> None:
+    class Short(ToyModel):
+        max_t = 2       # shorter than when its trial stood at 3
+
+    config = {"lr": 0.1, "dropout": 0.0, "width": 4, "momentum": 0.0}
+    with Play(hp.Fused(1), Short) as play:
+        play.executor.begin(Setting((), lambda x: x, capacity=1), Standing(tick=3, live=((Trial(0, (), config, 1), 3),)))
+        play.executor.submit(Train(0, 5))
+        failure = next(event for event in play.executor.wait() if isinstance(event, Failed))
+        assert failure.step == 4 and "Trial 0 ended at step 2 when it was trained again" in failure.error

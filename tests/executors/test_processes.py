@@ -16,7 +16,8 @@ from torchtune_hp.errors import ConfigurationError, StudyFailedError
 from torchtune_hp.executors.processes import Processes
 from torchtune_hp.executors.server import ForkServer
 from torchtune_hp.testing import toys
-from torchtune_hp.testing.executor_suite import ExecutorSuite, Play, Summing
+from torchtune_hp.testing.executor_suite import ExecutorSuite, Summing
+from torchtune_hp.testing.play import Play
 from torchtune_hp.trial import Drop, Keep, Launch, Standing, Train
 
 from .nursery import warm  # noqa: F401  (a fixture for all of them)
@@ -208,7 +209,7 @@ def test_workers_go_with_the_driver_however_it_goes(tmp_path):
         sys.path.insert(0, {os.getcwd()!r})
         import torchtune_hp as hp
         from torchtune_hp.executors.processes import Processes
-        from torchtune_hp.testing.executor_suite import Play
+        from torchtune_hp.testing.play import Play
         from torchtune_hp.trial import *
 
         class Mine(hp.Trainable):               # of __main__, and there is no guard below

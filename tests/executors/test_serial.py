@@ -14,11 +14,12 @@ from torchtune_hp.executors.base import Job, failed, kind_of
 from torchtune_hp.executors.local import RESTING_LIVE, LocalTrials
 from torchtune_hp.executors.serial import threads
 from torchtune_hp.journal import Journal
-from torchtune_hp.testing.executor_suite import HEADER, ExecutorSuite
+from torchtune_hp.testing.executor_suite import ExecutorSuite
+from torchtune_hp.testing.play import HEADER, Play
 from torchtune_hp.testing.toys import Quadratic
 from torchtune_hp.training.recipe import recipe_of
 from torchtune_hp.training.runner import Place
-from torchtune_hp.trial import Drop, Failed, Keep, Launch, Reached, Setting, Standing, Train, Trial
+from torchtune_hp.trial import Drop, Failed, Keep, Launch, Note, Reached, Setting, Standing, Train, Trial
 from torchtune_hp.vault import Vault
 
 
@@ -176,3 +177,38 @@ def test_a_state_that_cannot_be_saved_is_a_note_and_the_trial_goes_on() -> None:
     assert notes and notes[0].text.startswith("not saved at step 1: RuntimeError: no disk")
     with pytest.raises(hp.CheckpointError, match="not kept"):
         results.best.load()
+
+
+class Lossy(Quadratic):
+    """Cannot be saved, reports what is dropped, and ends where it is told."""
+
+    save_checkpoint = hp.Trainable.save_checkpoint
+
+    def step(self) -> dict[str, Any]:
+        return {**super().step(), f"junk {self.steps}": [1], "done": self.steps == self.config.get("end")}
+
+
+@pytest.mark.parametrize("make", [hp.Serial, hp.Simulated])
+def test_what_is_trained_again_is_not_said_again(make: Any) -> None:
+    with Play(make(), Lossy) as play:
+        play.executor.begin(Setting((), lambda x: x, capacity=1), Standing(tick=3, live=((trial(0), 3),)))
+        play.executor.submit(Train(0, 4))
+        notes, answer = [], None
+        while answer is None:
+            for event in play.executor.wait():
+                notes, answer = (notes + [event.text], answer) if isinstance(event, Note) else (notes, event)
+        assert isinstance(answer, Reached) and answer.step == 4
+        assert [note.split("'")[1] for note in notes] == ["junk 4"]
+
+
+@pytest.mark.parametrize("make", [hp.Serial, hp.Simulated])
+def test_a_trial_that_ends_earlier_when_it_is_trained_again_fails_and_says_why(make: Any) -> None:
+    with Play(make(), Lossy) as play:
+        play.executor.begin(Setting((), lambda x: x, capacity=1), Standing(tick=3, live=((trial(0, end=2), 3), (trial(1, end=3), 3))))
+        play.executor.submit(Train(0, 5))
+        failure = [event for event in play.executor.wait() if isinstance(event, Failed)][0]
+        assert (failure.step, failure.kind) == (4, "error")
+        assert "Trial 0 ended at step 2 when it was trained again after its state was lost, but had reached step 3 before" in failure.error
+        play.executor.submit(Train(1, 5))
+        answer = [event for event in play.executor.wait() if isinstance(event, Reached)][0]
+        assert (answer.step, answer.done) == (3, True)

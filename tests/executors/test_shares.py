@@ -84,3 +84,14 @@ def test_the_newest_word_on_what_is_kept_counts():
     keeps.ask(Keep(4, (5,)))
     keeps.ask(Keep(4, (6,)))
     assert keeps.arrived(4) == {5, 6}
+
+
+def test_a_gpu_has_as_many_workers_as_whole_shares_of_it_fit(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
+    monkeypatch.setattr(shares, "visible_gpus", lambda: ("0", "1"))
+    for gpus, workers in ((0.6, 2), (0.9, 2), (0.5, 4), (0.4, 4), (1 / 3, 6), (0.1, 20), (0.01, 200), (1 - 0.9, 20), ((0.1 + 0.2) / 3, 20)):
+        size, devices = shares.workers_for(workers, 1, gpus)
+        held = [shares.share_of(number, gpus, devices)["CUDA_VISIBLE_DEVICES"] for number in range(size)]
+        assert {held.count(device) for device in devices} == {workers // 2}
+        with pytest.raises(ConfigurationError, match=f"a GPU has room for {workers // 2} of them.* use workers={workers}"):
+            shares.workers_for(workers + 1, 1, gpus)

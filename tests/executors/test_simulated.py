@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import gc
+import re
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import torchtune_hp as hp
 from torchtune_hp.testing.executor_suite import ExecutorSuite
 from torchtune_hp.testing.toys import Quadratic
-from torchtune_hp.trial import Failed, Launch, Reached, Setting, Standing, Train, Trial
+from torchtune_hp.trial import Failed, Launch, Note, Reached, Setting, Standing, Train, Trial
+
+from .test_serial import job_of
 
 
 class TestSimulated(ExecutorSuite):
@@ -21,9 +26,9 @@ class TestSimulated(ExecutorSuite):
         """Its own: time is virtual, one second a step from where the study stood."""
 
 
-def begun(standing: Standing | None = None, **given: Any) -> hp.Simulated:
+def begun(standing: Standing | None = None, job: Any = None, **given: Any) -> hp.Simulated:
     simulated = hp.Simulated(**{"curve": lambda config, step: {"loss": config["x"] / step}} | given)
-    assert simulated.prepare(None) == simulated.workers  # type: ignore[arg-type]
+    assert simulated.prepare(job) == simulated.workers
     simulated.begin(Setting((), lambda x: x), standing or Standing())
     return simulated
 
@@ -40,6 +45,62 @@ def test_a_curve_answers_when_it_is_due_in_virtual_seconds() -> None:
     assert simulated.wait() == [Reached(1, 1, {"loss": 12.0}, 2.0), Reached(2, 1, {"loss": 12.0}, 2.0)]
     simulated.submit(Train(1, 3))
     assert simulated.wait() == [Reached(0, 3, {"loss": 4.0}, 6.0), Reached(1, 3, {"loss": 4.0}, 6.0)]
+
+
+@pytest.mark.parametrize(
+    ("value", "clean"),
+    [(np.float32(0.5), 0.5), (np.float64(0.5), 0.5), (np.array(0.5), 0.5), (torch.tensor(0.5), 0.5), (1, 1.0), (np.int64(2), 2.0)],
+)
+def test_metrics_of_a_curve_are_made_plain_as_those_of_a_training(value: Any, clean: float) -> None:
+    simulated = begun(job=job_of(Quadratic), curve=lambda config, step: {"loss": value, "kept": "text"})
+    simulated.submit(launch(0, 1))
+    (event,) = simulated.wait()
+    assert event == Reached(0, 1, {"loss": clean, "kept": "text"}, 1.0) and type(event.metrics["loss"]) is float
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({"los": 1.0}, "the metric 'loss' must be in every report, but curve.* gave only .*Did you mean 'los'"), (None, "must give a dict"),
+     ({"loss": "a"}, "must be a number"), ({"loss": True}, "must be a number"), ({"loss": None}, "must be a number")],
+)  # fmt: skip
+def test_what_is_no_report_fails_its_trial_and_says_why(given: Any, words: str) -> None:
+    simulated = begun(job=job_of(Quadratic), curve=lambda config, step: given if config["x"] else {"loss": 1.0}, workers=2)
+    simulated.submit(launch(0, 1))
+    simulated.submit(launch(1, 1, x=0.0))
+    one, other = simulated.wait()
+    assert isinstance(one, Failed) and one.kind == "bad_metric" and re.search(words, one.error)
+    assert isinstance(other, Reached)
+
+
+def test_what_is_dropped_of_a_curve_is_said_once() -> None:
+    simulated = begun(job=job_of(Quadratic), curve=lambda config, step: {"loss": 1.0, "list": [step]}, workers=2)
+    for command in (launch(0, 1), launch(1, 2)):
+        simulated.submit(command)
+    note, event = simulated.wait()
+    assert isinstance(note, Note) and note.kind == "report" and "the metric 'list' was dropped" in note.text and note.time == 1.0
+    assert event == Reached(0, 1, {"loss": 1.0}, 1.0)
+    assert simulated.wait() == [Reached(1, 2, {"loss": 1.0}, 2.0)]
+
+
+def broken(config: Any) -> float:
+    raise KeyError("speed")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(lambda config: float("nan"), "but is nan for"), (lambda config: 0.0, "but is 0.0 for"), (lambda config: None, "but is None for"),
+     (broken, r"but raised KeyError\('speed'\) for")],
+)  # fmt: skip
+def test_the_seconds_of_a_step_must_be_a_positive_number_for_each_config(seconds: Any, words: str) -> None:
+    simulated = begun(seconds=seconds)
+    with pytest.raises(hp.ConfigurationError, match=rf"seconds: must be a positive number for each config, {words} .*12.0"):
+        simulated.submit(launch(0, 1))
+        simulated.wait()
+
+
+def test_it_waits_for_nothing_only_with_a_word() -> None:
+    with pytest.raises(RuntimeError, match="wait: nothing is running; submit a Launch or a Train first"):
+        begun().wait()
 
 
 def test_unequal_workers_answer_in_their_order_of_arrival() -> None:
@@ -120,6 +181,8 @@ def test_a_study_of_curves_needs_no_trainable_and_has_nothing_to_load(tmp_path: 
         ({"seconds": "1"}, "seconds"),
         ({"speeds": [1.0]}, "speeds: one positive number for each of the 2"),
         ({"speeds": [1.0, 0.0]}, "speeds"),
+        ({"speeds": ["a", 1]}, "speeds: one positive number"),
+        ({"speeds": 2.0}, "speeds: one positive number"),
     ],
 )
 def test_wrong_arguments_are_named(given: dict[str, Any], words: str) -> None:

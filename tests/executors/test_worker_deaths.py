@@ -224,3 +224,21 @@ def test_a_fork_server_that_is_killed_is_replaced():
         both = answers(executor, Train(0, 2), Train(1, 2))
         assert [event.step for event in both] == [2, 2]
         assert [note.text for note in executor.heard] == ["worker died (the fork server was killed), restarting 1/3"] * 2
+
+
+def test_the_later_state_counts_where_one_was_sent_home_after_the_trial_woke(tmp_path):
+    class Late(Recording):
+        def step(self):
+            metrics = super().step()
+            if self.steps == 5 and not os.path.exists(self.config["once"]):
+                open(self.config["once"], "x").close()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return metrics
+
+    executor, marker = Processes(1, ordered=True), tmp_path / "steps"
+    with begun(executor, Late, folder=tmp_path / "study", checkpoint_every=0.0):
+        answers(executor, Launch(trial(0, marker=str(marker), once=str(tmp_path / "once")), 2))
+        answers(executor, Launch(trial(1, marker=os.devnull, once=str(tmp_path)), 1))     # 0 rests, and takes its state along
+        (event,) = answers(executor, Train(0, 6))
+        assert event.step == 6
+    assert marker.read_text().split() == ["1", "2", "3", "4", "5", "5", "6"]

@@ -107,6 +107,18 @@ class Drawing(Toy):
         return (1 + weight) * super().training_step(model, batch)
 
 
+class InPlace(Toy):
+    """Writes on the batches it is given."""
+
+    def training_step(self, model: nn.Module, batch: Any) -> Any:
+        batch[0].sub_(0.1)
+        return super().training_step(model, batch)
+
+    def validation_step(self, model: nn.Module, batch: Any) -> Any:
+        batch[0].sub_(0.1)
+        return super().validation_step(model, batch)
+
+
 class Gathering(Toy):
     """Metrics of the whole set, by scikit-learn; own weights."""
 
@@ -200,7 +212,10 @@ class Using(Toy):
         return super().training_step(model, batch) + 0.01 * self.penalty()
 
 
-@pytest.mark.parametrize("cls", [Toy, WithHparams, Drawing, Gathering, Several, Updates, Scheduled, Plateau, Grouped, Hooked, Norm, Using])
+SAME = [Toy, WithHparams, Drawing, InPlace, Gathering, Several, Updates, Scheduled, Plateau, Grouped, Hooked, Norm, Using]
+
+
+@pytest.mark.parametrize("cls", SAME)
 def test_together_gives_the_looks_of_alone(cls: type[Toy]) -> None:
     fused, said, engine = together(cls)
     assert engine.stacks() == [5] and not said

@@ -61,6 +61,24 @@ def test_a_data_set_is_drained_into_tensors_of_fitting_kinds() -> None:
     assert set(drain(Items([{"x": X[0], "y": 1}]), "train")) == {"x", "y"}
 
 
+def test_the_parts_of_a_dict_are_told_apart_by_their_keys_in_whatever_order_they_come() -> None:
+    items = [{"x": 0.0, "y": {"a": 1, "b": 2}}, {"y": {"b": 4, "a": 3}, "x": 0.5}]
+    tree = drain(items, "train")
+    assert tree["x"].tolist() == [0.0, 0.5] and tree["y"]["a"].tolist() == [1, 3] and tree["y"]["b"].tolist() == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [({"z": 1.0}, r"the same keys, but item 1 has \['z'\], item 0 \['x'\]"), ({"x": 1.0, "y": 1.0}, r"has \['x', 'y'\], item 0 \['x'\]"),
+     ({"x": {"x": 1.0}}, "the same parts, but item 1 has a dict where item 0 has a tensor"),
+     ({"x": (1.0,)}, "a tuple where item 0 has a tensor"),
+     (1.0, "a tensor where item 0 has a dict")],
+)  # fmt: skip
+def test_items_of_other_parts_are_refused(second: Any, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        drain([{"x": 0.0}, second], "train")
+
+
 def test_images_become_whole_number_tensors_with_the_channels_first() -> None:
     array = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     color, gray = drain(Items([(Picture(array), Picture(array[..., 0].copy()))]), "train")

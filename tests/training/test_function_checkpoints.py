@@ -1,6 +1,8 @@
 """What a train function gives as a checkpoint, and is restarted from."""
 
 
+import threading
+
 import pytest
 import torch
 
@@ -35,6 +37,38 @@ def test_a_checkpoint_counts_only_with_the_last_report(start):
         runner.advance()
         saved.append(runner.save())
     assert saved == [None, {"step": 2}, None]
+
+
+def test_a_checkpoint_is_as_it_was_given_also_where_the_function_goes_on_and_returns(start):
+    def train(config):
+        weights, counts = torch.zeros(2), [0]
+        for step in range(1, 3):
+            weights += 1
+            counts[0] = step
+            hp.report(loss=1.0, checkpoint={"weights": weights, "counts": counts})
+        weights += 100
+        counts.append(100)
+
+    runner = start(train)
+    looks = [runner.advance() for _ in range(3)]
+    assert looks[-1].done and looks[-1].step == 2
+    assert torch.equal(runner.save()["weights"], torch.full((2,), 2.0)) and runner.save()["counts"] == [2]
+
+
+def test_a_checkpoint_that_cannot_be_copied_costs_the_function_nothing_until_it_is_saved(start):
+    def train(config):
+        hp.report(loss=1.0, checkpoint={"lock": threading.Lock()})
+        hp.report(loss=1.0, checkpoint={"step": 2})
+        hp.report(loss=1.0, checkpoint={"lock": threading.Lock()})
+
+    runner = start(train)
+    runner.advance()
+    runner.advance()
+    assert runner.save() == {"step": 2}
+    runner.advance()
+    assert runner.advance().done
+    with pytest.raises(TypeError, match="lock"):
+        runner.save()
 
 
 def test_a_folder_is_copied_away_at_once(start, tmp_path):

@@ -115,3 +115,11 @@ def test_each_function_stacks(function: Any) -> None:
 def test_a_wrong_argument_says_the_law(call: Any, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         call(numbered())
+
+
+def test_mixup_takes_inputs_that_can_be_mixed_only() -> None:
+    images = torch.randint(0, 255, (4, 1, 2, 2), dtype=torch.uint8)
+    with pytest.raises(ConfigurationError, match=r"mixup: inputs must be floating point, .* but got torch.uint8. .*hp.normalize"):
+        mixup(images, torch.rand(4, 3))
+    with pytest.raises(ConfigurationError, match="torch.uint8"):
+        mixup(images, torch.arange(4), classes=4)

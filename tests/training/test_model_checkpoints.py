@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler as schedules
 
-from torchtune_hp.errors import CheckpointError
+from torchtune_hp.errors import CheckpointError, UnsafeCheckpointError
 from torchtune_hp.testing.toy_models import ToyModel
 from torchtune_hp.training.data import Data
 from torchtune_hp.training.model import ModelRecipe
@@ -108,6 +108,64 @@ def test_what_a_hook_changed_is_there_after_a_resume() -> None:
 
     assert_resumes(Hooked, n=5, cut=2, config={"dropout": 0.2})
     assert_resumes(Hooked, n=5, cut=3)
+
+
+def head_first(change: Any) -> type[Digits]:
+    class HeadFirst(Digits):
+        """The last layer alone, then, after two iterations, what `change` makes of it."""
+
+        def setup(self, config: Any) -> None:
+            super().setup(config)
+            self.ended = 0
+            self.optimizer = torch.optim.AdamW(self.model[3].parameters(), lr=config.get("lr", 1e-2))      # type: ignore[index, union-attr]
+
+        def on_iteration_end(self, metrics: dict[str, float]) -> None:
+            self.ended += 1
+            if self.ended == 2:
+                change(self)
+
+    return HeadFirst
+
+
+THAWS: dict[str, Any] = {
+    "another group": lambda self: self.optimizer.add_param_group({"params": list(self.model[0].parameters()), "lr": 1e-3}),
+    "a longer group": lambda self: self.optimizer.param_groups[0]["params"].extend(self.model[0].parameters()),
+    "two from one": lambda self: self.optimizer.add_param_group({"params": [self.optimizer.param_groups[0]["params"].pop()], "lr": 1e-3}),
+    "none": lambda self: setattr(self, "optimizer", torch.optim.AdamW(self.model.parameters(), lr=1e-3)),
+}
+
+
+@pytest.mark.parametrize("thaw", THAWS)
+def test_groups_that_a_hook_made_are_there_after_a_resume(thaw: str) -> None:
+    assert_resumes(head_first(THAWS[thaw]), n=6, cut=2)
+    assert_resumes(head_first(THAWS[thaw]), n=6, cut=4)
+
+
+def test_a_fork_has_the_groups_of_its_parent_each_at_its_own_rate() -> None:
+    cls = head_first(THAWS["another group"])
+    parent = runner(cls, {"lr": 0.01})
+    looks(parent, 3)
+    fork = ModelRecipe(cls).start(trial({"lr": 0.1}, parent=3), place(), parent.save(), 3)
+    assert [group["lr"] for group in fork.member.optimizer.param_groups] == [0.1, 0.001]
+    assert fork.member.optimizer.param_groups[1]["betas"] == (0.9, 0.999)
+    fork.advance()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [(lambda self: setattr(self, "optimizer", torch.optim.SGD(self.model.parameters(), lr=0.1)),
+      r"setup makes AdamW for self.optimizer, but it is SGD since on_iteration_end"),
+     (lambda self: setattr(self, "lr_scheduler", schedules.ExponentialLR(self.optimizer, 0.5)),
+      r"setup makes nothing for self.lr_scheduler, but it is ExponentialLR since on_iteration_end")],
+)  # fmt: skip
+def test_what_setup_would_not_make_again_is_not_saved_and_named(change: Any, words: str) -> None:
+    one = runner(head_first(change))
+    looks(one, 1)
+    one.save()
+    looks(one, 1)
+    with pytest.raises(UnsafeCheckpointError, match=words):
+        one.save()
+    looks(one, 1)
 
 
 def test_a_checkpoint_of_step_0_starts_anew() -> None:

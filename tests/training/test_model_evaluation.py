@@ -110,3 +110,20 @@ def test_a_wrong_return_of_the_end_says_what_it_must_be() -> None:
         validated(lambda x: {"a": x}, lambda gathered: None)
     with pytest.raises(ConfigurationError, match="'a' must be a number"):
         validated(lambda x: {"a": x}, lambda gathered: gathered)
+
+
+def test_a_batch_is_the_hook_s_own_and_the_set_stays_as_it_is() -> None:
+    numbers = torch.arange(10.0)
+
+    class InPlace(ToyModel):
+        @classmethod
+        def data(cls) -> Data:
+            return Data(ToyModel.data().train.rows(torch.arange(8)), val=numbers, batch_size=4)      # type: ignore[union-attr]
+
+        def validation_step(self, model: nn.Module, batch: Any) -> Any:
+            batch.sub_(4.5)
+            return {"mean": batch.mean()}
+
+    one = runner(InPlace)
+    assert one.evaluate() == one.evaluate() == {"mean": 0.0}
+    assert torch.equal(numbers, torch.arange(10.0))

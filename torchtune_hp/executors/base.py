@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
@@ -48,7 +48,7 @@ class Executor(Protocol):
        it happened in. Physical slots decide only how long a tick takes.
     4. A trial whose state was lost is trained again from its newest durable checkpoint, or from 0; nothing of the
        repetition is said twice.
-    5. `close` leaves no process, thread or file handle behind; after it, nothing is said.
+    5. `close` leaves no process, thread or file handle behind; after what it answers, nothing is said.
     """
 
     @property
@@ -61,7 +61,10 @@ class Executor(Protocol):
     def begin(self, setting: Setting, standing: Standing) -> None: ...
     def submit(self, command: Command) -> None: ...
     def wait(self) -> list[Event]: ...      # blocks; at least one event
-    def close(self, save: bool = False) -> None: ...       # save: first make every state durable that can be
+
+    def close(self, save: bool = False) -> Sequence[Note] | None:
+        """`save`: first makes every state durable that can be. What is to be noted of that, and was not said yet; None: nothing."""
+        ...
 
 
 def failed(trial: int, step: int, error: BaseException, time: float) -> Failed:
@@ -77,6 +80,13 @@ def forget_frames(error: BaseException) -> None:
         if one is not None and one.__traceback__ is not None:
             one.__traceback__ = None
             chain += [one.__cause__, one.__context__]
+
+
+def ended_early(trial: int, step: int, before: int) -> RuntimeError:
+    return RuntimeError(
+        f"Trial {trial} ended at step {step} when it was trained again after its state was lost, but had reached step {before} before: "
+        "it draws from something besides its seed."
+    )
 
 
 def kind_of(error: BaseException) -> FailKind:

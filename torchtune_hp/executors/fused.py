@@ -68,12 +68,12 @@ class Fused(Serial):
             raise ConfigurationError(
                 f"Fused trains a ModelTrainable, but {job.recipe.name} is of another kind. Take executor=hp.Processes() or hp.Serial()."
             )
-        device = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
-        if self.strategy == "graph" and not can_capture(torch.device(device)):
+        device = device_of(("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device)
+        if self.strategy == "graph" and not can_capture(device):
             raise ConfigurationError(
                 f'strategy="graph": a CUDA graph replays what runs on a GPU, but the device is "{device}". Take strategy="auto" or "vmap".'
             )
-        self._job = dataclasses.replace(job, place=dataclasses.replace(job.place, device=device))
+        self._job = dataclasses.replace(job, place=dataclasses.replace(job.place, device=str(device)))
         if isinstance(self.slots, int):
             return self.slots
         return self._measured() if job.capacity is None else job.capacity
@@ -107,6 +107,22 @@ class Fused(Serial):
     def _trained(self, trials: LocalTrials, work: Sequence[tuple[int, int]]) -> Iterator[Reached | Failed]:
         assert isinstance(trials, _FusedTrials)
         yield from trials.train_all(work)
+
+
+def device_of(name: str) -> torch.device:
+    """The device of this name. ConfigurationError where torch knows none, or where this machine has none."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigurationError(
+            f'device: must be the name of a device of torch, such as "cuda", but got "{name}". "auto" is the GPU, if there is one.'
+        ) from None
+    there, found = ["cpu"], torch.accelerator.current_accelerator(check_available=True)
+    if found is not None:
+        there += [f"{found.type}:{number}" for number in range(torch.accelerator.device_count())]
+    if device.type != "cpu" and f"{device.type}:{device.index or 0}" not in there:
+        raise ConfigurationError(f'device: must be one that is there, but "{name}" is not: there is {", ".join(there)}. Take one of these.')
+    return device
 
 
 class _FusedTrials(LocalTrials):
@@ -160,7 +176,10 @@ class _FusedTrials(LocalTrials):
     def _answer(self, trial: int, until: int, found: Answer) -> Reached | Failed | None:
         if isinstance(found, BaseException):
             return self._failed(trial, self._fused(trial).step, found)
-        self.notes += [Note("report", text, trial) for text in found.notes]
+        try:
+            self._heed(trial, found)
+        except RuntimeError as error:
+            return self._failed(trial, found.step, error)
         if found.done or found.step >= until:
             return Reached(trial, found.step, found.metrics, 0.0, found.done)
         return None

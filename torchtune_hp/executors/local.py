@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from ..training.runner import Place, Runner, State
+from ..errors import CheckpointError
+from ..training.runner import Look, Place, Runner, State
 from ..trial import Drop, Failed, Keep, Launch, Note, Reached, Trial
-from .base import Job, failed
+from .base import Job, ended_early, failed
 
 RESTING_LIVE = 16
 """Resting trials that stay as they are in this process; the longest resting beyond these are saved to the vault."""
@@ -29,11 +30,21 @@ class LocalTrials:
         self._runners: dict[int, Runner] = {}           # in order of their last training: the head has rested longest
         self._dirty: set[int] = set()                   # trained since their state was last durable
         self._unsaved = 0.0                             # seconds of training that a crash would cost
+        self._unborn: dict[int, Exception | SystemExit] = {}        # forks whose parent's state could not be had
         self._folders: dict[int, set[Path]] = {}        # states that runners gave as folders, to be removed in the end
 
     def launch(self, command: Launch) -> None:
-        self._trials[command.trial.id] = command.trial
-        self._steps[command.trial.id] = 0 if command.trial.parent is None else self._steps[command.trial.parent]
+        """Takes a fork's state at once: its parent may go on, or be dropped, before the fork is trained."""
+        trial, parent = command.trial, command.trial.parent
+        self._trials[trial.id] = trial
+        self._steps[trial.id] = 0 if parent is None else self._steps[parent]
+        if parent is not None:
+            try:
+                state = self._state(parent)
+                if state is not None:
+                    self._inherit(trial.id, state)
+            except (Exception, SystemExit) as error:
+                self._unborn[trial.id] = error
 
     def step(self, trial: int) -> int:
         """The step of the trial's last look."""
@@ -50,7 +61,7 @@ class LocalTrials:
             while True:
                 look = runner.advance()
                 at = look.step
-                self.notes += [Note("report", text, trial) for text in look.notes]
+                self._heed(trial, look)
                 if look.done or look.step >= until:
                     break
         except (Exception, SystemExit) as error:
@@ -67,6 +78,14 @@ class LocalTrials:
         self._unsaved += time.monotonic() - began
         return answer
 
+    def _heed(self, trial: int, look: Look) -> None:
+        """Notes what is new in a look. What is trained again after a state was lost was said before, and ends no earlier than it did."""
+        before = self._steps[trial]
+        if look.done and look.step < before:
+            raise ended_early(trial, look.step, before)
+        if look.done or look.step > before:
+            self.notes += [Note("report", text, trial) for text in look.notes]
+
     def keep(self, command: Keep) -> None:
         if self._put(command.trial, "keep"):
             for other in command.instead_of:
@@ -79,6 +98,7 @@ class LocalTrials:
         self._dirty.discard(command.trial)
         self._trials.pop(command.trial, None)
         self._steps.pop(command.trial, None)
+        self._unborn.pop(command.trial, None)
         self.job.vault.forget(command.trial, purpose="resume")
 
     def tidy(self, busy: set[int]) -> None:
@@ -108,16 +128,22 @@ class LocalTrials:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _start(self, trial: int, until: int) -> Runner:
-        """A runner at the trial's newest state before `until`: resting, durable, its parent's, or from nothing."""
+        """A runner at the trial's newest state before `until`: resting, durable, or from nothing."""
+        if trial in self._unborn:
+            raise self._unborn.pop(trial)
         spec, vault = self._trials[trial], self.job.vault
         found = vault.wake(trial) or vault.newest(trial, upto=until - 1)
-        if found is None and spec.parent is not None:
-            state = self._state(spec.parent)
-            if state is not None:
-                found = (self._steps[spec.parent], state)
-                vault.put(trial, *found, purpose="resume")
         step, state = found or (0, None)
         return self._begun(spec, state, step)
+
+    def _inherit(self, fork: int, state: State) -> None:
+        """What a fork begins with is durable, as no later state of its parent will do; where it cannot be, it is held."""
+        step = self._steps[fork]
+        try:
+            self.job.vault.put(fork, step, state, purpose="resume")
+        except (CheckpointError, OSError) as error:
+            self._not_saved(fork, error)
+            self.job.vault.rest(fork, step, state)
 
     def _begun(self, spec: Trial, state: State | None, step: int) -> Runner:
         return self.job.recipe.start(spec, place_of(self.job, spec.id), state, step)

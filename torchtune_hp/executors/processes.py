@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..errors import ConfigurationError
-from ..trial import Command, Event, Failed, Launch, Reached, Setting, Standing, Train
+from ..trial import Command, Event, Failed, Launch, Note, Reached, Setting, Standing, Train
 from .base import Job, stamped
 from .clock import VirtualTime
 from .crew import Crew
@@ -120,10 +120,11 @@ class Processes:
         now = time.monotonic() - self._began
         return [*(stamped(note, now) for note in notes), *(stamped(answer, now) for answer in answers)]
 
-    def close(self, save: bool = False) -> None:
+    def close(self, save: bool = False) -> list[Note]:
         crew, self._crew = self._crew, None
         if crew is None:
-            return
+            return []
+        notes: list[Note] = []
         try:
             if self._whole:
                 trials = self._trials
@@ -132,11 +133,13 @@ class Processes:
                 while now < began + SAVING and trials.saving(patient=now < began + GRACE):
                     trials.listen(0.2)
                     now = time.monotonic()
+                notes = [stamped(note, now - self._began) for note in trials.notes]
         finally:
             try:
                 crew.close(GRACE)
             finally:
                 self._clean_up()
+        return notes
 
     def _clean_up(self) -> None:
         scratch, self._scratch = self._scratch, None

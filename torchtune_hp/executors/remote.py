@@ -230,14 +230,17 @@ class RemoteTrials:
     # Training ------------------------------------------------------------------------------------------------------------
 
     def _give(self, track: Track, saved: tuple[int, State] | None = None) -> None:
-        """Sends the trial to `until`, in the worker where it lives, or else wherever there is room, from `saved` or what is known."""
+        """Sends the trial to `until`, in the worker where it lives, or else wherever there is room: from what is known, or from `saved`,
+        which was on its way to a worker that died, unless that one sent a later state home."""
         until = track.until if track.until is not None else track.step
         origin = None
         if track.holder is None:
             track.holder = self._freest()
-            origin = track.origin()._replace(saved=saved or self._vault.wake(track.trial))
+            origin = track.origin()._replace(saved=None if saved is not None else self._vault.wake(track.trial))
             if origin.saved is None:    # a state at `until` itself will not do: it cannot say that step's metrics any more
                 origin = from_saved(origin, until - 1, self._vault)
+            if saved is not None and (origin.saved is None or origin.saved[0] <= saved[0]):
+                origin = origin._replace(saved=saved)
         track.given = True
         self._crew.give(track.holder, Work(track.trial, until, self._forking, origin))
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from ..errors import ConfigurationError
-from ..trial import Command, Event, Failed, Keep, Launch, Reached, Setting, Standing, Train
+from ..trial import Command, Event, Failed, Keep, Launch, Note, Reached, Setting, Standing, Train
 from .base import Job, stamped
 from .clock import VirtualTime
 from .local import LocalTrials
@@ -64,12 +64,15 @@ class Serial:
         trials.notes.clear()
         return [*notes, *(stamped(answer, now) for answer in self._clock.pop())]
 
-    def close(self, save: bool = False) -> None:
+    def close(self, save: bool = False) -> list[Note]:
         trials, self._trials = self._trials, None
-        if trials is not None:
-            if save:
-                trials.save()
-            trials.close()
+        if trials is None:
+            return []
+        if save:
+            trials.save()
+        trials.close()
+        now = time.monotonic() - self._began
+        return [stamped(note, now) for note in trials.notes]
 
     def _made(self, standing: Standing) -> LocalTrials:
         return LocalTrials(self._job, standing.live)

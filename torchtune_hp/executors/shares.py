@@ -12,18 +12,26 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXP
 def workers_for(workers: int | str, cpus: int, gpus: float) -> tuple[int, tuple[str, ...]]:
     """How many workers there are to be, and the GPUs they share, as CUDA_VISIBLE_DEVICES names them."""
     devices = visible_gpus() if gpus else ()
-    room = int(len(devices) / gpus) if gpus else None
+    room = _room(gpus, len(devices)) if gpus else None
     if room == 0:
         raise ConfigurationError(f"gpus: each worker is to have {gpus} GPUs, but this machine shows {len(devices)}; use gpus=0.")
     if isinstance(workers, str):
         size = max(1, cores() // cpus)
         return (size if room is None else min(size, room)), devices
     if room is not None and workers > room:
+        need = f"need {workers * gpus:g} GPUs" if gpus >= 1 else f"do not fit: a GPU has room for {_room(gpus, 1)} of them"
         raise ConfigurationError(
-            f"workers: {workers} workers with {gpus} GPUs each need {workers * gpus:g} GPUs, but this machine shows {len(devices)}; "
+            f"workers: {workers} workers with {gpus} GPUs each {need}, but this machine shows {len(devices)}; "
             f"use workers={room}, or a smaller share."
         )
     return workers, devices
+
+
+def _room(gpus: float, devices: int) -> int:
+    """Workers with `gpus` each that so many GPUs have room for. A share lies on one GPU: two of 0.6 need two."""
+    if gpus >= 1:
+        return devices // int(gpus)
+    return devices * int(1 / gpus * (1 + 1e-9))     # a tenth may be written a rounding error above it
 
 
 def share_of(number: int, gpus: float, devices: tuple[str, ...]) -> dict[str, str]:

@@ -10,23 +10,27 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from heapq import heapify, heappop, heappush
+from numbers import Real
 from typing import Any
 
 from ..errors import ConfigurationError
-from ..trial import Command, Drop, Event, Failed, Launch, Reached, Scalar, Setting, Standing, Train, Trial
+from ..training.reported import Cleaner
+from ..trial import Command, Drop, Event, Failed, Launch, Note, Reached, Scalar, Setting, Standing, Train, Trial
 from .base import Job, failed, stamped
 from .local import LocalTrials
 from .serial import threads
 
+_FLOATS = {float}
 Curve = Callable[[Any, int], Mapping[str, Scalar]]
 
 
 class Simulated:
     """`workers` trials at once, in virtual time.
 
-    `curve(config, step)`: the metrics of a trial at a step (steps count from 1); an exception fails the trial there.
+    `curve(config, step)`: the metrics of a trial at a step (steps count from 1), made plain and checked as those of a training are;
+    an exception fails the trial there.
     `seconds`: virtual seconds a step takes: a number, or a function of the config. `speeds`: how fast each worker is, a
     number for each; a trial set running gets the free worker of the lowest number. `failures(config)`: the step at which a
     trial dies ("lost"), or None.
@@ -50,7 +54,7 @@ class Simulated:
             problems.append(f"curve: must be callable as curve(config, step), but got {curve!r}.")
         if not callable(seconds) and not (isinstance(seconds, (int, float)) and 0 < seconds < math.inf):
             problems.append(f"seconds: must be a positive number or a function of the config, but got {seconds!r}.")
-        if speeds is not None and (len(speeds) != workers or not all(0 < speed < math.inf for speed in speeds)):
+        if speeds is not None and not _all_positive(speeds, workers):
             problems.append(f"speeds: one positive number for each of the {workers!r} workers is needed, but got {speeds!r}.")
         if problems:
             raise ConfigurationError("\n".join(problems))
@@ -60,6 +64,7 @@ class Simulated:
         self.speeds = speeds
         self.failures = failures
         self._local: LocalTrials | None = None
+        self._notes: list[Note] = []
         self._collecting: tuple[int, int, int] | None = None
 
     @property
@@ -80,8 +85,12 @@ class Simulated:
         self._ticks = self.ordered
         self._end = self._job.recipe.max_t if self._job is not None else None       # where the trainable ends by itself
         self._rate = float(self.seconds) if not callable(self.seconds) else 1.0
+        self._clean = Cleaner(0, () if self._job is None else self._job.place.metrics)      # of all: a table has a million trials
+        self._names: Set[str] | None = None         # of an answer that was plain as it came: most others have the same
+        self._notes = [] if self._local is None else self._local.notes
         self._start = standing.seconds - (standing.tick * self._rate if self._ticks else 0.0)
         self._now: float = standing.tick if self._ticks else 0.0     # in ticks if ordered, else in seconds
+        self._work: list[tuple[Trial, int]] = []    # (trial, until), in order of submission; a turn's forks are of last looks
         self._due: dict[float, list[tuple[int | None, Reached | Failed]]] = {}     # when -> (worker; None: whoever is free, answer)
         self._times: list[float] = []                                # heap of the keys of `_due`
         self._plain = self._ticks and self.curve is not None and self.failures is None      # nothing but looking up
@@ -106,31 +115,37 @@ class Simulated:
             else:
                 step = 0 if trial.parent is None else self._steps[trial.parent]
             self._enter(trial, step)
-            self._run(trial, command.until)
+            self._work.append((trial, command.until))
         elif isinstance(command, Train):
             if command.until is None:
                 raise ConfigurationError(f"Train({command.trial}, None): an executor needs a step to train to; the study grants ENDLESS.")
             known = self._trials[command.trial]
             if known is None:
                 raise RuntimeError(f"{command}: this trial was dropped.")
-            self._run(known, command.until)
+            self._work.append((known, command.until))
         elif self._local is not None:
             self._local.keep(command)
 
     def wait(self) -> list[Event]:
+        for trial, until in self._work:
+            self._run(trial, until)
+        self._work.clear()
+        if not self._times:
+            raise RuntimeError("wait: nothing is running; submit a Launch or a Train first.")
         due = self._now = heappop(self._times)
-        events: list[Event] = []
         if self._local is not None:
             self._local.tidy({answer.trial for answers in self._due.values() for _, answer in answers})
-            events = [stamped(note, self._seconds(due)) for note in self._local.notes]
-            self._local.notes.clear()
+        events: list[Event] = []
+        if self._notes:
+            events += [stamped(note, self._seconds(due)) for note in self._notes]
+            self._notes.clear()
         for worker, answer in self._due.pop(due):
             if worker is not None:
                 heappush(self._free, worker)
             events.append(answer)
         return events
 
-    def close(self, save: bool = False) -> None:
+    def close(self, save: bool = False) -> list[Note]:
         if self._collecting is not None:
             gc.set_threshold(*self._collecting)
             self._collecting = None
@@ -139,6 +154,8 @@ class Simulated:
             if save:
                 local.save()
             local.close()
+        notes, self._notes = self._notes, []
+        return [stamped(note, self._seconds(self._now)) for note in notes]
 
     def _enter(self, trial: Trial, step: int) -> None:
         if trial.id >= len(self._trials):
@@ -186,17 +203,48 @@ class Simulated:
     def _look_up(self, trial: Trial, step: int, time: float) -> Reached | Failed:
         assert self.curve is not None
         try:
-            return Reached(trial.id, step, self.curve(trial.config, step), time, step == self._end)
+            metrics = self.curve(trial.config, step)
+            if type(metrics) is not dict or metrics.keys() != self._names or {*map(type, metrics.values())} != _FLOATS:
+                metrics = self._cleaned(trial.id, metrics)
+            return Reached(trial.id, step, metrics, time, step == self._end)
         except Exception as error:
             return failed(trial.id, step, error, time)
+
+    def _cleaned(self, trial: int, metrics: object) -> dict[str, Scalar]:
+        self._clean.trial = trial
+        clean, notes = self._clean(metrics, "curve(config, step)")
+        self._notes += [Note("report", text, trial) for text in notes]
+        if {*map(type, clean.values())} == _FLOATS:
+            self._names = clean.keys()
+        return clean
 
     def _when(self, trial: Trial, since: float, steps: int, worker: int) -> float:
         """When `steps` of work are due; work that took no step is due after one all the same."""
         return since + (steps or 1) * (1 if self._ticks else self._pace(trial, worker))
 
     def _pace(self, trial: Trial, worker: int) -> float:
-        seconds = self.seconds(trial.config) if callable(self.seconds) else self.seconds
+        seconds = self._seconds_of(trial.config) if callable(self.seconds) else self.seconds
         return seconds / (1.0 if self.speeds is None else self.speeds[worker])
+
+    def _seconds_of(self, config: Any) -> float:
+        assert callable(self.seconds)
+        law = "seconds: must be a positive number for each config, but"
+        try:
+            seconds = self.seconds(config)
+        except Exception as error:
+            raise ConfigurationError(f"{law} raised {error!r} for {config!r:.200}.") from error
+        if not _is_positive(seconds):
+            raise ConfigurationError(f"{law} is {seconds!r} for {config!r:.200}. Give the seconds that one step of it takes.")
+        return float(seconds)
 
     def _seconds(self, due: float) -> float:
         return self._start + (due * self._rate if self._ticks else due)
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, Real) and 0 < float(value) < math.inf
+
+
+def _all_positive(values: Any, n: int) -> bool:
+    """Whether these are `n` positive numbers."""
+    return hasattr(values, "__len__") and len(values) == n and all(map(_is_positive, values))

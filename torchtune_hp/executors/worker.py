@@ -18,7 +18,7 @@ from typing import Any
 
 from ..training.runner import Look, Place, Recipe, Runner, State
 from ..trial import Trial
-from .base import kind_of
+from .base import ended_early, kind_of
 from .messages import Broken, Hello, Mark, Ready, Request, Said, Save, Saved, Step, Work, receive, send, written
 from .origins import Origin
 
@@ -192,10 +192,7 @@ class _Trials:
         look: Look | None = None
         while runner.step < origin.step:
             if look is not None and look.done:
-                raise RuntimeError(
-                    f"Trial {origin.trial} ended at step {look.step} when it was trained again after its state was lost, but "
-                    f"had reached step {origin.step} before: it draws from something besides its seed."
-                )
+                raise ended_early(origin.trial, look.step, origin.step)
             look = runner.advance()
             self.heed()
 

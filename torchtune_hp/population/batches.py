@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..training.alone import ModelRunner
-from ..training.drain import Tree, tree_map
+from ..training.drain import Tree, copied, tree_map
 from ..training.feed import Plan, TablePlan
 
 
@@ -67,7 +67,7 @@ class Batches:
 
     def of_row(self, row: int, batch: Tree) -> Tree:
         """What one row sees of a batch: a copy, which a hook may write on."""
-        return tree_map(lambda leaf: leaf if not isinstance(leaf, Tensor) else (leaf if self.in_dims is None else leaf[row]).clone(), batch)
+        return copied(batch if self.in_dims is None else tree_map(lambda leaf: leaf[row] if isinstance(leaf, Tensor) else leaf, batch))
 
     def _gathered(self, n: int) -> tuple[Tree, int]:
         index = self._whole[:, self._at : self._at + n]

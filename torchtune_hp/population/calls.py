@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigurationError
 from ..training.context import of_many
-from ..training.drain import tree_map
+from ..training.drain import copied, tree_map
 from ..training.evaluation import autocast, is_scalar
 from ..training.hooks import ModelTrainable
 from .check import same_metrics
@@ -92,10 +92,10 @@ def alone(member: ModelTrainable, batch: Any, key: Tensor, share: float) -> Call
 
 
 def check_validation(member: ModelTrainable, model: nn.Module, batch: Any, key: Tensor, found: Mapping[str, Any]) -> None:
-    """`found` by a stack is what the member's own hook gives. Raises Differs."""
+    """`found` by a stack is what the member's own hook gives on a copy of the batch. Raises Differs."""
     view = view_of(member, model.eval(), Sight(set(), hparams=member.hparams.tensors()))
     with torch.no_grad(), autocast(member), own_randomness(key, strict=False):
-        metrics = tree_map(as_tensor, dict(view.validation_step(model, batch)))
+        metrics = tree_map(as_tensor, dict(view.validation_step(model, copied(batch))))
     same_metrics(found, metrics, coarse=member.precision == "bf16")
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import TorchtuneError
 from ..training.alone import ModelRunner, finite_mean
+from ..training.drain import copied
 from ..training.evaluation import autocast, means, metrics_of, named
 from .calls import Calls, check_validation, compared
 from .keys import batch_step, keys_of, later
@@ -46,12 +47,12 @@ def validated(stack: Stack, runners: Sequence[ModelRunner], due: Sequence[int], 
     for name, part in first.data.val.items():
         found: list[tuple[dict[str, Any], int]] = []
         for number, (batch, n) in enumerate(part.batches(first.data.batch_size)):
-            keys = later(first_keys, number)
+            keys, rows = later(first_keys, number), compared(own) if number == 0 and not checked else []
+            fresh = copied(batch) if rows else None         # the hook may write on what it is given
             with autocast(member):
                 found.append((stack.evaluate(hook, batch, None, keys, own), n))
-            if number == 0 and not checked:
-                for row in compared(own):
-                    check_validation(runners[row].member, stack.model_of(row), batch, keys[row], of_row(found[0][0], row))
+            for row in rows:
+                check_validation(runners[row].member, stack.model_of(row), fresh, keys[row], of_row(found[0][0], row))
         found = on_host(found)
         for row in [row for row in due if row not in raised]:
             each = [({name: of_row(value, row) for name, value in values.items()}, n) for values, n in found]

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..training.alone import ModelRunner
-from ..training.drain import tree_map
+from ..training.drain import copied
 from ..training.evaluation import autocast
 from .batches import Batches, Place
 from .calls import Calls, alone, check_validation
@@ -53,20 +52,16 @@ def compared(stack: Stack, runners: Sequence[ModelRunner], calls: Calls) -> list
         for part in runners[0].data.val.values():
             batch, _ = next(iter(part.batches(runners[0].data.batch_size)))
             with autocast(first):
-                found = copies.evaluate(look, batch, None, keys, own)
+                found = copies.evaluate(look, copied(batch), None, keys, own)
             for row, (runner, (model, _)) in enumerate(zip(runners, copies.members)):
                 check_validation(runner.member, model, batch, keys[row], of_row(found, row))
         before = copies.snapshot()
         with autocast(first):
-            losses, _, gradients, _ = copies.gradients(hook, tree_map(_cloned, train), batches.in_dims, keys, own)
+            losses, _, gradients, _ = copies.gradients(hook, copied(train), batches.in_dims, keys, own)
         copies.restore(before)
         for row, (runner, step) in enumerate(zip(runners, steps)):
             step.loss(alone(runner.member, batches.of_row(row, train), keys[row], 1.0), losses, gradients)
     return [step.conclusive for step in steps]
-
-
-def _cloned(leaf: Any) -> Any:
-    return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
 def _silent(stack: Stack) -> None:

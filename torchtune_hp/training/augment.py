@@ -64,10 +64,15 @@ def cutout(images: Tensor, size: int = 8) -> Tensor:
 def mixup(inputs: Tensor, targets: Tensor, alpha: float = 0.2, classes: int | None = None) -> tuple[Tensor, Tensor]:
     """Convex combinations of each sample and the one before it, with weights from Beta(alpha, alpha) (Zhang et al. 2018).
 
-    `targets` (n,) whole numbers become (n, classes) probabilities, as cross_entropy takes them; others are mixed as they are.
+    `inputs` (n, ...), floating point. `targets` (n,) whole numbers become (n, classes) probabilities, as cross_entropy takes them; others
+    are mixed as they are.
     """
     if not 0 < alpha <= 1:
         raise ConfigurationError(f"mixup: `0 < alpha <= 1` must hold, but got alpha={alpha!r}.")
+    if not inputs.is_floating_point():
+        raise ConfigurationError(
+            f"mixup: inputs must be floating point, or nothing is mixed, but got {inputs.dtype}. Normalize them first: hp.normalize."
+        )
     if not targets.is_floating_point():
         if classes is None:
             raise ConfigurationError("mixup: whole-number targets become probabilities, which needs their number: pass classes=n.")

@@ -1,10 +1,13 @@
 """A member's checkpoint: what training made of it, in plain tensors, numbers, strings, dicts and lists.
 
-Saved are the ordinary `state_dict()`s of model, optimizer and schedulers, the words (plain attributes of `self`) and which
-parameters are trained; and `initial`, what the last three and `param_groups` were right after `setup`. Loading is then a
-three-way merge of every hyperparameter: what training changed comes from the checkpoint, what the config changed comes from
-this trial's own `setup`. For the trial that was saved these never meet. For a fork (PBT), whose config differs from its parent's,
-they may: then the config wins, and a learning rate that a schedule had moved keeps the schedule's factor.
+Saved are the ordinary `state_dict()`s of model, optimizer and schedulers, the words (plain attributes of `self`), which parameters
+are trained, and which lie in which group of the optimizer; and `initial`, what all of these but the first were right after `setup`.
+
+A state is loaded into what `setup` makes: an optimizer or a scheduler of another class cannot be. Groups that training made or changed
+are made again, by the names of their parameters. Loading is then a three-way merge of every hyperparameter: what training changed comes
+from the checkpoint, what the config changed comes from this trial's own `setup`. For the trial that was saved these never meet. For a
+fork (PBT), whose config differs from its parent's, they may: then the config wins, and a learning rate that a schedule had moved keeps
+the schedule's factor.
 """
 
 from __future__ import annotations
@@ -22,14 +25,16 @@ Carried = dict[str, Any]
 
 
 def carry(member: ModelTrainable, initial: Carried) -> Carried:
-    """A copy of everything that training changes. `initial`: `hyper(member)` right after `setup`."""
+    """A copy of everything that training changes. `initial`: `hyper(member)` right after `setup`. UnsafeCheckpointError: see there."""
+    _check_kinds(initial["kinds"], _kinds(member))
     state = {"model": member.model.state_dict(), "optimizer": member.optimizer.state_dict(), **_rest(member)}
     return {**{name: storable(part, name) for name, part in state.items()}, "initial": storable(initial, "initial")}
 
 
 def hyper(member: ModelTrainable) -> Carried:
     """The hyperparameters as they are now."""
-    made: Carried = storable({"param_groups": member.optimizer.state_dict()["param_groups"], **_rest(member)}, "")
+    groups = member.optimizer.state_dict()["param_groups"]
+    made: Carried = storable({"param_groups": groups, **_rest(member), "kinds": _kinds(member)}, "")
     return made
 
 
@@ -37,8 +42,9 @@ def load(member: ModelTrainable, state: Mapping[str, Any], mine: Carried) -> Non
     """Puts a member where `state` was saved. The state is copied, never held. `mine`: the member's `hyper` when it had been set up."""
     initial = state["initial"]
     member.model.load_state_dict(state["model"])
-    current = {"param_groups": state["optimizer"]["param_groups"], **{name: state[name] for name in _rest(member)}}
+    current = {"param_groups": state["optimizer"]["param_groups"], **{name: state[name] for name in _rest(member) if name in state}}
     merged = merge(initial, current, mine)
+    _regroup(member, merged["groups"], merged["param_groups"])
     groups = _like(member.optimizer.state_dict()["param_groups"], merged["param_groups"])
     # torch keeps the tensors it is given; the state may be loaded again.
     member.optimizer.load_state_dict({"state": storable(state["optimizer"]["state"], "optimizer"), "param_groups": groups})
@@ -51,10 +57,45 @@ def load(member: ModelTrainable, state: Mapping[str, Any], mine: Carried) -> Non
         parameter.requires_grad_(merged["requires_grad"].get(name, parameter.requires_grad))
 
 
+def _regroup(member: ModelTrainable, groups: list[list[str]], settings: list[dict[str, Any]]) -> None:
+    """The optimizer's groups hold these parameters, by name. `settings`: of each group, for one that is new."""
+    if groups == _groups(member):
+        return
+    named, held = dict(member.model.named_parameters()), member.optimizer.param_groups
+    del held[len(groups) :]
+    for number, names in enumerate(groups):
+        parameters = [named[name] for name in names]
+        if number < len(held):
+            held[number]["params"] = parameters
+        else:
+            member.optimizer.add_param_group({**_like(held[0], settings[number]), "params": parameters})
+
+
+def _groups(member: ModelTrainable) -> list[list[str]]:
+    """The names of each group's parameters."""
+    names = {parameter: name for name, parameter in member.model.named_parameters()}
+    return [[names[parameter] for parameter in group["params"]] for group in member.optimizer.param_groups]
+
+
+def _kinds(member: ModelTrainable) -> dict[str, list[str]]:
+    parts = {"optimizer": [member.optimizer], "lr_scheduler": schedulers(member)}
+    return {word: [type(part).__qualname__ for part in made] for word, made in parts.items()}
+
+
+def _check_kinds(initial: Mapping[str, list[str]], now: Mapping[str, list[str]]) -> None:
+    for word, made in initial.items():
+        if now[word] != made:
+            raise UnsafeCheckpointError(
+                f"a state is loaded into what setup makes, yet setup makes {' and '.join(made) or 'nothing'} for self.{word}, but it is "
+                f"{' and '.join(now[word]) or 'None'} since on_iteration_end. Make it in setup, and change its param_groups in the hook."
+            )
+
+
 def _rest(member: ModelTrainable) -> Carried:
     return {
         "lr_scheduler": [scheduler.state_dict() for scheduler in schedulers(member)],
         "words": {name: value for name, value in vars(member).items() if value is None or isinstance(value, (bool, int, float, str))},
+        "groups": _groups(member),
         "requires_grad": {name: parameter.requires_grad for name, parameter in member.model.named_parameters()},
     }
 
@@ -65,8 +106,8 @@ def merge(initial: Any, current: Any, mine: Any, key: Any = None) -> Any:
         parts = {name: [part.get(name, _ABSENT) for part in (initial, current, mine)] for name in {**mine, **current}}
         merged = {name: merge(three[0], three[1], three[2], name) for name, three in parts.items()}
         return {name: value for name, value in merged.items() if value is not _ABSENT}
-    if isinstance(mine, list) and isinstance(initial, list) and isinstance(current, list) and len(mine) == len(initial) == len(current):
-        return [merge(*parts, key) for parts in zip(initial, current, mine, strict=True)]
+    if isinstance(mine, list) and isinstance(initial, list) and isinstance(current, list) and len(mine) == len(initial):
+        return [merge(*parts, key) for parts in zip(initial, current, mine)] + current[len(mine) :]      # longer: training made more
     if same(initial, current):
         return mine
     if same(initial, mine):

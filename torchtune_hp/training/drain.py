@@ -40,6 +40,11 @@ def tree_map(function: Callable[[Any], Any], tree: Tree) -> Tree:
     return function(tree)
 
 
+def copied(tree: Tree) -> Tree:
+    """The same tree with tensors of its own."""
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, tree)
+
+
 def leaves(tree: Tree) -> Iterator[Any]:
     """The leaves, in order."""
     if isinstance(tree, (tuple, list)):
@@ -112,18 +117,37 @@ class Rows:
         if self.whole is None:
             self.whole = tree_map(lambda leaf: torch.empty((self._n, *leaf.shape), dtype=leaf.dtype), item)
             self._first = name
-        parts, targets = list(leaves(item)), list(leaves(self.whole))
-        if len(parts) != len(targets):
-            raise ConfigurationError(
-                f"{where}: every item must have the same parts, but {name} has {len(parts)}, {self._first} {len(targets)}."
-            )
-        for part, target in zip(parts, targets, strict=True):
+        for part, target in self._pairs(item, self.whole, name):
             if part.shape != target.shape[1:] or part.dtype != target.dtype:
                 raise ConfigurationError(
                     f"{where}: every item must have the same shape and dtype, but {name} has {tuple(part.shape)} {part.dtype} and "
                     f"{self._first} {tuple(target.shape[1:])} {target.dtype}. {_mend(part, target[0])}"
                 )
             target[row] = part
+
+    def _pairs(self, item: Tree, whole: Tree, name: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """(leaf of the item, where it goes): by key in a dict, whatever its order, by place in a tuple or list."""
+        if isinstance(item, Tensor) and isinstance(whole, Tensor):
+            yield item, whole
+        elif isinstance(item, dict) and isinstance(whole, dict):
+            if item.keys() != whole.keys():
+                raise self._other("keys", f"{name} has {list(item)}, {self._first} {list(whole)}")
+            for key, part in item.items():
+                yield from self._pairs(part, whole[key], name)
+        elif isinstance(item, (tuple, list)) and isinstance(whole, (tuple, list)):
+            if len(item) != len(whole):
+                raise self._other("parts", f"{name} has {len(item)}, {self._first} {len(whole)}")
+            for part, target in zip(item, whole, strict=True):
+                yield from self._pairs(part, target, name)
+        else:
+            raise self._other("parts", f"{name} has a {_kind(item)} where {self._first} has a {_kind(whole)}")
+
+    def _other(self, what: str, how: str) -> ConfigurationError:
+        return ConfigurationError(f"{self._where}: every item must have the same {what}, but {how}. Give all items one structure.")
+
+
+def _kind(tree: Tree) -> str:
+    return "tensor" if isinstance(tree, Tensor) else type(tree).__name__
 
 
 def _mend(part: Tensor, like: Tensor) -> str:

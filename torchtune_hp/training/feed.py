@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..errors import ConfigurationError
 from ..seeds import derive
-from .drain import Tree, leaves, tree_map
+from .drain import Tree, copied, leaves, tree_map
 
 SHARED = 0
 """The seed of whatever is the same for every trial of every study: the split, and what `data()` draws."""
@@ -140,10 +140,10 @@ class Table:
         return tree_map(lambda leaf: leaf.index_select(0, index), self.tree)
 
     def batches(self, size: int) -> Iterator[tuple[Tree, int]]:
-        """In the order they stand, the remainder too; views, not copies."""
+        """In the order they stand, the remainder too; copies, which a hook may write on."""
         for start in range(0, self.size, size):
             part = slice(start, min(start + size, self.size))
-            yield tree_map(itemgetter(part), self.tree), part.stop - start
+            yield copied(tree_map(itemgetter(part), self.tree)), part.stop - start
 
     def feed(self, seed: int, drop_last: bool) -> Feed:
         return TableFeed(self, seed, drop_last)

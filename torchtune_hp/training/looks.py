@@ -6,6 +6,7 @@ Laws, besides the Runner's:
    that what is drawn after it is what would have been drawn without the interruption.
 2. A returned dict is a last report if it holds the needed metrics and anything that the report before did not.
 3. A refused report changes nothing.
+4. A checkpoint is what was given, whatever the function does to it afterwards.
 """
 
 from __future__ import annotations
@@ -38,12 +39,14 @@ class FunctionRunner(Session):
         self._unread = state is not None
         self._last: Look | None = None
         self._kept: Mapping[str, Any] | Path | None = None
-        self._ours = False              # whether `_kept` is a folder that nobody else was told of
+        self._ours = False              # whether `_kept` is a copy, or a folder, that nobody else was told of
+        self._uncopied: Exception | None = None
         self._closed = self._over = False
 
     def advance(self) -> Look:
         if self._closed or self._over:
             raise TrialFinishedError(f"Trial {self.trial.id} has ended and cannot be advanced any more.")
+        self._hold()
         self.driver = threading.get_ident()
         fresh = self._last is not None or self._start is None
         with seeded(derive(self.trial.seed, "step", self.step + 1) if fresh else derive(self.trial.seed, "setup")):
@@ -55,6 +58,8 @@ class FunctionRunner(Session):
 
     def save(self) -> State | None:
         """The checkpoint of the last report, None if it gave none. A folder belongs to the caller from now on."""
+        if self._uncopied is not None:
+            raise self._uncopied
         if isinstance(self._kept, Path):
             self._ours = False
             return self._kept if self._kept.is_dir() else None
@@ -111,7 +116,7 @@ class FunctionRunner(Session):
 
     def _keep(self, checkpoint: object, source: str) -> Mapping[str, Any] | Path | None:
         if checkpoint is None or isinstance(checkpoint, Mapping):
-            return checkpoint           # copied when it is saved: until then the function stands still
+            return checkpoint           # copied when it is saved, or before the function goes on
         if not isinstance(checkpoint, (str, Path)):
             raise ReportError(
                 f"Trial {self.trial.id}: checkpoint must be a dict or the path of a folder, but {source} gave a value of type "
@@ -124,10 +129,19 @@ class FunctionRunner(Session):
             )
         return copied_folder(Path(checkpoint), self.place.under, f"reported-{self.step + 1:06d}")
 
+    def _hold(self) -> None:
+        """The function is about to go on: it may change what it gave, and return without another report. What cannot be copied is an
+        error where it is saved, and no other."""
+        if self._kept is not None and not self._ours and not isinstance(self._kept, Path):
+            try:
+                self._kept, self._ours = snapshot(dict(self._kept)), True
+            except Exception as error:
+                self._kept, self._uncopied = None, error
+
     def _forget(self) -> None:
         if self._ours and isinstance(self._kept, Path):
             forget(self._kept)
-        self._kept, self._ours = None, False
+        self._kept, self._ours, self._uncopied = None, False, None
 
     def _finish(self) -> None:
         if self._ours:
