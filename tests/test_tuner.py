@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import os
 import signal
 import sys
@@ -66,6 +67,30 @@ def test_a_decorated_function_is_tuned_with_its_own_defaults_and_whatever_is_pas
     assert results.best.metrics["loss"] == min(0.2 + result.config["x"] ** 2 for result in results)
     assert len(hp.Tuner(train, trials=7).fit()) == 7
     assert len(hp.tune(train, {"x": hp.grid_search([0.1, 0.2, 0.3]), "width": 1}, trials=None)) == 3
+
+
+@hp.trainable(space=SPACE, metric="loss", mode="min", storage=None, verbose=0, seed=5, trials=4, scheduler=hp.FullRuns(max_t=2))
+def seeded(config: dict[str, Any]) -> None:
+    hp.report(loss=config["x"])
+
+
+@pytest.mark.parametrize(
+    "given", [{"seed": 0}, {"verbose": 1}, {"storage": "runs"}, {"trials": None, "time_budget": 9.0}, {"seed": 0, "metric": None}]
+)
+def test_an_argument_that_is_passed_goes_before_the_decorators_though_it_is_the_default(given: dict[str, Any]) -> None:
+    arguments = hp.Tuner(seeded, **given)._given
+    assert {name: arguments[name] for name in given} == given | ({"metric": "loss"} if "metric" in given else {})      # no study without
+    assert arguments["keep"] == 1 and (arguments["seed"] == 5 or "seed" in given)
+    assert hp.Tuner(seeded, SPACE, scheduler=None)._given["scheduler"] is None
+
+
+def test_a_tuners_signature_shows_its_defaults() -> None:
+    parameters = inspect.signature(hp.Tuner).parameters
+    assert [str(parameters[name]) for name in ("seed", "mode")] == ["seed: 'int' = 0", "mode: 'str | Sequence[str] | None' = None"]
+    with pytest.raises(TypeError, match="trainable"):
+        hp.Tuner()  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="positional"):
+        hp.Tuner(seeded, SPACE, "loss")  # type: ignore[misc]
 
 
 def test_a_list_in_a_space_is_a_constant_and_the_log_says_how_to_search_among_its_items() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .arguments import refuse_foreign
 from .errors import StudyExistsError
@@ -28,13 +29,27 @@ if TYPE_CHECKING:
     from .searchers.base import Searcher
     from .space import Space
 
+Init = TypeVar("Init", bound=Callable[..., None])
+
+
+def _knowing_what_was_passed(init: Init) -> Init:
+    """Keeps the names of the arguments that were passed: one that equals its default was meant, too."""
+
+    @functools.wraps(init)
+    def knowing(self: Tuner, /, *args: Any, **keywords: Any) -> None:
+        self._passed = frozenset((*ARGUMENTS[: len(args)], *keywords))
+        init(self, *args, **keywords)
+
+    return knowing  # type: ignore[return-value]
+
 
 class Tuner:
     """Searches the space of a trainable; `fit` runs the study and returns its `Results`.
 
     Args:
         trainable: a decorated or plain train function, a generator function, a `Trainable` or `ModelTrainable` class.
-        space: a `Space`, or a dict of domains. This, `metric`, `mode` and any other argument may come from the decorator.
+        space: a `Space`, or a dict of domains. This, `metric`, `mode` and any other argument may come from the decorator;
+            what is passed here goes before it.
         metric, mode: what is optimized ("min" or "max"); lists of both for several objectives.
         trials, time_budget, target: when the study ends: so many trials in all, so many seconds, this value of the first
             metric; whichever comes first. At least one, unless the searcher has an end of its own (a grid, rows).
@@ -56,6 +71,9 @@ class Tuner:
         TypeError: an argument as another library calls it, with our word for it.
     """
 
+    _passed: frozenset[str]
+
+    @_knowing_what_was_passed
     def __init__(
         self,
         trainable: Any,
@@ -86,7 +104,7 @@ class Tuner:
     ) -> None:
         given = {key: value for key, value in locals().items() if key in ARGUMENTS}
         refuse_foreign("Tuner", foreign, ARGUMENTS)
-        self._given = _with_defaults(given)
+        self._given = _with_defaults(given, self._passed)
         self._folder: Path | None = None        # of a study to go on with
         self._plan = make_plan(self._given)
 
@@ -158,8 +176,9 @@ class Tuner:
         return Results.open(folder, trainable=plan.trainable)
 
 
-_PARAMETERS = {name: p.default for name, p in inspect.signature(Tuner).parameters.items() if name != "foreign"}
-ARGUMENTS = tuple(_PARAMETERS)
+ARGUMENTS = tuple(name for name in inspect.signature(Tuner).parameters if name != "foreign")
+_NEEDED = ("space", "metric", "mode")
+"""None says nothing of these: there is no study without them."""
 
 
 def tune(trainable: Any, space: Space | Mapping[str, Any] | None = None, **arguments: Any) -> Results:
@@ -172,12 +191,12 @@ def defaults_of(trainable: Any) -> Mapping[str, Any]:
     return trainable.defaults if isinstance(trainable, (TrainFunction, WithParameters)) else {}
 
 
-def _with_defaults(given: dict[str, Any]) -> dict[str, Any]:
-    """What was left at its default comes from the trainable's decorator, where that says it."""
+def _with_defaults(given: dict[str, Any], passed: frozenset[str]) -> dict[str, Any]:
+    """What was not passed comes from the trainable's decorator, where that says it."""
     trainable = given["trainable"]
     own = defaults_of(trainable)
     refuse_foreign("trainable", [name for name in own if name not in given], given)
-    return given | {name: value for name, value in own.items() if given[name] is _PARAMETERS[name]}
+    return given | {name: value for name, value in own.items() if name not in passed or (name in _NEEDED and given[name] is None)}
 
 
 def _next_name(storage: Path, name: str) -> str:
