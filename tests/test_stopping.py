@@ -9,7 +9,7 @@ import pytest
 
 from torchtune_hp.errors import ConfigurationError
 from torchtune_hp.objective import Objective
-from torchtune_hp.stopping import AnyOf, MaxSteps, Plateau, Predicate, Threshold, stop_rule
+from torchtune_hp.stopping import AnyOf, MaxSteps, Plateau, Predicate, Threshold, most_steps, stop_rule
 
 
 def first_end(rule: Any, losses: list[float], metric: str = "loss", mode: Any = "min", trial: int = 0) -> int | None:
@@ -104,6 +104,13 @@ def test_any_of_several_ends_a_trial_and_each_hears_of_every_look() -> None:
     plateau._best.clear()  # type: ignore[attr-defined]
     rule.forget(0)
     assert [first_end(AnyOf([MaxSteps(9), Plateau(1)]), [1, 1, 1])] == [2]
+
+
+def test_the_steps_of_several_rules_are_the_least_of_those_that_count_steps() -> None:
+    assert most_steps(None) is most_steps(Plateau(3)) is most_steps(AnyOf([Plateau(3), Threshold({"loss": 1.0})])) is None
+    assert most_steps(MaxSteps(4)) == 4
+    assert most_steps(stop_rule({"training_iteration": 7, "accuracy": 0.9})) == 7
+    assert most_steps(stop_rule([MaxSteps(9), Plateau(3), [MaxSteps(5), {"training_iteration": 6, "loss": 0.0}]])) == 5
 
 
 def test_what_is_written_becomes_a_rule() -> None:

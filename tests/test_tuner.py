@@ -176,6 +176,14 @@ def test_a_stop_rule_ends_trials() -> None:
     assert all(len(curve) == 1 for curve in results.curves().values())
 
 
+@pytest.mark.parametrize("stop", [hp.MaxSteps(20), {"training_iteration": 20, "loss": -1.0}, [hp.Plateau(50), hp.MaxSteps(20)]])
+@pytest.mark.parametrize("look_every", [7, "grant"])
+def test_steps_among_other_stop_rules_are_a_trials_largest_budget(tmp_path: Path, stop: Any, look_every: Any) -> None:
+    given = counting(tmp_path, stop=stop, scheduler=None, trials=2, storage=None, look_every=look_every)
+    results = hp.Tuner(**given).fit()
+    assert results.header["max_t"] == 20 and [result.step for result in results] == [20, 20]
+
+
 def test_an_outcome_constraint_keeps_a_violator_from_being_best() -> None:
     results = train.tune(trials=30, outcome_constraints=["size <= 1"])
     assert results.best.config["width"] == 1

@@ -24,7 +24,7 @@ from .searchers import GPSearch, GridSearch, RandomSearch
 from .searchers.base import Searcher
 from .space import Space
 from .spec import of_callable, spec
-from .stopping import MaxSteps, StopRule, stop_rule
+from .stopping import StopRule, most_steps, stop_rule
 from .study import Study
 from .training.recipe import recipe_of
 from .training.runner import Place, Recipe, Runner, State
@@ -165,7 +165,7 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
     if not problems.lines:
         assert recipe is not None and space is not None
         _check_ends(recipe, scheduler, stop, problems)
-        blind = given["look_every"] == "grant" and stop is not None and not isinstance(stop, MaxSteps)
+        blind = given["look_every"] == "grant" and stop is not None and most_steps(stop) is None
         ends = recipe.ends or recipe.max_t is not None or scheduler.max_t is not None
         text = 'stop: with look_every="grant" a trial is looked at when its grant is used up, so it needs a scheduler with max_t as well.'
         problems.need(ends or not blind, text)
@@ -200,9 +200,7 @@ def default_searcher(space: Space | None, *, learns: bool = False) -> Searcher:
 
 
 def _largest_budget(recipe: Recipe, scheduler: Scheduler, stop: StopRule | None) -> int | None:
-    known = [limit for limit in (scheduler.max_t, recipe.max_t) if limit is not None]
-    known += [stop.steps] if isinstance(stop, MaxSteps) else []
-    return min(known, default=None)
+    return min((limit for limit in (scheduler.max_t, recipe.max_t, most_steps(stop)) if limit is not None), default=None)
 
 
 def _sources(

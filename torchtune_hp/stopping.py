@@ -174,6 +174,15 @@ class AnyOf:
             rule.forget(trial)
 
 
+def most_steps(rule: StopRule | None) -> int | None:
+    """The steps after which every trial ends under this rule, or under one of its several; None: it counts none."""
+    if isinstance(rule, MaxSteps):
+        return rule.steps
+    if isinstance(rule, AnyOf):
+        return min((steps for steps in map(most_steps, rule.rules) if steps is not None), default=None)
+    return None
+
+
 def stop_rule(stop: Any) -> StopRule | None:
     """What was written as `stop=`, as a rule; ConfigurationError for anything else."""
     if isinstance(stop, type):
