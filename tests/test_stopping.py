@@ -50,6 +50,23 @@ def test_plateau_follows_the_studys_direction_or_a_metric_of_its_own() -> None:
     assert [own.ends(0, step, {"loss": -step, "other": value}) for step, value in ((1, 1), (2, 2), (3, 2))] == [False, False, True]
 
 
+def test_plateau_follows_a_direction_of_its_own_on_the_studys_metric() -> None:
+    assert first_end(Plateau(2, mode="max"), [1, 2, 3, 4, 5]) is None
+    assert first_end(Plateau(2, mode="min"), [1, 2, 3, 4, 5], mode="max") == 3
+
+
+def test_a_plateau_of_a_metric_that_the_first_report_does_not_hold_is_refused() -> None:
+    rule = Plateau(3, metric="losss", mode="min")
+    for _ in range(2):          # each study has a first report
+        rule.begin(Objective("accuracy", "max"))
+        assert not rule.ends(0, 1, {})
+        with pytest.raises(ConfigurationError, match=r"stop: .*first report holds \['accuracy', 'loss'\] and not \['losss'\]\. Correct"):
+            rule.ends(1, 1, {"loss": 1.0, "accuracy": 0.5})
+    right = Plateau(2, metric="loss", mode="min")
+    right.begin(Objective("accuracy", "max"))
+    assert [right.ends(0, step, metrics) for step, metrics in enumerate([{"loss": 1.0}, {}, {}], 1)] == [False, False, True]
+
+
 def test_plateau_tells_trials_apart_and_forgets() -> None:
     rule = Plateau(1)
     rule.begin(Objective("loss", "min"))
