@@ -30,7 +30,7 @@ _FIXED: dict[str, Callable[[Any], Any]] = {
 }
 """Arguments that are fixed for a study's life, each with how the header describes it."""
 
-ALLOWED = ("seed", "space", "searcher", "points", "trainable")
+ALLOWED = ("seed", "space", "searcher", "trainable")
 """What may be changed on purpose: recorded trials stand in for what these would have given."""
 
 
@@ -44,6 +44,11 @@ def resumed_arguments(journal: Journal, given: Mapping[str, Any], allow: Sequenc
     header = journal.header
     allow = (allow,) if isinstance(allow, str) else tuple(allow)
     unknown = [name for name in allow if name not in ALLOWED]
+    if "points" in unknown:
+        raise ConfigurationError(
+            "allow: points come first, and this study has begun. To try others, start another study with points=[...]; "
+            f"it may learn from this one, with searcher=hp.GPSearch() and warm_start=[{str(journal.folder)!r}]."
+        )
     if unknown:
         raise ConfigurationError(
             f"allow: {', '.join(ALLOWED)} may be changed on purpose, but got {unknown}. What else a study is made of decided its past "
@@ -52,7 +57,7 @@ def resumed_arguments(journal: Journal, given: Mapping[str, Any], allow: Sequenc
     arguments: dict[str, Any] = {"trainable": None, "storage": "runs", "name": None, "resume": "never", "verbose": 1, "observers": ()}
     arguments |= {"executor": "auto", "checkpoint_every": header["checkpoint_every"]}
     arguments |= {name: given[name] for name in ("trainable", *SESSION) if name in given}
-    lines: list[str] = []
+    changed: dict[str, list[str]] = {}
     for name, describe in _FIXED.items():
         recorded = header[name]
         if given.get(name) is None or (name in ("points", "outcome_constraints") and not given[name]):
@@ -66,23 +71,26 @@ def resumed_arguments(journal: Journal, given: Mapping[str, Any], allow: Sequenc
         if name == "mode" and len(described) == 1:      # one for all metrics
             described = described * len(header["mode"])
         if described != recorded and name not in allow:
-            lines += space_difference(recorded, described) if name == "space" else difference(name, recorded, described)
+            changed[name] = space_difference(recorded, described) if name == "space" else difference(name, recorded, described)
     recorded = header.get("warm_start", [])         # a study made before there was such a thing has none
     arguments["warm_start"] = rebuilt(recorded)
     if given.get("warm_start"):
         check_paths(given["warm_start"])
-        lines += difference("warm_start", [one["name"] for one in recorded], [str(path) for path in given["warm_start"]])
+        changed["warm_start"] = difference("warm_start", [one["name"] for one in recorded], [str(path) for path in given["warm_start"]])
     if recorded and "space" in allow and Space.of(arguments["space"]).describe() != header["space"]:
         raise ConfigurationError(
             "allow: the space of a study that learns from earlier ones stays as it is, for what it knows of them is recorded in its "
             "coordinates. Start another study, with this one in its warm_start=[...]."
         )
-    lines += _other_trainable(header, given, allow)
-    if lines:
+    changed["trainable"] = _other_trainable(header, given, allow)
+    if lines := [line for each in changed.values() for line in each]:
+        on_purpose = tuple(name for name, each in changed.items() if each and name in ALLOWED)
+        call = f"hp.Tuner.resume({str(journal.folder)!r}, ..., allow={(*allow, *on_purpose)!r})"
+        way = f" On purpose, {' and '.join(on_purpose)} may be changed: {call}." if on_purpose else ""
         raise StudyChangedError(
             f"the study {header['name']!r} was made with other settings than are passed now:\n  "
             + "\n  ".join(lines)
-            + "\nLeave them as they were, start another study, or name what is changed on purpose in allow=(...)."
+            + f"\nLeave them as they were, or start another study.{way}"
         )
     if "executor" not in given:
         arguments["executor"] = rebuild(header["executor"], "executor")

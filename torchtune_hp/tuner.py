@@ -146,7 +146,7 @@ class Tuner:
         Args:
             path: the study's folder. trainable: the class or function again; may be left out for a study of curves.
             trials: a new total (50) or that many more ("+50"); time_budget likewise, in seconds; target: a new value.
-            allow: settings that differ on purpose, by name: "seed", "space", "searcher", "points" or "trainable".
+            allow: settings that differ on purpose, by name: "seed", "space", "searcher" or "trainable".
             changes: any argument of a Tuner: one that the journal cannot give back (the error names it), one that belongs to
                 a session (executor, observers, verbose, checkpoint_every), or one named in `allow`.
 

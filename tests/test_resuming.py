@@ -1,0 +1,53 @@
+"""What a study is made of, when somebody goes on with it: what comes back from the journal, and what may be another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import torchtune_hp as hp
+
+SPACE = {"x": hp.uniform(0.0, 1.0)}
+
+
+def train(config: dict[str, Any]) -> None:
+    hp.report(loss=config.get("x", 0.0))
+
+
+def made(storage: Path, space: Any = SPACE, **changes: Any) -> Path:
+    """A study of three trials in `storage`/made."""
+    given: dict[str, Any] = {"metric": "loss", "mode": "min", "trials": 3, "executor": hp.Serial(), "storage": storage, "verbose": 0}
+    hp.Tuner(train, space, **given | {"name": "made"} | changes).fit()
+    return storage / "made"
+
+
+def resumed(folder: Path, **changes: Any) -> hp.Results:
+    return hp.Tuner.resume(folder, train, verbose=0, **changes).fit()
+
+
+# What may be changed ------------------------------------------------------------------------------------------------------
+
+
+def test_later_points_are_refused_for_they_would_not_be_tried_first(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    message = r"points come first.*start another study.*points=.*warm_start=\['.*made'\]"
+    with pytest.raises(hp.ConfigurationError, match=message):
+        resumed(folder, points=[{"x": 0.7}], allow="points", trials="+2")
+
+
+def test_a_difference_offers_allow_for_what_may_be_changed_and_for_nothing_else(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    with pytest.raises(hp.StudyChangedError) as fixed:
+        resumed(folder, keep=3, stop=hp.MaxSteps(2))
+    assert "allow" not in str(fixed.value) and "start another study" in str(fixed.value)
+    with pytest.raises(hp.StudyChangedError) as mixed:
+        resumed(folder, keep=3, seed=4)
+    assert f"On purpose, seed may be changed: hp.Tuner.resume({str(folder)!r}, ..., allow=('seed',))." in str(mixed.value)
+    with pytest.raises(hp.StudyChangedError) as auto:
+        hp.Tuner(
+            train, {"x": hp.uniform(0.0, 2.0)}, metric="loss", mode="min", trials=4, storage=tmp_path, name="made", resume="auto", seed=1
+        ).fit()
+    assert f"hp.Tuner.resume({str(folder)!r}, ..., allow=('space', 'seed'))" in str(auto.value)
+    assert len(resumed(folder, space={"x": hp.uniform(0.0, 2.0)}, seed=1, allow=("space", "seed"), trials="+1")) == 4
