@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import torchtune_hp as hp
+from torchtune_hp.journal import Journal
+from torchtune_hp.resuming import resumed_arguments
+from torchtune_hp.space import Space
 
 SPACE = {"x": hp.uniform(0.0, 1.0)}
 
@@ -51,3 +56,36 @@ def test_a_difference_offers_allow_for_what_may_be_changed_and_for_nothing_else(
         ).fit()
     assert f"hp.Tuner.resume({str(folder)!r}, ..., allow=('space', 'seed'))" in str(auto.value)
     assert len(resumed(folder, space={"x": hp.uniform(0.0, 2.0)}, seed=1, allow=("space", "seed"), trials="+1")) == 4
+
+
+# What comes back ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("space", "point"),
+    [
+        ({"k": hp.choice([(3, 3), (5, 5)])}, {"k": (3, 3)}),
+        ({"k": hp.choice([[3, (1,)], None])}, {"k": [3, (1,)]}),
+        ({"type": hp.choice(["a", "b"]), "args": hp.uniform(0.0, 1.0)}, {"type": "a", "args": 0.5}),
+        ({"model": hp.choice({"mlp": {"callable": hp.choice([1, 2])}, "cnn": {}})}, {"model": {"name": "mlp", "callable": 2}}),
+        ({"f": hp.choice([math.sin, math.cos]), "x": hp.uniform(0.0, 1.0)}, {"f": math.cos, "x": np.float64(0.5)}),
+    ],
+)
+def test_points_come_back_as_they_were_whatever_they_hold(tmp_path: Path, space: Any, point: Any) -> None:
+    folder = made(tmp_path, space, points=[point], trials=1)
+    with Journal.open(folder) as journal:
+        assert resumed_arguments(journal, {"trainable": train})["points"] == [point]
+    assert len(resumed(folder, trials="+1")) == 2
+    assert len(resumed(folder, trials="+1", points=[point])) == 3
+    with pytest.raises(hp.StudyChangedError, match="points: "):
+        resumed(folder, points=[point, point])
+
+
+def test_points_that_json_cannot_hold_are_asked_for_by_name(tmp_path: Path) -> None:
+    def local() -> None: ...
+
+    space = Space({"f": hp.choice([local, 1])})
+    folder = made(tmp_path, space, points=[{"f": local}], trials=1)
+    with pytest.raises(hp.SpaceError, match=r"points\[0\]: .* Pass points= again"):
+        resumed(folder, space=space, trials="+1")
+    assert len(resumed(folder, space=space, points=[{"f": local}], trials="+1")) == 2

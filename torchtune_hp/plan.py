@@ -23,6 +23,7 @@ from .schedulers.base import Scheduler
 from .searchers import GPSearch, GridSearch, RandomSearch
 from .searchers.base import Searcher
 from .space import Space
+from .space.described import of_points
 from .spec import of_callable, spec
 from .stopping import StopRule, most_steps, stop_rule
 from .study import Study
@@ -102,7 +103,7 @@ class Plan:
             "scheduler": spec(self.scheduler),
             "executor": spec(self.executor),
             "stop": spec(self.stop),
-            "points": spec(self.points),
+            "points": of_points(self.points),
             "warm_start": described(self.sources),
             "keep": self.keep,
             "seed": self.seed,

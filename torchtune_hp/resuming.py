@@ -8,6 +8,7 @@ from typing import Any
 from .errors import ConfigurationError, StudyChangedError
 from .journal import Journal
 from .space import Space, difference as space_difference
+from .space.described import of_points, points_from, text_of_value
 from .spec import difference, rebuild, spec
 from .stopping import stop_rule
 from .warm_start import check_paths, rebuilt
@@ -23,7 +24,7 @@ _FIXED: dict[str, Callable[[Any], Any]] = {
     "searcher": spec,
     "scheduler": spec,
     "stop": lambda stop: spec(stop_rule(stop)),
-    "points": spec,
+    "points": of_points,
     "keep": int,
     "seed": int,
     "look_every": lambda look: look,
@@ -61,7 +62,7 @@ def resumed_arguments(journal: Journal, given: Mapping[str, Any], allow: Sequenc
     for name, describe in _FIXED.items():
         recorded = header[name]
         if given.get(name) is None or (name in ("points", "outcome_constraints") and not given[name]):
-            arguments[name] = _rebuilt(name, recorded)
+            arguments[name] = brought_back(name, recorded)
             continue
         arguments[name] = given[name]
         try:
@@ -71,7 +72,7 @@ def resumed_arguments(journal: Journal, given: Mapping[str, Any], allow: Sequenc
         if name == "mode" and len(described) == 1:      # one for all metrics
             described = described * len(header["mode"])
         if described != recorded and name not in allow:
-            changed[name] = space_difference(recorded, described) if name == "space" else difference(name, recorded, described)
+            changed[name] = _difference(name, recorded, described)
     recorded = header.get("warm_start", [])         # a study made before there was such a thing has none
     arguments["warm_start"] = rebuilt(recorded)
     if given.get("warm_start"):
@@ -97,12 +98,21 @@ def resumed_arguments(journal: Journal, given: Mapping[str, Any], allow: Sequenc
     return arguments | _limits(journal, given)
 
 
-def _rebuilt(name: str, recorded: Any) -> Any:
+def brought_back(name: str, recorded: Any) -> Any:
+    """An argument as the header holds it; ConfigurationError or SpaceError if it has to be passed again."""
     if name == "space":
         return Space.rebuild(recorded)
+    if name == "points":
+        return points_from(recorded)
     if name in ("metric", "mode"):
         return recorded if len(recorded) > 1 else recorded[0]
     return rebuild(recorded, name)
+
+
+def _difference(name: str, recorded: Any, described: Any) -> list[str]:
+    if name == "points":
+        return [f"points: {text_of_value(recorded)} -> {text_of_value(described)}"]
+    return space_difference(recorded, described) if name == "space" else difference(name, recorded, described)
 
 
 def _other_trainable(header: Mapping[str, Any], given: Mapping[str, Any], allow: Sequence[str]) -> list[str]:
