@@ -58,6 +58,21 @@ def test_a_difference_offers_allow_for_what_may_be_changed_and_for_nothing_else(
     assert len(resumed(folder, space={"x": hp.uniform(0.0, 2.0)}, seed=1, allow=("space", "seed"), trials="+1")) == 4
 
 
+@pytest.mark.parametrize("searcher", [hp.RandomSearch(), hp.GPSearch()])
+@pytest.mark.parametrize("other", [{"x": hp.uniform(0.0, 1.0), "z": hp.uniform(0.0, 1.0)}, {"z": hp.uniform(0.0, 1.0)}])
+def test_another_space_has_the_same_dimensions(tmp_path: Path, searcher: Any, other: Any) -> None:
+    space = SPACE | {"drawn": hp.sample_from(lambda config: 1)}         # which the journal cannot give back
+    folder = made(tmp_path, space, searcher=searcher)
+    with pytest.raises(hp.ConfigurationError, match=r"allow: .*dimensions.*\['x'\].*but got \['.*z'\].*warm_start=\['.*made'\]"):
+        resumed(folder, space=other, allow="space", trials="+2")
+    assert len(resumed(folder, space={"x": hp.uniform(0.0, 2.0)}, allow="space", trials="+2")) == 5
+
+
+def test_a_recorded_config_stands_where_a_space_of_other_dimensions_is_given(tmp_path: Path) -> None:
+    with hp.Results.open(made(tmp_path), space={"x": hp.uniform(0.0, 1.0), "z": hp.uniform(0.0, 1.0)}) as results:
+        assert results.launched(0).config == results[0].config
+
+
 # What comes back ----------------------------------------------------------------------------------------------------------
 
 

@@ -96,6 +96,7 @@ class Plan:
         return {
             "trainable": ({} if self.trainable is None else source_of(self.trainable)) | {"name": self.recipe.name},
             "space": self.space.describe(),
+            "dims": list(self.space.names),
             "metric": list(self.objective.metrics),
             "mode": list(self.objective.modes),
             "outcome_constraints": list(self.objective.texts),

@@ -78,11 +78,8 @@ def resumed_arguments(journal: Journal, given: Mapping[str, Any], allow: Sequenc
     if given.get("warm_start"):
         check_paths(given["warm_start"])
         changed["warm_start"] = difference("warm_start", [one["name"] for one in recorded], [str(path) for path in given["warm_start"]])
-    if recorded and "space" in allow and Space.of(arguments["space"]).describe() != header["space"]:
-        raise ConfigurationError(
-            "allow: the space of a study that learns from earlier ones stays as it is, for what it knows of them is recorded in its "
-            "coordinates. Start another study, with this one in its warm_start=[...]."
-        )
+    if "space" in allow:
+        _check_space(journal, Space.of(arguments["space"]), learns=bool(recorded))
     changed["trainable"] = _other_trainable(header, given, allow)
     if lines := [line for each in changed.values() for line in each]:
         on_purpose = tuple(name for name, each in changed.items() if each and name in ALLOWED)
@@ -113,6 +110,21 @@ def _difference(name: str, recorded: Any, described: Any) -> list[str]:
     if name == "points":
         return [f"points: {text_of_value(recorded)} -> {text_of_value(described)}"]
     return space_difference(recorded, described) if name == "space" else difference(name, recorded, described)
+
+
+def _check_space(journal: Journal, space: Space, *, learns: bool) -> None:
+    """Law: another space has the dimensions of the recorded one, by name and in order, for each trial's x lies in those."""
+    if learns and space.describe() != journal.header["space"]:
+        raise ConfigurationError(
+            "allow: the space of a study that learns from earlier ones stays as it is, for what it knows of them is recorded in its "
+            "coordinates. Start another study, with this one in its warm_start=[...]."
+        )
+    dims = journal.header.get("dims", list(space.names))        # a study made before they were recorded has none
+    if dims != list(space.names):
+        raise ConfigurationError(
+            f"allow: the dimensions of a space stay {dims}, for all trials lie in them, but got {list(space.names)}. Start another study; "
+            f"it may learn from this one, with searcher=hp.GPSearch() and warm_start=[{str(journal.folder)!r}]."
+        )
 
 
 def _other_trainable(header: Mapping[str, Any], given: Mapping[str, Any], allow: Sequence[str]) -> list[str]:
