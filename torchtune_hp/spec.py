@@ -4,13 +4,16 @@ Law: a part keeps its constructor's arguments as attributes of the same names. S
 
     spec(ASHA(max_t=27)) == {"type": "torchtune_hp.schedulers.asha:ASHA", "args": {"max_t": 27, "grace_period": 1, ...}}
 
-A function is named by "module:qualname" where it can be imported again, else by a hash of its source: enough to see that it
-changed, not to bring it back. No description holds an address, so it is the same in every process. `rebuild` says which
-argument it cannot bring back. It builds only classes of this package: a journal is data, and must not choose what is imported.
+A function is named by "module:qualname" where it can be imported again, else by a hash of its source, a lambda's without the rest of
+its lines: enough to see that it changed, not to bring it back. No description holds an address, so it is the same in every process.
+`rebuild` says which argument it cannot bring back. It builds only classes of this package: a journal is data, and must not choose
+what is imported.
 """
 
 from __future__ import annotations
 
+import ast
+import functools
 import hashlib
 import importlib
 import inspect
@@ -57,8 +60,8 @@ def of_callable(function: Any) -> dict[str, str]:
     source = None
     if code is not None or inspect.isclass(function):
         try:
-            source = inspect.getsource(function).strip()
-        except (OSError, TypeError):        # typed at a prompt: what it was compiled to, instead
+            source = _lambda(function, code) if code is not None and code.co_name == "<lambda>" else inspect.getsource(function).strip()
+        except (OSError, TypeError, SyntaxError):       # typed at a prompt: what it was compiled to, instead
             source = None if code is None else repr(_compiled(code))
     if source is None:
         return {"repr": without_addresses(repr(function))}
@@ -79,6 +82,44 @@ def imported(path: str) -> Any:
 
 def without_addresses(text: str) -> str:
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+
+
+def _lambda(function: Any, code: CodeType) -> str:
+    """A lambda's own text. OSError or SyntaxError if it cannot be found, or not told from others.
+
+    The instructions of its body lie within the body's text, and in no smaller lambda's.
+    """
+    text = "".join(inspect.findsource(function)[0])
+    where = [((line, column), (end, last)) for line, end, column, last in code.co_positions() if None not in (line, end, column, last)]
+    where = [(start, end) for start, end in where if start < end]       # a function's first instruction lies nowhere
+    if not where:
+        raise OSError("compiled without columns")
+    first, last = min(start for start, _ in where), max(end for _, end in where)
+    around = [node for node in _lambdas(text).get(code.co_firstlineno, ()) if _start(node.body) <= first and last <= _end(node.body)]
+    if not around:
+        raise OSError("the file is another by now")
+    found = ast.get_source_segment(text, max(around, key=_start))
+    if found is None:
+        raise OSError("the file is another by now")
+    return found
+
+
+@functools.lru_cache(maxsize=4)         # a space may hold many of one file
+def _lambdas(text: str) -> dict[int, list[ast.Lambda]]:
+    """The lambdas of a file, by the line they begin in."""
+    found: dict[int, list[ast.Lambda]] = {}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Lambda):
+            found.setdefault(node.lineno, []).append(node)
+    return found
+
+
+def _start(node: ast.expr) -> tuple[int, int]:
+    return node.lineno, node.col_offset
+
+
+def _end(node: ast.expr) -> tuple[int, int]:
+    return node.end_lineno or 0, node.end_col_offset or 0
 
 
 def _compiled(code: CodeType) -> tuple[Any, ...]:
