@@ -104,6 +104,27 @@ def test_a_lambda_is_its_own_text_and_not_that_of_its_line(tmp_path: Path) -> No
     assert [a == b for a, b in zip(lambdas(LAMBDAS.replace("range(3)", "range(4)"), tmp_path), was)] == [True] * 6 + [False] + [True] * 2
 
 
+SETS = "({'aa', 'bb', 'cc'}, frozenset({'dd', ('ee', frozenset({'ff', 'gg', 'hh'}))}), set(), {1: {'ii', 'jj'}}, Ellipsis)"
+SET_CODE = """
+import json, sys
+from torchtune_hp.journal_text import to_json
+from torchtune_hp.space import Space, choice, uniform
+from torchtune_hp.spec import spec
+sets = eval(sys.argv[1])
+space = Space({"x": uniform(0, 1), "tags": choice(list(sets)), "kept": sets[0]})
+print(json.dumps([space.describe(), [spec(one) for one in sets], [to_json({"a": one}) for one in sets]]))
+"""
+
+
+def test_a_set_is_described_alike_in_every_process() -> None:
+    said = set()
+    for seed in ("1", "2", "3", "4"):
+        command, env = [sys.executable, "-c", SET_CODE, SETS], {**os.environ, "PYTHONHASHSEED": seed}
+        said.add(subprocess.run(command, env=env, stdout=subprocess.PIPE, check=True).stdout.decode())
+    (only,) = said
+    assert "{'aa', 'bb', 'cc'}" in only and "frozenset({'dd', ('ee', frozenset({'ff', 'gg', 'hh'}))})" in only and "set()" in only
+
+
 TYPED = (
     "lambda t, m: (lambda: good(m))()",
     "lambda t, m: (lambda: bad(m))()",

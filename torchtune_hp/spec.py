@@ -44,7 +44,7 @@ def spec(part: Any) -> Any:
         return {"type": f"{cls.__module__}:{cls.__qualname__}", "args": {name: spec(getattr(part, name)) for name in names}}
     except (AttributeError, TypeError, ValueError):
         says = getattr(cls, "__repr__", None) is not object.__repr__       # object's own names an address, which changes
-        return {"type": f"{cls.__module__}:{cls.__qualname__}"} | ({"repr": without_addresses(repr(part))} if says else {})
+        return {"type": f"{cls.__module__}:{cls.__qualname__}"} | ({"repr": without_addresses(as_text(part))} if says else {})
 
 
 def of_callable(function: Any) -> dict[str, str]:
@@ -78,6 +78,18 @@ def imported(path: str) -> Any:
     except (ImportError, AttributeError, ValueError):
         return None
     return here
+
+
+def as_text(value: Any) -> str:
+    """`repr`, with the items of sets in the order of their own: theirs is another in each process."""
+    if type(value) in (set, frozenset) and value:
+        items = f"{{{', '.join(sorted(map(as_text, value), key=without_addresses))}}}"
+        return items if type(value) is set else f"frozenset({items})"
+    if type(value) is tuple:
+        return f"({', '.join(map(as_text, value))}{',' if len(value) == 1 else ''})"
+    if type(value) is dict:
+        return f"{{{', '.join(f'{as_text(key)}: {as_text(part)}' for key, part in value.items())}}}"
+    return repr(value)
 
 
 def without_addresses(text: str) -> str:

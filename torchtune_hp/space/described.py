@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..errors import SpaceError
-from ..spec import imported, of_callable, without_addresses
+from ..spec import as_text, imported, of_callable, without_addresses
 from .domains import FUNCTIONS, Domain
 
 
@@ -67,7 +67,7 @@ def _value(value: Any) -> Any:
         return _value(value.item())
     if callable(value):
         return {tag: text for tag, text in of_callable(value).items() if tag != "name"}
-    return {"repr": without_addresses(repr(value))}
+    return {"repr": without_addresses(as_text(value))}
 
 
 # The way back ------------------------------------------------------------------------------------------------------------
