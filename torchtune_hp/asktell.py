@@ -15,6 +15,7 @@ from .schedulers.base import Scheduler
 from .searchers.base import Searcher
 from .space import Space
 from .study import BREAKER, Study
+from .supply import check_own
 from .training.reported import Cleaner
 from .trial import Command, Failed, FailKind, Launch, Limits, Reached, Scalar, Setting, Train, Trial
 
@@ -59,6 +60,7 @@ class AskTell:
             raise ConfigurationError(f'mode: is {metric!r} to be minimized or maximized? Pass mode="min" or mode="max".')
         self.space = Space.of(space)
         self.objective = Objective(metric, mode, outcome_constraints)       # type: ignore[arg-type]
+        check_own(self.space, points)
         searcher = searcher or default_searcher(self.space)
         scheduler = scheduler or FullRuns()
         setting = Setting(

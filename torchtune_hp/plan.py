@@ -27,6 +27,7 @@ from .space.described import of_points
 from .spec import of_callable, spec
 from .stopping import StopRule, most_steps, stop_rule
 from .study import Study
+from .supply import check_own
 from .training.recipe import recipe_of
 from .training.runner import Place, Recipe, Runner, State
 from .trial import Limits, Scalar, Setting, Source, Trial
@@ -256,7 +257,7 @@ def _points(points: Any, space: Space | None, problems: Problems) -> tuple[Mappi
     if not problems.need(fine, f"points: a list of configs is needed, but got {points!r}.") or space is None:
         return ()
     if points:
-        problems.attempt("points", lambda: space.encode(points))
+        problems.attempt("points", lambda: check_own(space, points))
     return tuple(points)
 
 
