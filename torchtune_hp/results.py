@@ -9,10 +9,11 @@ constraint is never the best; of equals the earliest is, and within one turn tha
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, overload
 
 from .configs import whole_trial
 from .errors import CheckpointError, ConfigurationError, SeveralObjectivesError, TorchtuneError
@@ -134,7 +135,14 @@ class Results:
     def __len__(self) -> int:
         return self.journal.trials()
 
-    def __getitem__(self, trial: int) -> Result:
+    @overload
+    def __getitem__(self, trial: SupportsIndex) -> Result: ...
+    @overload
+    def __getitem__(self, trial: slice) -> list[Result]: ...
+    def __getitem__(self, trial: SupportsIndex | slice) -> Result | list[Result]:
+        if isinstance(trial, slice):
+            return [self[id] for id in range(len(self))[trial]]
+        trial = operator.index(trial)
         for row in self._rows("WHERE t.id = ?", len(self) + trial if trial < 0 else trial):
             return self._made(row)
         raise IndexError(f"There are trials 0 to {len(self) - 1}, but trial {trial} was asked for.")
@@ -155,7 +163,7 @@ class Results:
             yield record((trial, state, step, time), metrics, config)
 
     def curves(self) -> dict[int, list[dict[str, Any]]]:
-        """For each trial its reports in order: the step and the metrics."""
+        """For each trial its reports in order: the metrics and the step; a metric called step is metrics.step."""
         return curves(self.journal)
 
     def counts(self) -> dict[str, int]:
