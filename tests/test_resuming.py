@@ -104,3 +104,11 @@ def test_points_that_json_cannot_hold_are_asked_for_by_name(tmp_path: Path) -> N
     with pytest.raises(hp.SpaceError, match=r"points\[0\]: .* Pass points= again"):
         resumed(folder, space=space, trials="+1")
     assert len(resumed(folder, space=space, points=[{"f": local}], trials="+1")) == 2
+
+
+def test_one_constraint_comes_back_as_one_whether_alone_or_in_a_list(tmp_path: Path) -> None:
+    folder = made(tmp_path, outcome_constraints="loss <= 3")
+    for given in ({}, {"outcome_constraints": "loss <= 3"}, {"outcome_constraints": ["loss <= 3"]}):
+        assert resumed(folder, **given).objective.texts == ("loss <= 3",)
+    with pytest.raises(hp.StudyChangedError, match=r"outcome_constraints: \['loss <= 3'\] -> \['loss <= 4'\]"):
+        resumed(folder, outcome_constraints="loss <= 4")

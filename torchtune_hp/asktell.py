@@ -49,7 +49,7 @@ class AskTell:
         mode: str | Sequence[str] | None = None,
         trials: int | None = None,
         points: Sequence[Mapping[str, Any]] = (),
-        outcome_constraints: Sequence[str] = (),
+        outcome_constraints: str | Sequence[str] = (),
         seed: int = 0,
         **foreign: Any,
     ) -> None:

@@ -20,7 +20,7 @@ _FIXED: dict[str, Callable[[Any], Any]] = {
     "space": lambda space: Space.of(space).describe(),
     "metric": lambda metric: [metric] if isinstance(metric, str) else list(metric),
     "mode": lambda mode: [mode] if isinstance(mode, str) else list(mode),
-    "outcome_constraints": list,
+    "outcome_constraints": lambda texts: [texts] if isinstance(texts, str) else list(texts),
     "searcher": spec,
     "scheduler": spec,
     "stop": lambda stop: spec(stop_rule(stop)),

@@ -54,7 +54,7 @@ class Tuner:
         trials, time_budget, target: when the study ends: so many trials in all, so many seconds, this value of the first
             metric; whichever comes first. At least one, unless the searcher has an end of its own (a grid, rows).
         stop: ends single trials: {"accuracy": 0.95}, `hp.Plateau(patience)`, `hp.MaxSteps(n)`, a function of (trial, metrics).
-        points: configs tried first. outcome_constraints: such as "params <= 50_000"; a report that violates one ranks last.
+        points: configs tried first. outcome_constraints: "params <= 50_000", or a list of such; a report that violates one ranks last.
         warm_start: folders of earlier studies of the same metric, in any order: `GPSearch` learns from their trials what it can.
         searcher: default `GridSearch` if the space has a `grid_search` axis, else `RandomSearch`; `GPSearch` with warm_start.
         scheduler: default `FullRuns()`. executor: "auto" is `Fused()` for a ModelTrainable,
@@ -86,7 +86,7 @@ class Tuner:
         target: float | None = None,
         stop: Any = None,
         points: Sequence[Mapping[str, Any]] = (),
-        outcome_constraints: Sequence[str] = (),
+        outcome_constraints: str | Sequence[str] = (),
         warm_start: Sequence[str | Path] = (),
         searcher: Searcher | None = None,
         scheduler: Scheduler | None = None,
