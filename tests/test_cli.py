@@ -200,6 +200,11 @@ def test_ls_lists_studies_by_when_they_were_last_written(run: Out, digits: Path,
     assert "4  1 resting, 1 completed, 2 failed  a 0.5" in rows[1] and "2033-05-1" in rows[1]
 
 
+def test_ls_lists_on_where_a_driver_removes_its_log_meanwhile(run: Out, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "exists", lambda self: True)      # it was there when it was asked for
+    assert [row.split()[0] for row in run("ls", digits.parent)[1].splitlines()] == ["name", "digits"]
+
+
 def test_ls_as_json(run: Out, digits: Path) -> None:
     (study,) = json.loads(run("ls", digits.parent, "--json")[1])
     assert study.pop("modified") == (digits / "study.db").stat().st_mtime
