@@ -112,6 +112,24 @@ def test_a_study_has_a_name_and_a_folder_of_its_own(tmp_path: Path) -> None:
         assert results.header["name"] == expected and (tmp_path / expected / "study.db").is_file()
 
 
+def test_studies_without_names_that_begin_in_one_instant_have_folders_of_their_own(tmp_path: Path) -> None:
+    together, found = threading.Barrier(6), []
+
+    def fit(tuner: hp.Tuner) -> None:
+        together.wait()
+        found.append(tuner.fit().header["name"])
+
+    threads = [threading.Thread(target=fit, args=(hp.Tuner(**counting(tmp_path, name=None, trials=1)),)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == [f"Counter-{n}" for n in range(1, 7)] == sorted(folder.name for folder in tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(hp.TorchtuneError, match="A study must be writable.*Choose another storage"):
+        hp.Tuner(**counting(tmp_path / "file", name=None)).fit()
+
+
 def test_an_existing_name_is_an_error_that_says_how_to_go_on(tmp_path: Path) -> None:
     hp.Tuner(**counting(tmp_path)).fit()
     with pytest.raises(hp.StudyExistsError, match=f"torchtune-hp resume {tmp_path}/counting, or Tuner"):

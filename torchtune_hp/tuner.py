@@ -122,7 +122,7 @@ class Tuner:
             return self._go_on(self._folder)
         if plan.storage is None:
             return Session(plan, None, _learned(plan, Journal.create(None, plan.header() | {"name": plan.name or plan.recipe.name}))).run()
-        folder = plan.storage / (plan.name or _next_name(plan.storage, plan.recipe.name))
+        folder = plan.storage / plan.name if plan.name else _next_folder(plan.storage, plan.recipe.name)
         if (folder / "study.db").exists():
             if plan.resume == "auto":
                 return Tuner._resumed(folder, self._given).fit()
@@ -199,13 +199,20 @@ def _with_defaults(given: dict[str, Any], passed: frozenset[str]) -> dict[str, A
     return given | {name: value for name, value in own.items() if name not in passed or (name in _NEEDED and given[name] is None)}
 
 
-def _next_name(storage: Path, name: str) -> str:
-    """<trainable>-<n>, with the first n that is free."""
+def _next_folder(storage: Path, name: str) -> Path:
+    """<trainable>-<n>, with the first n that is free: made, so that it is nobody else's."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "study"
-    n = 1
-    while (storage / f"{stem}-{n}").exists():
+    n = 0
+    while True:
         n += 1
-    return f"{stem}-{n}"
+        folder = storage / f"{stem}-{n}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError:         # the lock says it better
+            pass
+        return folder
 
 
 def _learned(plan: Plan, journal: Journal) -> Journal:
