@@ -448,6 +448,10 @@ def lambdas(config):
 def plain(config):
     yield {"a": config["lr"], "b": config["lr"]}
 
+@hp.trainable(space={"lr": hp.uniform(0, 1)}, metric="a", mode="max", seed=5, trials=1)
+def seeded(config):
+    yield {"a": 1.0}
+
 class Holder:
     tuner = hp.Tuner(train, trials=2, storage="runs", name="held", executor=hp.Serial())
 
@@ -507,6 +511,13 @@ def test_run_with_everything_typed(run: Out, train: Path) -> None:
     assert (status, err) == (0, "")
     with Results.open(train / "runs" / "y") as results:
         assert results.header["metric"] == ["a", "b"] and results.header["mode"] == ["max", "min"] and len(results) == 4
+
+
+def test_what_is_typed_goes_before_the_decorators_though_it_is_the_default(run: Out, train: Path) -> None:
+    for typed, seed in ((("--seed", 0), 0), ((), 5)):
+        status, out, _ = run(*serial("seeded", "--quiet", *typed))
+        with Results.open(out.strip()) as results:
+            assert (status, results.header["seed"], len(results)) == (0, seed, 1)
 
 
 def test_a_name_that_is_taken_says_how_to_go_on_and_resume_goes_on(run: Out, train: Path) -> None:

@@ -41,7 +41,7 @@ _KEPT = "(SELECT c.step FROM checkpoint c WHERE c.trial = report.trial AND c.pur
 _SHOWN = f"(SELECT id FROM report WHERE trial = t.id ORDER BY step = {_KEPT} DESC, id DESC LIMIT 1)"
 
 class Results:
-    """`Results.open("runs/digits")`, or what `fit` returns. A sequence of `Result`, one for each trial, by trial id."""
+    """`Results.open("runs/digits")`, or what `fit` returns. A sequence of `Result`, one for each trial, by trial id; a slice is a list."""
 
     def __init__(self, journal: Journal, recipe: Recipe | None = None, vault: Vault | None = None, *, space: Any = None) -> None:
         self.journal = journal
