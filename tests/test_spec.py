@@ -104,6 +104,15 @@ def test_a_lambda_is_its_own_text_and_not_that_of_its_line(tmp_path: Path) -> No
     assert [a == b for a, b in zip(lambdas(LAMBDAS.replace("range(3)", "range(4)"), tmp_path), was)] == [True] * 6 + [False] + [True] * 2
 
 
+@pytest.mark.parametrize("text", ["a = (1,\n", "a = 1\n", "a = lambda c: 123456\n\n", ""])
+def test_a_lambda_whose_file_has_changed_is_known_by_what_it_does(tmp_path: Path, text: str) -> None:
+    file, names = tmp_path / "changed.py", {}
+    exec(compile("a = 1, 2, 3, lambda c: c + 1, 5\n", str(file), "exec"), names)
+    file.write_text(text)
+    linecache.checkcache()
+    assert of_callable(names["a"][3])["source_sha256"] == of_callable(eval("lambda c: c + 1"))["source_sha256"]
+
+
 SETS = "({'aa', 'bb', 'cc'}, frozenset({'dd', ('ee', frozenset({'ff', 'gg', 'hh'}))}), set(), {1: {'ii', 'jj'}}, Ellipsis)"
 SET_CODE = """
 import json, sys

@@ -108,9 +108,7 @@ def _lambda(function: Any, code: CodeType) -> str:
         raise OSError("compiled without columns")
     first, last = min(start for start, _ in where), max(end for _, end in where)
     around = [node for node in _lambdas(text).get(code.co_firstlineno, ()) if _start(node.body) <= first and last <= _end(node.body)]
-    if not around:
-        raise OSError("the file is another by now")
-    found = ast.get_source_segment(text, max(around, key=_start))
+    found = ast.get_source_segment(text, max(around, key=_start)) if around else None
     if found is None:
         raise OSError("the file is another by now")
     return found
