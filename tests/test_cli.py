@@ -200,6 +200,11 @@ def test_ls_lists_studies_by_when_they_were_last_written(run: Out, digits: Path,
     assert "4  1 resting, 1 completed, 2 failed  a 0.5" in rows[1] and "2033-05-1" in rows[1]
 
 
+def test_ls_lists_on_where_a_driver_removes_its_log_meanwhile(run: Out, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "exists", lambda self: True)      # it was there when it was asked for
+    assert [row.split()[0] for row in run("ls", digits.parent)[1].splitlines()] == ["name", "digits"]
+
+
 def test_ls_as_json(run: Out, digits: Path) -> None:
     (study,) = json.loads(run("ls", digits.parent, "--json")[1])
     assert study.pop("modified") == (digits / "study.db").stat().st_mtime
@@ -443,6 +448,10 @@ def lambdas(config):
 def plain(config):
     yield {"a": config["lr"], "b": config["lr"]}
 
+@hp.trainable(space={"lr": hp.uniform(0, 1)}, metric="a", mode="max", seed=5, trials=1)
+def seeded(config):
+    yield {"a": 1.0}
+
 class Holder:
     tuner = hp.Tuner(train, trials=2, storage="runs", name="held", executor=hp.Serial())
 
@@ -502,6 +511,13 @@ def test_run_with_everything_typed(run: Out, train: Path) -> None:
     assert (status, err) == (0, "")
     with Results.open(train / "runs" / "y") as results:
         assert results.header["metric"] == ["a", "b"] and results.header["mode"] == ["max", "min"] and len(results) == 4
+
+
+def test_what_is_typed_goes_before_the_decorators_though_it_is_the_default(run: Out, train: Path) -> None:
+    for typed, seed in ((("--seed", 0), 0), ((), 5)):
+        status, out, _ = run(*serial("seeded", "--quiet", *typed))
+        with Results.open(out.strip()) as results:
+            assert (status, results.header["seed"], len(results)) == (0, seed, 1)
 
 
 def test_a_name_that_is_taken_says_how_to_go_on_and_resume_goes_on(run: Out, train: Path) -> None:

@@ -101,3 +101,8 @@ def test_all_problems_are_named_at_once() -> None:
     with pytest.raises(ConfigurationError) as caught:
         Objective(["a", "a"], ["up", "down"])  # type: ignore[list-item]
     assert len(str(caught.value).splitlines()) == 2
+
+
+def test_one_constraint_may_stand_alone() -> None:
+    objective = Objective("loss", "min", "params <= 3")
+    assert objective.texts == ("params <= 3",) and objective.needed == ("loss", "params")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
@@ -233,6 +234,11 @@ def test_results_are_a_sequence_by_trial() -> None:
     for index in (4, -5):
         with pytest.raises(IndexError, match="trials 0 to 3"):
             results[index]
+    for part in (slice(0, 1), slice(None), slice(3, 0, -2), slice(-2, 99), slice(7, None)):
+        assert [result.trial for result in results[part]] == list(range(4))[part]
+    assert results[np.int64(1)].trial == 1 and isinstance(results[:2], list)
+    with pytest.raises(TypeError, match="integer"):
+        results["loss"]  # type: ignore[call-overload]
 
 
 def test_errors_name_the_trial_the_kind_and_the_line_that_says_why() -> None:
@@ -260,6 +266,11 @@ def test_curves_show_each_look_once() -> None:
     curves = results.curves()
     expected = {0: [(0.5, 1), (0.4, 2)], 1: [(NAN, 1)], 2: [(0.1, 1)], 3: []}
     assert repr(curves) == repr({id: [{"loss": loss, "step": step} for loss, step in curve] for id, curve in expected.items()})
+
+
+def test_a_metric_called_step_does_not_hide_the_step_of_a_curve_nor_the_step_it() -> None:
+    curves = Results(study([[(0, 1, {"loss": 0.5, "step": 9, "time": 8})]], trials=1)).curves()
+    assert curves == {0: [{"loss": 0.5, "metrics.step": 9, "time": 8, "step": 1}]}
 
 
 def test_the_frame_has_a_row_for_each_trial(monkeypatch: pytest.MonkeyPatch) -> None:

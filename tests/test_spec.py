@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
+import linecache
 import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,10 +66,72 @@ def test_an_importable_function_is_named_and_any_other_is_hashed() -> None:
     assert spec(math.sqrt) == {"callable": "math:sqrt"}
     one, same, other = (of_callable(function) for function in (lambda x: x + 1, lambda x: x + 1, lambda x: x + 2))
     assert set(one) == {"source_sha256", "name"} and len(one["source_sha256"]) == 64
-    assert one == same  # all three stand in one line, and it is the source that is hashed
+    assert one == same != other     # all three stand in one line
     blank = eval("lambda x: x + 1"), eval("lambda x: x + 1"), eval("lambda x: x + 2")
     hashes = [of_callable(function)["source_sha256"] for function in blank]
     assert hashes[0] == hashes[1] != hashes[2] and other
+
+
+LAMBDAS = """
+import functools
+TRIALS = 2
+a = dict(f=lambda c: 2, trials=TRIALS, g=lambda c: 3); b = "üÜ", (lambda c: c["x"] if c else "ü"), lambda c: 2
+nested = lambda c: (lambda: 2)()
+inner = (lambda c: (lambda: 2))(0)
+several = functools.partial(
+    lambda c: [
+        c + k for k in range(3)
+    ], trials=TRIALS)
+def closed(n): return lambda c: c + n
+"""
+
+
+def lambdas(text: str, folder: Path) -> list[Any]:
+    file = folder / "lambdas.py"
+    file.write_text(text, encoding="utf-8")
+    linecache.checkcache()
+    names: dict[str, Any] = {}
+    exec(compile(text, str(file), "exec"), names)
+    found = [names["a"]["f"], names["a"]["g"], names["b"][1], names["b"][2], names["nested"], names["inner"], names["several"].func]
+    return [of_callable(function)["source_sha256"] for function in [*found, names["closed"](1), names["closed"](2)]]
+
+
+def test_a_lambda_is_its_own_text_and_not_that_of_its_line(tmp_path: Path) -> None:
+    f, g, other, again, nested, inner, several, one, two = was = lambdas(LAMBDAS, tmp_path)
+    assert f == again == hashlib.sha256(b"lambda c: 2").hexdigest() and inner == hashlib.sha256(b"lambda: 2").hexdigest()
+    assert len({f, g, other, nested, inner, several, one}) == 7 and one == two       # as of a function: what it closes over does not count
+    assert lambdas("# moved\n\n" + LAMBDAS.replace("TRIALS", "4 * TRIALS").replace("4 * TRIALS =", "TRIALS ="), tmp_path) == was
+    assert [a == b for a, b in zip(lambdas(LAMBDAS.replace("range(3)", "range(4)"), tmp_path), was)] == [True] * 6 + [False] + [True] * 2
+
+
+@pytest.mark.parametrize("text", ["a = (1,\n", "a = 1\n", "a = lambda c: 123456\n\n", ""])
+def test_a_lambda_whose_file_has_changed_is_known_by_what_it_does(tmp_path: Path, text: str) -> None:
+    file, names = tmp_path / "changed.py", {}
+    exec(compile("a = 1, 2, 3, lambda c: c + 1, 5\n", str(file), "exec"), names)
+    file.write_text(text)
+    linecache.checkcache()
+    assert of_callable(names["a"][3])["source_sha256"] == of_callable(eval("lambda c: c + 1"))["source_sha256"]
+
+
+SETS = "({'aa', 'bb', 'cc'}, frozenset({'dd', ('ee', frozenset({'ff', 'gg', 'hh'}))}), set(), {1: {'ii', 'jj'}}, Ellipsis)"
+SET_CODE = """
+import json, sys
+from torchtune_hp.journal_text import to_json
+from torchtune_hp.space import Space, choice, uniform
+from torchtune_hp.spec import spec
+sets = eval(sys.argv[1])
+space = Space({"x": uniform(0, 1), "tags": choice(list(sets)), "kept": sets[0]})
+print(json.dumps([space.describe(), [spec(one) for one in sets], [to_json({"a": one}) for one in sets]]))
+"""
+
+
+def test_a_set_is_described_alike_in_every_process() -> None:
+    said = set()
+    for seed in ("1", "2", "3", "4"):
+        command, env = [sys.executable, "-c", SET_CODE, SETS], {**os.environ, "PYTHONHASHSEED": seed}
+        said.add(subprocess.run(command, env=env, stdout=subprocess.PIPE, check=True).stdout.decode())
+    (only,) = said
+    assert "{'aa', 'bb', 'cc'}" in only and "frozenset({'dd', ('ee', frozenset({'ff', 'gg', 'hh'}))})" in only and "set()" in only
 
 
 TYPED = (

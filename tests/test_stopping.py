@@ -9,7 +9,7 @@ import pytest
 
 from torchtune_hp.errors import ConfigurationError
 from torchtune_hp.objective import Objective
-from torchtune_hp.stopping import AnyOf, MaxSteps, Plateau, Predicate, Threshold, stop_rule
+from torchtune_hp.stopping import AnyOf, MaxSteps, Plateau, Predicate, Threshold, most_steps, stop_rule
 
 
 def first_end(rule: Any, losses: list[float], metric: str = "loss", mode: Any = "min", trial: int = 0) -> int | None:
@@ -48,6 +48,23 @@ def test_plateau_follows_the_studys_direction_or_a_metric_of_its_own() -> None:
     own = Plateau(1, metric="other", mode="max")
     own.begin(Objective("loss", "min"))
     assert [own.ends(0, step, {"loss": -step, "other": value}) for step, value in ((1, 1), (2, 2), (3, 2))] == [False, False, True]
+
+
+def test_plateau_follows_a_direction_of_its_own_on_the_studys_metric() -> None:
+    assert first_end(Plateau(2, mode="max"), [1, 2, 3, 4, 5]) is None
+    assert first_end(Plateau(2, mode="min"), [1, 2, 3, 4, 5], mode="max") == 3
+
+
+def test_a_plateau_of_a_metric_that_the_first_report_does_not_hold_is_refused() -> None:
+    rule = Plateau(3, metric="losss", mode="min")
+    for _ in range(2):          # each study has a first report
+        rule.begin(Objective("accuracy", "max"))
+        assert not rule.ends(0, 1, {})
+        with pytest.raises(ConfigurationError, match=r"stop: .*first report holds \['accuracy', 'loss'\] and not \['losss'\]\. Correct"):
+            rule.ends(1, 1, {"loss": 1.0, "accuracy": 0.5})
+    right = Plateau(2, metric="loss", mode="min")
+    right.begin(Objective("accuracy", "max"))
+    assert [right.ends(0, step, metrics) for step, metrics in enumerate([{"loss": 1.0}, {}, {}], 1)] == [False, False, True]
 
 
 def test_plateau_tells_trials_apart_and_forgets() -> None:
@@ -104,6 +121,13 @@ def test_any_of_several_ends_a_trial_and_each_hears_of_every_look() -> None:
     plateau._best.clear()  # type: ignore[attr-defined]
     rule.forget(0)
     assert [first_end(AnyOf([MaxSteps(9), Plateau(1)]), [1, 1, 1])] == [2]
+
+
+def test_the_steps_of_several_rules_are_the_least_of_those_that_count_steps() -> None:
+    assert most_steps(None) is most_steps(Plateau(3)) is most_steps(AnyOf([Plateau(3), Threshold({"loss": 1.0})])) is None
+    assert most_steps(MaxSteps(4)) == 4
+    assert most_steps(stop_rule({"training_iteration": 7, "accuracy": 0.9})) == 7
+    assert most_steps(stop_rule([MaxSteps(9), Plateau(3), [MaxSteps(5), {"training_iteration": 6, "loss": 0.0}]])) == 5
 
 
 def test_what_is_written_becomes_a_rule() -> None:

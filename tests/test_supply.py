@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+import torchtune_hp as hp
+from torchtune_hp.errors import SpaceError
 from torchtune_hp.searchers import GridSearch, RandomSearch
 from torchtune_hp.seeds import derive
 from torchtune_hp.space import Space, choice, grid_search, sample_from, uniform
-from torchtune_hp.supply import BLOCK, UNLIMITED, Point, Supply
+from torchtune_hp.supply import BLOCK, UNLIMITED, Point, Supply, check_own
 from torchtune_hp.trial import Setting
 
 SPACE = Space({"a": uniform(0.0, 1.0), "b": choice([1, 2, 3])})
@@ -67,6 +69,36 @@ def test_no_row_comes_twice_however_they_are_taken() -> None:
         source = supply(space=space, own=[ROWS[4], ROWS[2]])
         assert [config for n in sizes for _, config, _ in take(source, n)] == expected
         assert source.left(None) == 0
+
+
+def test_own_points_that_would_not_be_tried_as_they_are_or_once_are_refused_by_number() -> None:
+    space = Space.from_rows(ROWS)
+    check_own(space, [ROWS[4], ROWS[2]])
+    with pytest.raises(SpaceError, match=r"points\[2\]: each row is tried once, but points\[0\] is that row, \{'a': 4.0, 'b': 4\}. Leave"):
+        check_own(space, [ROWS[4], ROWS[2], ROWS[4]])
+    check_own(SPACE, [OWN[0], OWN[0]])          # elsewhere a point may be tried twice, for its noise, say
+    space = Space({"a": uniform(0.0, 1.0), "b": choice([1, 2, 3])}, constraints=[lambda config: config["a"] < 0.5])
+    with pytest.raises(SpaceError, match=r"points\[1\]: .* constraints, but \{'a': 0.75, 'b': 1\} does not"):
+        check_own(space, OWN)
+    drawn = sample_from(lambda config: 1)
+    space = Space({"z": drawn, "m": choice({"one": {"z": drawn, "a": uniform(0.0, 1.0)}, "two": {"n": {"z": drawn}}})})
+    fine = [{"m": {"name": "one", "a": 0.5}}, {"m": {"name": "two", "n": {}}}]
+    check_own(space, fine)
+    for wrong, names in (
+        ({"z": 1, "m": {"name": "one", "a": 0.5, "z": 2}}, r"\['z', 'm.one.z'\]"),
+        ({"m": {"name": "two", "n": {"z": None}}}, r"\['m.two.n.z'\]"),
+    ):
+        with pytest.raises(SpaceError, match=rf"points\[2\]: .*sample_from.* but it holds {names}.*Leave"):
+            check_own(space, [*fine, wrong])
+
+
+@pytest.mark.parametrize("points", [[ROWS[1], ROWS[1]], [{"a": 1.5, "b": 1}]])
+def test_a_tuner_and_ask_and_tell_refuse_such_points(points: Any) -> None:
+    arguments: dict[str, Any] = {"metric": "y", "mode": "min", "points": points}
+    with pytest.raises(SpaceError, match=r"points|config"):
+        hp.AskTell(Space.from_rows(ROWS), **arguments)
+    with pytest.raises(hp.ConfigurationError, match=r"points"):
+        hp.Tuner(lambda config: None, Space.from_rows(ROWS), storage=None, **arguments)
 
 
 def test_one_that_learns_is_asked_for_what_is_needed_beside_what_runs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import os
 import signal
 import sys
@@ -70,6 +71,30 @@ def test_a_decorated_function_is_tuned_with_its_own_defaults_and_whatever_is_pas
     assert len(hp.tune(train, {"x": hp.grid_search([0.1, 0.2, 0.3]), "width": 1}, trials=None)) == 3
 
 
+@hp.trainable(space=SPACE, metric="loss", mode="min", storage=None, verbose=0, seed=5, trials=4, scheduler=hp.FullRuns(max_t=2))
+def seeded(config: dict[str, Any]) -> None:
+    hp.report(loss=config["x"])
+
+
+@pytest.mark.parametrize(
+    "given", [{"seed": 0}, {"verbose": 1}, {"storage": "runs"}, {"trials": None, "time_budget": 9.0}, {"seed": 0, "metric": None}]
+)
+def test_an_argument_that_is_passed_goes_before_the_decorators_though_it_is_the_default(given: dict[str, Any]) -> None:
+    arguments = hp.Tuner(seeded, **given)._given
+    assert {name: arguments[name] for name in given} == given | ({"metric": "loss"} if "metric" in given else {})      # no study without
+    assert arguments["keep"] == 1 and (arguments["seed"] == 5 or "seed" in given)
+    assert hp.Tuner(seeded, SPACE, scheduler=None)._given["scheduler"] is None
+
+
+def test_a_tuners_signature_shows_its_defaults() -> None:
+    parameters = inspect.signature(hp.Tuner).parameters
+    assert [str(parameters[name]) for name in ("seed", "mode")] == ["seed: 'int' = 0", "mode: 'str | Sequence[str] | None' = None"]
+    with pytest.raises(TypeError, match="trainable"):
+        hp.Tuner()  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="positional"):
+        hp.Tuner(seeded, SPACE, "loss")  # type: ignore[misc]
+
+
 def test_a_list_in_a_space_is_a_constant_and_the_log_says_how_to_search_among_its_items() -> None:
     results = hp.tune(train, {"x": hp.uniform(0.0, 1.0), "width": [1, 2]}, trials=1)
     assert results[0].config["width"] == [1, 2]
@@ -87,6 +112,24 @@ def test_a_study_has_a_name_and_a_folder_of_its_own(tmp_path: Path) -> None:
     for expected in ("Counter-1", "Counter-2"):
         results = hp.Tuner(**counting(tmp_path, name=None)).fit()
         assert results.header["name"] == expected and (tmp_path / expected / "study.db").is_file()
+
+
+def test_studies_without_names_that_begin_in_one_instant_have_folders_of_their_own(tmp_path: Path) -> None:
+    together, found = threading.Barrier(6), []
+
+    def fit(tuner: hp.Tuner) -> None:
+        together.wait()
+        found.append(tuner.fit().header["name"])
+
+    threads = [threading.Thread(target=fit, args=(hp.Tuner(**counting(tmp_path, name=None, trials=1)),)) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == [f"Counter-{n}" for n in range(1, 7)] == sorted(folder.name for folder in tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(hp.TorchtuneError, match="A study must be writable.*Choose another storage"):
+        hp.Tuner(**counting(tmp_path / "file", name=None)).fit()
 
 
 def test_an_existing_name_is_an_error_that_says_how_to_go_on(tmp_path: Path) -> None:
@@ -206,6 +249,14 @@ def test_a_stop_rule_ends_trials() -> None:
     assert all(len(curve) == 2 for curve in results.curves().values())
     results = train.tune(stop={"loss": 10.0})
     assert all(len(curve) == 1 for curve in results.curves().values())
+
+
+@pytest.mark.parametrize("stop", [hp.MaxSteps(20), {"training_iteration": 20, "loss": -1.0}, [hp.Plateau(50), hp.MaxSteps(20)]])
+@pytest.mark.parametrize("look_every", [7, "grant"])
+def test_steps_among_other_stop_rules_are_a_trials_largest_budget(tmp_path: Path, stop: Any, look_every: Any) -> None:
+    given = counting(tmp_path, stop=stop, scheduler=None, trials=2, storage=None, look_every=look_every)
+    results = hp.Tuner(**given).fit()
+    assert results.header["max_t"] == 20 and [result.step for result in results] == [20, 20]
 
 
 def test_an_outcome_constraint_keeps_a_violator_from_being_best() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .errors import ConfigurationError, SeveralObjectivesError, StudyFailedError, TrialFinishedError
+from .arguments import refuse_foreign
+from .errors import ConfigurationError, ReportError, SeveralObjectivesError, StudyFailedError, TrialFinishedError
 from .objective import VIOLATED, Objective
 from .plan import default_searcher
 from .schedulers import FullRuns
@@ -13,6 +15,8 @@ from .schedulers.base import Scheduler
 from .searchers.base import Searcher
 from .space import Space
 from .study import BREAKER, Study
+from .supply import check_own
+from .training.reported import Cleaner
 from .trial import Command, Failed, FailKind, Launch, Limits, Reached, Scalar, Setting, Train, Trial
 
 
@@ -41,15 +45,22 @@ class AskTell:
         searcher: Searcher | None = None,
         scheduler: Scheduler | None = None,
         *,
-        metric: str | Sequence[str],
-        mode: str | Sequence[str],
+        metric: str | Sequence[str] | None = None,
+        mode: str | Sequence[str] | None = None,
         trials: int | None = None,
         points: Sequence[Mapping[str, Any]] = (),
-        outcome_constraints: Sequence[str] = (),
+        outcome_constraints: str | Sequence[str] = (),
         seed: int = 0,
+        **foreign: Any,
     ) -> None:
+        refuse_foreign("AskTell", foreign, _ARGUMENTS)
+        if metric is None:
+            raise ConfigurationError('metric: what is to be optimized? Pass metric="accuracy", mode="max", say.')
+        if mode is None:
+            raise ConfigurationError(f'mode: is {metric!r} to be minimized or maximized? Pass mode="min" or mode="max".')
         self.space = Space.of(space)
         self.objective = Objective(metric, mode, outcome_constraints)       # type: ignore[arg-type]
+        check_own(self.space, points)
         searcher = searcher or default_searcher(self.space)
         scheduler = scheduler or FullRuns()
         setting = Setting(
@@ -78,17 +89,15 @@ class AskTell:
         self._out[trial.id] = trial
         return trial
 
-    def tell(self, trial: Trial, metrics: Mapping[str, Scalar] | float, step: int | None = None) -> bool:
+    def tell(self, trial: Trial, metrics: Mapping[str, Any] | float, step: int | None = None) -> bool:
         """The metrics of a trial at a step (None: the trial has ended). True: train it on.
 
-        Steps count from 1 and only go up. A number stands for {metric: number}. Raises TrialFinishedError for a trial that
-        is not asked for, or has ended; ConfigurationError for a step that does not go up or a metric that is missing.
+        Steps count from 1 and only go up. Numbers are Python's, numpy's and 0-dim tensors; one alone stands for {metric: number}.
+        Raises TrialFinishedError for a trial that is not asked for, or has ended; ConfigurationError for a step that does not
+        go up or a metric that is missing; ReportError for a needed one that is no number, and any that is no number, bool, str or None.
         """
         self._check(trial)
-        values: dict[str, Scalar] = {self.objective.metrics[0]: metrics} if isinstance(metrics, (int, float)) else dict(metrics)
-        missing = [name for name in self.objective.needed if name not in values]
-        if missing:
-            raise ConfigurationError(f"tell: the metrics {missing} are needed, but got {sorted(values)}.")
+        values = self._clean(trial, metrics if isinstance(metrics, Mapping) else {self.objective.metrics[0]: metrics})
         before = self._steps[trial.id]
         now = before + 1 if step is None else step
         if now <= before:
@@ -119,6 +128,17 @@ class AskTell:
             raise ConfigurationError("best: no finite report within the outcome constraints was told yet.")
         return self._best
 
+    def _clean(self, trial: Trial, metrics: Mapping[Any, Any]) -> dict[str, Scalar]:
+        missing = [name for name in self.objective.needed if name not in metrics]
+        if missing:
+            raise ConfigurationError(f"tell: the metrics {missing} are needed, but got {list(metrics)}.")
+        values, _ = Cleaner(trial.id, self.objective.needed)(metrics, "tell()")
+        dropped = [key for key in metrics if key not in values]
+        if dropped:         # a study with a log drops them with a note; here there is none
+            law = "a metric is a number, bool, str or None under a name"
+            raise ReportError(f"Trial {trial.id}: {law}, but {dropped} are not. Leave them out.")
+        return values
+
     def _do(self, events: Sequence[Reached | Failed], capacity: int) -> None:
         commands: list[Command] = self._study.step(events, Limits(capacity, self._trials))
         for command in commands:
@@ -140,3 +160,6 @@ class AskTell:
     def _check(self, trial: Trial) -> None:
         if trial.id not in self._out:
             raise TrialFinishedError(f"trial {trial.id} is not out: it has ended, rests, or was never asked for.")
+
+
+_ARGUMENTS = tuple(name for name in inspect.signature(AskTell).parameters if name != "foreign")

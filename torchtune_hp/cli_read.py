@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +150,12 @@ def _best_of(study: Mapping[str, Any]) -> str:
 
 def _when(folder: Path) -> float:
     """When the journal was last written to: itself, or the log beside it, which readers may have left there empty."""
-    stats = [file.stat() for file in (folder / NAME, folder / f"{NAME}-wal") if file.exists()]
-    return max((stat.st_mtime for stat in stats if stat.st_size), default=0.0)
+    times = [0.0]
+    for file in (folder / NAME, folder / f"{NAME}-wal"):
+        with suppress(FileNotFoundError):       # a driver that ends removes its log, at any time
+            stat = file.stat()
+            times += [stat.st_mtime] if stat.st_size else []
+    return max(times)
 
 
 def _settings(folder: Path, header: Mapping[str, Any]) -> dict[str, str]:

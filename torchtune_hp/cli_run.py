@@ -200,15 +200,14 @@ def _recorded(folder: Path, header: Mapping[str, Any]) -> str | None:
 
 def _not_rebuilt(header: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """Parts that the journal cannot give back (they hold lambdas, say) and the file has."""
-    from .space import Space
-    from .spec import rebuild
+    from .resuming import brought_back
 
     missing: dict[str, Any] = {}
     for name in ("space", *_REBUILT):
         if own.get(name) is None or name not in header:
             continue
         try:
-            Space.rebuild(header[name]) if name == "space" else rebuild(header[name], name)
+            brought_back(name, header[name])
         except (ConfigurationError, SpaceError):
             missing[name] = own[name]
     return missing

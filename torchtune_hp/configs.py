@@ -19,6 +19,8 @@ def whole_config(trial: Trial, space: Space) -> Config:
     """The config that `space` makes of the trial's x and seed, if as JSON it is the recorded one; else the recorded one."""
     import torch
 
+    if len(trial.x) != len(space):
+        return trial.config
     fresh: Config = space.decode(torch.tensor([trial.x], dtype=torch.float64), [trial.seed])[0]
     return fresh if _stored(fresh) == _stored(trial.config) else trial.config
 

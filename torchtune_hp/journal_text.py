@@ -7,6 +7,8 @@ import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .spec import as_text
+
 
 def to_json(value: Any) -> str:
     """Any value as JSON. What JSON has no word for becomes `{"__repr__": ...}`; numbers of other libraries become numbers."""
@@ -26,7 +28,7 @@ def _plain(value: Any) -> Any:
         return int(value)
     if isinstance(value, numbers.Real):
         return float(value)
-    return {"__repr__": repr(value)}
+    return {"__repr__": as_text(value)}
 
 
 def _tamed(value: Any, above: tuple[int, ...]) -> Any:

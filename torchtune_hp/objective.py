@@ -55,10 +55,10 @@ class Objective:
     (inf,)
     """
 
-    def __init__(self, metric: str | Sequence[str], mode: Mode | Sequence[Mode], constraints: Sequence[str] = ()) -> None:
+    def __init__(self, metric: str | Sequence[str], mode: Mode | Sequence[Mode], constraints: str | Sequence[str] = ()) -> None:
         self.metrics: tuple[str, ...] = (metric,) if isinstance(metric, str) else tuple(metric)
         self.modes: tuple[Mode, ...] = (mode,) * len(self.metrics) if isinstance(mode, str) else tuple(mode)
-        self.texts = tuple(constraints)
+        self.texts = (constraints,) if isinstance(constraints, str) else tuple(constraints)
         self.constraints = tuple(Constraint.parse(text) for text in self.texts)
         problems = []
         if not self.metrics or not all(isinstance(name, str) and name for name in self.metrics):

@@ -23,9 +23,11 @@ from .schedulers.base import Scheduler
 from .searchers import GPSearch, GridSearch
 from .searchers.base import Searcher
 from .space import Space
+from .space.described import of_points
 from .spec import of_callable, spec
-from .stopping import MaxSteps, StopRule, stop_rule
+from .stopping import StopRule, most_steps, stop_rule
 from .study import Study
+from .supply import check_own
 from .training.recipe import recipe_of
 from .training.runner import Place, Recipe, Runner, State
 from .trial import Limits, Scalar, Setting, Source, Trial
@@ -95,6 +97,7 @@ class Plan:
         return {
             "trainable": ({} if self.trainable is None else source_of(self.trainable)) | {"name": self.recipe.name},
             "space": self.space.describe(),
+            "dims": list(self.space.names),
             "metric": list(self.objective.metrics),
             "mode": list(self.objective.modes),
             "outcome_constraints": list(self.objective.texts),
@@ -102,7 +105,7 @@ class Plan:
             "scheduler": spec(self.scheduler),
             "executor": spec(self.executor),
             "stop": spec(self.stop),
-            "points": spec(self.points),
+            "points": of_points(self.points),
             "warm_start": described(self.sources),
             "keep": self.keep,
             "seed": self.seed,
@@ -166,7 +169,7 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
     if not problems.lines:
         assert recipe is not None and space is not None
         _check_ends(recipe, scheduler, stop, problems)
-        blind = given["look_every"] == "grant" and stop is not None and not isinstance(stop, MaxSteps)
+        blind = given["look_every"] == "grant" and stop is not None and most_steps(stop) is None
         ends = recipe.ends or recipe.max_t is not None or scheduler.max_t is not None
         text = 'stop: with look_every="grant" a trial is looked at when its grant is used up, so it needs a scheduler with max_t as well.'
         problems.need(ends or not blind, text)
@@ -201,9 +204,7 @@ def default_searcher(space: Space | None) -> Searcher:
 
 
 def _largest_budget(recipe: Recipe, scheduler: Scheduler, stop: StopRule | None) -> int | None:
-    known = [limit for limit in (scheduler.max_t, recipe.max_t) if limit is not None]
-    known += [stop.steps] if isinstance(stop, MaxSteps) else []
-    return min(known, default=None)
+    return min((limit for limit in (scheduler.max_t, recipe.max_t, most_steps(stop)) if limit is not None), default=None)
 
 
 def _sources(
@@ -257,7 +258,7 @@ def _points(points: Any, space: Space | None, problems: Problems) -> tuple[Mappi
     if not problems.need(fine, f"points: a list of configs is needed, but got {points!r}.") or space is None:
         return ()
     if points:
-        problems.attempt("points", lambda: space.encode(points))
+        problems.attempt("points", lambda: check_own(space, points))
     return tuple(points)
 
 

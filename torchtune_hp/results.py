@@ -9,10 +9,11 @@ constraint is never the best; of equals the earliest is, and within one turn tha
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, overload
 
 from .configs import whole_trial
 from .errors import CheckpointError, ConfigurationError, SeveralObjectivesError, TorchtuneError
@@ -40,7 +41,7 @@ _KEPT = "(SELECT c.step FROM checkpoint c WHERE c.trial = report.trial AND c.pur
 _SHOWN = f"(SELECT id FROM report WHERE trial = t.id ORDER BY step = {_KEPT} DESC, id DESC LIMIT 1)"
 
 class Results:
-    """`Results.open("runs/digits")`, or what `fit` returns. A sequence of `Result`, one for each trial, by trial id."""
+    """`Results.open("runs/digits")`, or what `fit` returns. A sequence of `Result`, one for each trial, by trial id; a slice is a list."""
 
     def __init__(self, journal: Journal, recipe: Recipe | None = None, vault: Vault | None = None, *, space: Any = None) -> None:
         self.journal = journal
@@ -135,7 +136,14 @@ class Results:
     def __len__(self) -> int:
         return self.journal.trials()
 
-    def __getitem__(self, trial: int) -> Result:
+    @overload
+    def __getitem__(self, trial: SupportsIndex) -> Result: ...
+    @overload
+    def __getitem__(self, trial: slice) -> list[Result]: ...
+    def __getitem__(self, trial: SupportsIndex | slice) -> Result | list[Result]:
+        if isinstance(trial, slice):
+            return [self[id] for id in range(len(self))[trial]]
+        trial = operator.index(trial)
         for row in self._rows("WHERE t.id = ?", len(self) + trial if trial < 0 else trial):
             return self._made(row)
         raise IndexError(f"There are trials 0 to {len(self) - 1}, but trial {trial} was asked for.")
@@ -156,7 +164,7 @@ class Results:
             yield record((trial, state, step, time), metrics, config)
 
     def curves(self) -> dict[int, list[dict[str, Any]]]:
-        """For each trial its reports in order: the step and the metrics."""
+        """For each trial its reports in order: the metrics and the step; a metric called step is metrics.step."""
         return curves(self.journal)
 
     def counts(self) -> dict[str, int]:

@@ -8,6 +8,7 @@ from typing import Any
 from .errors import ConfigurationError, StudyChangedError
 from .journal import Journal
 from .space import Space, difference as space_difference
+from .space.described import of_points, points_from, text_of_value
 from .spec import difference, rebuild, spec
 from .stopping import stop_rule
 from .warm_start import check_paths, rebuilt
@@ -19,18 +20,18 @@ _FIXED: dict[str, Callable[[Any], Any]] = {
     "space": lambda space: Space.of(space).describe(),
     "metric": lambda metric: [metric] if isinstance(metric, str) else list(metric),
     "mode": lambda mode: [mode] if isinstance(mode, str) else list(mode),
-    "outcome_constraints": list,
+    "outcome_constraints": lambda texts: [texts] if isinstance(texts, str) else list(texts),
     "searcher": spec,
     "scheduler": spec,
     "stop": lambda stop: spec(stop_rule(stop)),
-    "points": spec,
+    "points": of_points,
     "keep": int,
     "seed": int,
     "look_every": lambda look: look,
 }
 """Arguments that are fixed for a study's life, each with how the header describes it."""
 
-ALLOWED = ("seed", "space", "searcher", "points", "trainable")
+ALLOWED = ("seed", "space", "searcher", "trainable")
 """What may be changed on purpose: recorded trials stand in for what these would have given."""
 
 
@@ -44,6 +45,11 @@ def resumed_arguments(journal: Journal, given: Mapping[str, Any], allow: Sequenc
     header = journal.header
     allow = (allow,) if isinstance(allow, str) else tuple(allow)
     unknown = [name for name in allow if name not in ALLOWED]
+    if "points" in unknown:
+        raise ConfigurationError(
+            "allow: points come first, and this study has begun. To try others, start another study with points=[...]; "
+            f"it may learn from this one, with searcher=hp.GPSearch() and warm_start=[{str(journal.folder)!r}]."
+        )
     if unknown:
         raise ConfigurationError(
             f"allow: {', '.join(ALLOWED)} may be changed on purpose, but got {unknown}. What else a study is made of decided its past "
@@ -52,11 +58,11 @@ def resumed_arguments(journal: Journal, given: Mapping[str, Any], allow: Sequenc
     arguments: dict[str, Any] = {"trainable": None, "storage": "runs", "name": None, "resume": "never", "verbose": 1, "observers": ()}
     arguments |= {"executor": "auto", "checkpoint_every": header["checkpoint_every"]}
     arguments |= {name: given[name] for name in ("trainable", *SESSION) if name in given}
-    lines: list[str] = []
+    changed: dict[str, list[str]] = {}
     for name, describe in _FIXED.items():
         recorded = header[name]
         if given.get(name) is None or (name in ("points", "outcome_constraints") and not given[name]):
-            arguments[name] = _rebuilt(name, recorded)
+            arguments[name] = brought_back(name, recorded)
             continue
         arguments[name] = given[name]
         try:
@@ -66,35 +72,59 @@ def resumed_arguments(journal: Journal, given: Mapping[str, Any], allow: Sequenc
         if name == "mode" and len(described) == 1:      # one for all metrics
             described = described * len(header["mode"])
         if described != recorded and name not in allow:
-            lines += space_difference(recorded, described) if name == "space" else difference(name, recorded, described)
+            changed[name] = _difference(name, recorded, described)
     recorded = header.get("warm_start", [])         # a study made before there was such a thing has none
     arguments["warm_start"] = rebuilt(recorded)
     if given.get("warm_start"):
         check_paths(given["warm_start"])
-        lines += difference("warm_start", [one["name"] for one in recorded], [str(path) for path in given["warm_start"]])
-    if recorded and "space" in allow and Space.of(arguments["space"]).describe() != header["space"]:
-        raise ConfigurationError(
-            "allow: the space of a study that learns from earlier ones stays as it is, for what it knows of them is recorded in its "
-            "coordinates. Start another study, with this one in its warm_start=[...]."
-        )
-    lines += _other_trainable(header, given, allow)
-    if lines:
+        changed["warm_start"] = difference("warm_start", [one["name"] for one in recorded], [str(path) for path in given["warm_start"]])
+    if "space" in allow:
+        _check_space(journal, Space.of(arguments["space"]), learns=bool(recorded))
+    changed["trainable"] = _other_trainable(header, given, allow)
+    if lines := [line for each in changed.values() for line in each]:
+        on_purpose = tuple(name for name, each in changed.items() if each and name in ALLOWED)
+        call = f"hp.Tuner.resume({str(journal.folder)!r}, ..., allow={(*allow, *on_purpose)!r})"
+        way = f" On purpose, {' and '.join(on_purpose)} may be changed: {call}." if on_purpose else ""
         raise StudyChangedError(
             f"the study {header['name']!r} was made with other settings than are passed now:\n  "
             + "\n  ".join(lines)
-            + "\nLeave them as they were, start another study, or name what is changed on purpose in allow=(...)."
+            + f"\nLeave them as they were, or start another study.{way}"
         )
     if "executor" not in given:
         arguments["executor"] = rebuild(header["executor"], "executor")
     return arguments | _limits(journal, given)
 
 
-def _rebuilt(name: str, recorded: Any) -> Any:
+def brought_back(name: str, recorded: Any) -> Any:
+    """An argument as the header holds it; ConfigurationError or SpaceError if it has to be passed again."""
     if name == "space":
         return Space.rebuild(recorded)
+    if name == "points":
+        return points_from(recorded)
     if name in ("metric", "mode"):
         return recorded if len(recorded) > 1 else recorded[0]
     return rebuild(recorded, name)
+
+
+def _difference(name: str, recorded: Any, described: Any) -> list[str]:
+    if name == "points":
+        return [f"points: {text_of_value(recorded)} -> {text_of_value(described)}"]
+    return space_difference(recorded, described) if name == "space" else difference(name, recorded, described)
+
+
+def _check_space(journal: Journal, space: Space, *, learns: bool) -> None:
+    """Law: another space has the dimensions of the recorded one, by name and in order, for each trial's x lies in those."""
+    if learns and space.describe() != journal.header["space"]:
+        raise ConfigurationError(
+            "allow: the space of a study that learns from earlier ones stays as it is, for what it knows of them is recorded in its "
+            "coordinates. Start another study, with this one in its warm_start=[...]."
+        )
+    dims = journal.header.get("dims", list(space.names))        # a study made before they were recorded has none
+    if dims != list(space.names):
+        raise ConfigurationError(
+            f"allow: the dimensions of a space stay {dims}, for all trials lie in them, but got {list(space.names)}. Start another study; "
+            f"it may learn from this one, with searcher=hp.GPSearch() and warm_start=[{str(journal.folder)!r}]."
+        )
 
 
 def _other_trainable(header: Mapping[str, Any], given: Mapping[str, Any], allow: Sequence[str]) -> list[str]:

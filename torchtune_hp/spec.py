@@ -4,13 +4,16 @@ Law: a part keeps its constructor's arguments as attributes of the same names. S
 
     spec(ASHA(max_t=27)) == {"type": "torchtune_hp.schedulers.asha:ASHA", "args": {"max_t": 27, "grace_period": 1, ...}}
 
-A function is named by "module:qualname" where it can be imported again, else by a hash of its source: enough to see that it
-changed, not to bring it back. No description holds an address, so it is the same in every process. `rebuild` says which
-argument it cannot bring back. It builds only classes of this package: a journal is data, and must not choose what is imported.
+A function is named by "module:qualname" where it can be imported again, else by a hash of its source, a lambda's without the rest of
+its lines: enough to see that it changed, not to bring it back. No description holds an address, so it is the same in every process.
+`rebuild` says which argument it cannot bring back. It builds only classes of this package: a journal is data, and must not choose
+what is imported.
 """
 
 from __future__ import annotations
 
+import ast
+import functools
 import hashlib
 import importlib
 import inspect
@@ -41,7 +44,7 @@ def spec(part: Any) -> Any:
         return {"type": f"{cls.__module__}:{cls.__qualname__}", "args": {name: spec(getattr(part, name)) for name in names}}
     except (AttributeError, TypeError, ValueError):
         says = getattr(cls, "__repr__", None) is not object.__repr__       # object's own names an address, which changes
-        return {"type": f"{cls.__module__}:{cls.__qualname__}"} | ({"repr": without_addresses(repr(part))} if says else {})
+        return {"type": f"{cls.__module__}:{cls.__qualname__}"} | ({"repr": without_addresses(as_text(part))} if says else {})
 
 
 def of_callable(function: Any) -> dict[str, str]:
@@ -57,8 +60,8 @@ def of_callable(function: Any) -> dict[str, str]:
     source = None
     if code is not None or inspect.isclass(function):
         try:
-            source = inspect.getsource(function).strip()
-        except (OSError, TypeError):        # typed at a prompt: what it was compiled to, instead
+            source = _lambda(function, code) if code is not None and code.co_name == "<lambda>" else inspect.getsource(function).strip()
+        except (OSError, TypeError, SyntaxError):       # typed at a prompt: what it was compiled to, instead
             source = None if code is None else repr(_compiled(code))
     if source is None:
         return {"repr": without_addresses(repr(function))}
@@ -77,8 +80,56 @@ def imported(path: str) -> Any:
     return here
 
 
+def as_text(value: Any) -> str:
+    """`repr`, with the items of sets in the order of their own: theirs is another in each process."""
+    if type(value) in (set, frozenset) and value:
+        items = f"{{{', '.join(sorted(map(as_text, value), key=without_addresses))}}}"
+        return items if type(value) is set else f"frozenset({items})"
+    if type(value) is tuple:
+        return f"({', '.join(map(as_text, value))}{',' if len(value) == 1 else ''})"
+    if type(value) is dict:
+        return f"{{{', '.join(f'{as_text(key)}: {as_text(part)}' for key, part in value.items())}}}"
+    return repr(value)
+
+
 def without_addresses(text: str) -> str:
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+
+
+def _lambda(function: Any, code: CodeType) -> str:
+    """A lambda's own text. OSError or SyntaxError if it cannot be found, or not told from others.
+
+    The instructions of its body lie within the body's text, and in no smaller lambda's.
+    """
+    text = "".join(inspect.findsource(function)[0])
+    where = [((line, column), (end, last)) for line, end, column, last in code.co_positions() if None not in (line, end, column, last)]
+    where = [(start, end) for start, end in where if start < end]       # a function's first instruction lies nowhere
+    if not where:
+        raise OSError("compiled without columns")
+    first, last = min(start for start, _ in where), max(end for _, end in where)
+    around = [node for node in _lambdas(text).get(code.co_firstlineno, ()) if _start(node.body) <= first and last <= _end(node.body)]
+    found = ast.get_source_segment(text, max(around, key=_start)) if around else None
+    if found is None:
+        raise OSError("the file is another by now")
+    return found
+
+
+@functools.lru_cache(maxsize=4)         # a space may hold many of one file
+def _lambdas(text: str) -> dict[int, list[ast.Lambda]]:
+    """The lambdas of a file, by the line they begin in."""
+    found: dict[int, list[ast.Lambda]] = {}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Lambda):
+            found.setdefault(node.lineno, []).append(node)
+    return found
+
+
+def _start(node: ast.expr) -> tuple[int, int]:
+    return node.lineno, node.col_offset
+
+
+def _end(node: ast.expr) -> tuple[int, int]:
+    return node.end_lineno or 0, node.end_col_offset or 0
 
 
 def _compiled(code: CodeType) -> tuple[Any, ...]:

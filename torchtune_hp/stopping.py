@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from .errors import ConfigurationError
@@ -55,10 +55,31 @@ class MaxSteps:
         """Remembers nothing."""
 
 
+class _FirstReport:
+    """Law: a study's first report holds every metric that a rule names; else ConfigurationError."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = tuple(names)
+        self._checked = False
+
+    def check(self, metrics: Metrics) -> None:
+        """At every look. No metrics: the trial ended without a report."""
+        if self._checked or not metrics:
+            return
+        missing = [name for name in self.names if name not in metrics]
+        if missing:
+            raise ConfigurationError(
+                f"stop: every metric that a rule names must be reported, but the first report holds {sorted(metrics)} and not {missing}. "
+                "Correct the name, or report it from the first step on (NaN while there is none)."
+            )
+        self._checked = True
+
+
 class Plateau:
     """Ends a trial whose metric has not improved by more than `min_delta` for `patience` steps.
 
-    `metric` and `mode` default to the study's first. Steps up to `grace_period` never end a trial.
+    `metric` and `mode` default to the study's first. Steps up to `grace_period` never end a trial. The study's first report must
+    hold a metric of its own, or a misspelt name would end every trial: ConfigurationError.
     """
 
     def __init__(
@@ -84,10 +105,12 @@ class Plateau:
         self.mode = mode
 
     def begin(self, objective: Objective) -> None:
-        self._of = Objective(self.metric, self.mode) if self.metric and self.mode else Objective(objective.metrics[0], objective.modes[0])  # type: ignore[arg-type]
+        self._of = Objective(self.metric or objective.metrics[0], self.mode or objective.modes[0])  # type: ignore[arg-type]
+        self._names = _FirstReport(self._of.metrics)
         self._best: dict[int, tuple[float, int]] = {}       # trial -> (best value, the step it was made at)
 
     def ends(self, trial: int, step: int, metrics: Metrics) -> bool:
+        self._names.check(metrics)
         value = self._of.values(metrics)[0]
         best, since = self._best.get(trial, (math.inf, step))
         if value < best - self.min_delta or trial not in self._best:
@@ -112,12 +135,10 @@ class Threshold:
     def begin(self, objective: Objective) -> None:
         modes = dict(zip(objective.metrics, objective.modes))
         self._signs = {name: -1.0 if modes.get(name) == "min" else 1.0 for name in self.values}
-        self._checked = False
+        self._names = _FirstReport(self.values)
 
     def ends(self, trial: int, step: int, metrics: Metrics) -> bool:
-        if not self._checked and metrics:           # none: the trial ended without a report
-            self._check(metrics)
-            self._checked = True
+        self._names.check(metrics)
         for name, bound in self.values.items():
             value = metrics.get(name)
             if isinstance(value, (int, float)) and self._signs[name] * (value - bound) >= 0:
@@ -126,14 +147,6 @@ class Threshold:
 
     def forget(self, trial: int) -> None:
         """Remembers nothing."""
-
-    def _check(self, metrics: Metrics) -> None:
-        missing = [name for name in self.values if name not in metrics]
-        if missing:
-            raise ConfigurationError(
-                f"stop: every metric of the dict must be reported, but the first report holds {sorted(metrics)} and not {missing}. "
-                "Correct the name, or report it from the first step on (NaN while there is none)."
-            )
 
 
 class Predicate:
@@ -172,6 +185,15 @@ class AnyOf:
     def forget(self, trial: int) -> None:
         for rule in self.rules:
             rule.forget(trial)
+
+
+def most_steps(rule: StopRule | None) -> int | None:
+    """The steps after which every trial ends under this rule, or under one of its several; None: it counts none."""
+    if isinstance(rule, MaxSteps):
+        return rule.steps
+    if isinstance(rule, AnyOf):
+        return min((steps for steps in map(most_steps, rule.rules) if steps is not None), default=None)
+    return None
 
 
 def stop_rule(stop: Any) -> StopRule | None:

@@ -1,7 +1,7 @@
 """Where new trials lie: the user's own points, then the searcher's.
 
 Laws:
-1. The user's own points come first, in order; then the searcher's, in order, from its first (index 0) on.
+1. The user's own points come first, in order, as they are; then the searcher's, in order, from its first (index 0) on.
 2. Own points are extra, except in a space of rows: there they are rows too, and no row comes twice.
 3. A searcher that learns is asked for what is needed now, beside what runs. One that does not is asked for blocks, which
    changes no point: its points depend on (seed, index) alone.
@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, SpaceError
 from .packing import Layout, held
 from .searchers.base import Searcher
 from .seeds import derive
@@ -140,6 +140,22 @@ class Supply:
 
         configs: Sequence[Config] = self._space.decode(torch.tensor([x], dtype=torch.float64), [seed])
         return configs[0]
+
+
+def check_own(space: Space, points: Sequence[Config]) -> None:
+    """SpaceError, which names the point, unless the user's own points can be tried as they are, and rows once: laws 1 and 2."""
+    x = space.encode(points)
+    seen: dict[X, int] = {}
+    for i, (point, place, feasible) in enumerate(zip(points, map(tuple, x.tolist()), space.feasible(x).tolist())):
+        if not feasible:
+            law = "a config satisfies the space's constraints"
+            raise SpaceError(f"points[{i}]: {law}, but {point!r} does not. Correct it, or leave it out.")
+        if drawn := space.drawn_in(point):
+            law = "what sample_from draws is each trial's own"
+            raise SpaceError(f"points[{i}]: {law}, but it holds {drawn}: {point!r}. Leave them out of it.")
+        first = seen.setdefault(place, i)
+        if first != i and space.rows is not None:
+            raise SpaceError(f"points[{i}]: each row is tried once, but points[{first}] is that row, {point!r}. Leave one of them out.")
 
 
 def _recorded_point(trial: Trial) -> Point:

@@ -49,7 +49,8 @@ def curves(journal: Journal) -> dict[int, list[dict[str, Any]]]:
     for trial, step, metrics, done in journal.rows("SELECT trial, step, metrics, done FROM report ORDER BY id"):
         curve = found.setdefault(trial, [])
         if not (done and curve and curve[-1]["step"] == step):      # a trial that ended without a further report said so
-            curve.append({**from_json(metrics), "step": step})
+            named = {"metrics.step" if name == "step" else name: value for name, value in from_json(metrics).items()}
+            curve.append({**named, "step": step})
     return found
 
 

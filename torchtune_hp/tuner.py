@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .arguments import refuse_foreign
 from .errors import StudyExistsError
@@ -28,18 +29,32 @@ if TYPE_CHECKING:
     from .searchers.base import Searcher
     from .space import Space
 
+Init = TypeVar("Init", bound=Callable[..., None])
+
+
+def _knowing_what_was_passed(init: Init) -> Init:
+    """Keeps the names of the arguments that were passed: one that equals its default was meant, too."""
+
+    @functools.wraps(init)
+    def knowing(self: Tuner, /, *args: Any, **keywords: Any) -> None:
+        self._passed = frozenset((*ARGUMENTS[: len(args)], *keywords))
+        init(self, *args, **keywords)
+
+    return knowing  # type: ignore[return-value]
+
 
 class Tuner:
     """Searches the space of a trainable; `fit` runs the study and returns its `Results`.
 
     Args:
         trainable: a decorated or plain train function, a generator function, a `Trainable` or `ModelTrainable` class.
-        space: a `Space`, or a dict of domains. This, `metric`, `mode` and any other argument may come from the decorator.
+        space: a `Space`, or a dict of domains. This, `metric`, `mode` and any other argument may come from the decorator;
+            what is passed here goes before it.
         metric, mode: what is optimized ("min" or "max"); lists of both for several objectives.
         trials, time_budget, target: when the study ends: so many trials in all, so many seconds, this value of the first
             metric; whichever comes first. At least one, unless the searcher has an end of its own (a grid, rows).
         stop: ends single trials: {"accuracy": 0.95}, `hp.Plateau(patience)`, `hp.MaxSteps(n)`, a function of (trial, metrics).
-        points: configs tried first. outcome_constraints: such as "params <= 50_000"; a report that violates one ranks last.
+        points: configs tried first. outcome_constraints: "params <= 50_000", or a list of such; a report that violates one ranks last.
         warm_start: folders of earlier studies of the same metric, in any order: `GPSearch` learns from their trials what it can.
         searcher: default `GPSearch`, or `GridSearch` if the space has a `grid_search` axis.
         scheduler: default `FullRuns()`. executor: "auto" is `Fused()` for a ModelTrainable,
@@ -56,6 +71,9 @@ class Tuner:
         TypeError: an argument as another library calls it, with our word for it.
     """
 
+    _passed: frozenset[str]
+
+    @_knowing_what_was_passed
     def __init__(
         self,
         trainable: Any,
@@ -68,7 +86,7 @@ class Tuner:
         target: float | None = None,
         stop: Any = None,
         points: Sequence[Mapping[str, Any]] = (),
-        outcome_constraints: Sequence[str] = (),
+        outcome_constraints: str | Sequence[str] = (),
         warm_start: Sequence[str | Path] = (),
         searcher: Searcher | None = None,
         scheduler: Scheduler | None = None,
@@ -86,7 +104,7 @@ class Tuner:
     ) -> None:
         given = {key: value for key, value in locals().items() if key in ARGUMENTS}
         refuse_foreign("Tuner", foreign, ARGUMENTS)
-        self._given = _with_defaults(given)
+        self._given = _with_defaults(given, self._passed)
         self._folder: Path | None = None        # of a study to go on with; absolute, as a trial may change the working directory
         self._shown: Path | None = None         # the same as it was given
         self._plan = make_plan(self._given)
@@ -105,7 +123,7 @@ class Tuner:
             return self._go_on(self._folder)
         if plan.storage is None:
             return Session(plan, None, _learned(plan, Journal.create(None, plan.header() | {"name": plan.name or plan.recipe.name}))).run()
-        folder = plan.storage / (plan.name or _next_name(plan.storage, plan.recipe.name))
+        folder = plan.storage / plan.name if plan.name else _next_folder(plan.storage, plan.recipe.name)
         shown = Path(self._given["storage"]).expanduser() / folder.name
         if (folder / "study.db").exists():
             if plan.resume == "auto":
@@ -130,7 +148,7 @@ class Tuner:
         Args:
             path: the study's folder. trainable: the class or function again; may be left out for a study of curves.
             trials: a new total (50) or that many more ("+50"); time_budget likewise, in seconds; target: a new value.
-            allow: settings that differ on purpose, by name: "seed", "space", "searcher", "points" or "trainable".
+            allow: settings that differ on purpose, by name: "seed", "space", "searcher" or "trainable".
             changes: any argument of a Tuner: one that the journal cannot give back (the error names it), one that belongs to
                 a session (executor, observers, verbose, checkpoint_every), or one named in `allow`.
 
@@ -161,8 +179,9 @@ class Tuner:
         return Results.open(folder, trainable=plan.trainable, space=plan.space)
 
 
-_PARAMETERS = {name: p.default for name, p in inspect.signature(Tuner).parameters.items() if name != "foreign"}
-ARGUMENTS = tuple(_PARAMETERS)
+ARGUMENTS = tuple(name for name in inspect.signature(Tuner).parameters if name != "foreign")
+_NEEDED = ("space", "metric", "mode")
+"""None says nothing of these: there is no study without them."""
 
 
 def tune(trainable: Any, space: Space | Mapping[str, Any] | None = None, **arguments: Any) -> Results:
@@ -175,21 +194,28 @@ def defaults_of(trainable: Any) -> Mapping[str, Any]:
     return trainable.defaults if isinstance(trainable, (TrainFunction, WithParameters)) else {}
 
 
-def _with_defaults(given: dict[str, Any]) -> dict[str, Any]:
-    """What was left at its default comes from the trainable's decorator, where that says it."""
+def _with_defaults(given: dict[str, Any], passed: frozenset[str]) -> dict[str, Any]:
+    """What was not passed comes from the trainable's decorator, where that says it."""
     trainable = given["trainable"]
     own = defaults_of(trainable)
     refuse_foreign("trainable", [name for name in own if name not in given], given)
-    return given | {name: value for name, value in own.items() if given[name] is _PARAMETERS[name]}
+    return given | {name: value for name, value in own.items() if name not in passed or (name in _NEEDED and given[name] is None)}
 
 
-def _next_name(storage: Path, name: str) -> str:
-    """<trainable>-<n>, with the first n that is free."""
+def _next_folder(storage: Path, name: str) -> Path:
+    """<trainable>-<n>, with the first n that is free: made, so that it is nobody else's."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "study"
-    n = 1
-    while (storage / f"{stem}-{n}").exists():
+    n = 0
+    while True:
         n += 1
-    return f"{stem}-{n}"
+        folder = storage / f"{stem}-{n}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError:         # the lock says it better
+            pass
+        return folder
 
 
 def _learned(plan: Plan, journal: Journal) -> Journal:

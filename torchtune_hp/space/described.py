@@ -2,6 +2,8 @@
 
     {"space": node, "constraints": [value, ...]}        or        {"rows": [[[key, value], ...], ...]}
 
+and the configs that are tried first as a list of values.
+
     node     {"group": [[key, node], ...]} | {"branches": [[name, node], ...]} | {"constant": value} | {word: [value, ...]}
              | {"mapped": [node, value, value]}
     value    a JSON scalar | [value, ...] | {"tuple": [...]} | {"dict": [[key, value], ...]} | {"float": "inf"}
@@ -18,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..errors import SpaceError
-from ..spec import imported, of_callable, without_addresses
+from ..spec import as_text, imported, of_callable, without_addresses
 from .domains import FUNCTIONS, Domain
 
 
@@ -28,6 +30,11 @@ def of_spec(spec: Mapping[str, Any], constraints: Sequence[Callable[..., Any]]) 
 
 def of_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"rows": [[[key, _value(value)] for key, value in row.items()] for row in rows]}
+
+
+def of_points(points: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Configs as values; `text_of_value` shows them."""
+    return [_value(dict(point) if isinstance(point, Mapping) else point) for point in points]
 
 
 def _node(spec: Any) -> dict[str, Any]:
@@ -60,7 +67,7 @@ def _value(value: Any) -> Any:
         return _value(value.item())
     if callable(value):
         return {tag: text for tag, text in of_callable(value).items() if tag != "name"}
-    return {"repr": without_addresses(repr(value))}
+    return {"repr": without_addresses(as_text(value))}
 
 
 # The way back ------------------------------------------------------------------------------------------------------------
@@ -74,6 +81,10 @@ def spec_from(description: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]
 
 def rows_from(description: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{key: _restored(f"rows[{i}].{key}", value) for key, value in row} for i, row in enumerate(description["rows"])]
+
+
+def points_from(description: Sequence[Any]) -> list[dict[str, Any]]:
+    return [_restored(f"points[{i}]", value, "points") for i, value in enumerate(description)]
 
 
 def _spec(name: str, node: Mapping[str, Any]) -> Any:
@@ -92,21 +103,22 @@ def _spec(name: str, node: Mapping[str, Any]) -> Any:
     return Domain(word, (values,) if word in ("choice", "ordinal", "grid_search") else tuple(values))
 
 
-def _restored(name: str, value: Any) -> Any:
+def _restored(name: str, value: Any, argument: str = "space") -> Any:
+    """The value again; SpaceError says which argument to pass where it cannot be."""
     if isinstance(value, list):
-        return [_restored(name, part) for part in value]
+        return [_restored(name, part, argument) for part in value]
     if not isinstance(value, Mapping):
         return value
     ((tag, content),) = value.items()
     if tag == "tuple":
-        return tuple(_restored(name, part) for part in content)
+        return tuple(_restored(name, part, argument) for part in content)
     if tag == "dict":
-        return {key: _restored(name, part) for key, part in content}
+        return {key: _restored(name, part, argument) for key, part in content}
     if tag == "float":
         return float(content)
     found = imported(content) if tag == "callable" else None
     if found is None:
-        raise SpaceError(f"{name}: {text_of_value(value)} cannot be rebuilt from what was stored. Pass space= again.")
+        raise SpaceError(f"{name}: {text_of_value(value)} cannot be rebuilt from what was stored. Pass {argument}= again.")
     return found
 
 

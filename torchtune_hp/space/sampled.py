@@ -29,8 +29,17 @@ def fill(config: dict[str, Any], sampled: Sequence[Sampled], seed: int) -> None:
     """Run them in the order they were written; each sees what stands in the config by then."""
     with _drawing_under(seed):
         for one in sampled:
-            if all(_at(config, path).get("name") == branch for path, branch in one.guards):
+            if _exists(config, one):
                 _at(config, one.path[:-1])[one.path[-1]] = _run(one, config)
+
+
+def stands_in(config: Mapping[str, Any], one: Sampled) -> bool:
+    """Whether the config gives a value for it."""
+    return _exists(config, one) and one.path[-1] in _at(config, one.path[:-1])
+
+
+def _exists(config: Mapping[str, Any], one: Sampled) -> bool:
+    return all(_at(config, path).get("name") == branch for path, branch in one.guards)
 
 
 def _at(config: Mapping[str, Any], path: tuple[str, ...]) -> Any:

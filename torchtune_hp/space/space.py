@@ -25,7 +25,7 @@ from .columns import Column, Indices
 from .domains import Domain, kept
 from .laws import not_a_foreigner
 from .rows import Table
-from .sampled import Sampled, fill
+from .sampled import Sampled, fill, stands_in
 from .tree import Group, Leaf, Mapped, Node, Points
 
 RARE = 1e-4
@@ -148,6 +148,10 @@ class Space:
         out = np.full((len(configs), len(self.dims)), 0.5)
         self._node.places(configs, np.arange(len(configs)), out)
         return torch.from_numpy(out)
+
+    def drawn_in(self, config: Config) -> list[str]:
+        """The names of sample_from keys that a legal config gives values for; they count for nothing."""
+        return [one.name for one in self._sampled if stands_in(config, one)]
 
     def shared(self, configs: Sequence[Config]) -> Tensor:
         """n configs of any space -> (n, d) float64: coordinates in this one where a hyperparameter of the same name has a value that is
