@@ -173,7 +173,7 @@ def difference(name: str, before: Any, after: Any) -> list[str]:
         return []
     if isinstance(before, dict) and isinstance(after, dict) and before.get("type") == after.get("type"):
         lines = []
-        if "args" in before and str(before["type"]).partition(".")[0] == _PACKAGE:
+        if "type" in before and "args" in before and str(before["type"]).partition(".")[0] == _PACKAGE:
             before = before | {"args": _defaults(str(before["type"])) | before["args"]}
         for key in dict.fromkeys((*before, *after)):
             label = name if key == "args" else f"{name}.{key}"

@@ -333,6 +333,9 @@ def test_a_batch_is_chosen_from_the_best_of_a_pool_and_how_many_more_there_are_d
     assert len(whole.x) > enough(3) == 128 and enough(100) == 400
     few = Pool(whole.x[:128], whole.score[:128])
     assert torch.equal(batch(drawn, steps, whole, NONE[:, :2], normals), batch(drawn, steps, few, NONE[:, :2], normals))
+    turned = Pool(whole.x.flip(0), whole.score.flip(0))         # the last 128 are the best
+    few = Pool(turned.x[:128], turned.score[:128])
+    assert torch.equal(batch(drawn, steps, turned, NONE[:, :2], normals), batch(drawn, steps, few, NONE[:, :2], normals))
 
 
 def test_a_batch_stands_on_levels_within_what_is_feasible_and_apart_from_what_was_taken() -> None:

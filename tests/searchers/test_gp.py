@@ -144,12 +144,13 @@ def test_without_a_warp_no_point_is_another_than_by_default() -> None:
 
 def test_failures_are_kept_away_from_where_axes_bend_too() -> None:
     x = points(24)
-    y = (x[:, 0] ** 0.1 - 0.9).abs() + x[:, 1]      # flat from a half on
+    y = x[:, 1] - x[:, 0] ** 0.1        # flat from a half on, and least beside the failures
     failing = [Report(24 + k, 1, (math.nan,), 0, (0.9, 0.02 * k), failed=True) for k in range(3)]
     searcher = begun(warp=True)
     searcher.tell([*reports(x, y), *failing])
     many = ask(searcher, 12, 27)
     assert ((many - many.new_tensor([0.9, 0.02])).abs() < 0.05).all(1).sum() == 0
+    assert ((many[:, 0] > 0.5) & (many[:, 1] < 0.5)).sum() >= 3         # they do not speak for all of the flat part
 
 
 def test_several_objectives_and_earlier_studies_are_warped_too() -> None:
@@ -157,13 +158,19 @@ def test_several_objectives_and_earlier_studies_are_warped_too() -> None:
     both = torch.stack([bowl(x**0.25, 0.7), bowl(x, 0.6)], 1).tolist()
     setting = replace(PLANE, objectives=2, max_t=1)
     earlier = Source("runs/a", (0, 1), tuple(map(tuple, x.tolist())), (1.0,) * 20, tuple((values[0],) for values in both))
-    for searcher in (begun(setting, warp=True), begun(replace(PLANE, sources=(earlier,)), warp=True)):
-        objectives = searcher.setting.objectives
-        searcher.tell([
-            Report(k, 1, tuple(values[:objectives]), 0, tuple(row), done=True) for k, (row, values) in enumerate(zip(x.tolist(), both))
-        ])  # fmt: skip
-        found = ask(searcher, 4, 20)
-        assert found.shape == (4, 2) and ((found >= 0) & (found <= 1)).all() and torch.equal(found, ask(searcher, 4, 20))
+    for given in (setting, replace(PLANE, sources=(earlier,))):
+        told = [
+            Report(k, 1, tuple(values[: given.objectives]), 0, tuple(row), done=True)
+            for k, (row, values) in enumerate(zip(x.tolist(), both))
+        ]
+        bent, straight = begun(given, warp=True), begun(given)
+        for searcher in (bent, straight):
+            searcher.tell(told)
+        found = ask(bent, 4, 20)
+        assert found.shape == (4, 2) and ((found >= 0) & (found <= 1)).all() and torch.equal(found, ask(bent, 4, 20))
+        assert not torch.equal(found, ask(straight, 4, 20))
+        sources = [searcher._sources for searcher in (bent, straight)]
+        assert [each and each._theirs.warped for each in sources] == ([(0, 1), ()] if given.sources else [None, None])
 
 
 # First points

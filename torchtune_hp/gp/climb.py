@@ -151,7 +151,7 @@ def ascended(
     point = cube.canonical(there)
     value = _ordered(-found.value) if torch.equal(point, there) else scored(score, point, number)
     value = value if cube.feasible is None else value.masked_fill(~cube.feasible(point), -torch.inf)
-    return Ascent(point, value, met & ~found.converged)
+    return Ascent(point, value, met & ~found.converged & ~found.behind)
 
 
 def _slid(

@@ -44,13 +44,17 @@ _SETTLED = 1e-8         # and where no step got lower, a promise of at most this
 
 
 class Minimum(NamedTuple):
-    """What was found for b rows: point (b, n), its value (b,) and gradient (b, n); iterations (b,) int64; converged (b,) bool."""
+    """What was found for b rows: point (b, n), its value (b,) and gradient (b, n); iterations (b,) int64; converged (b,) bool.
+
+    `behind` (b,) bool: which rivals gave up.
+    """
 
     point: Tensor
     value: Tensor
     gradient: Tensor
     iterations: Tensor
     converged: Tensor
+    behind: Tensor
 
 
 class _Rows(NamedTuple):
@@ -118,7 +122,7 @@ def minimize(
         n = point.shape[1]
         base = np.concatenate([point, gradient, value], -1)
         flat = np.abs(_projected(point, gradient, floor, ceiling)).max(-1, keepdims=True, initial=0.0) <= tolerance
-        found = np.concatenate([base, np.zeros_like(value), flat], -1)
+        found = np.concatenate([base, np.zeros_like(value), flat, np.zeros_like(flat)], -1)
         works = np.isfinite(base).all(-1) & ~flat[:, 0] & (steps > 0)
         near, none = _NEAR * np.minimum(ceiling - floor, 1.0), np.zeros_like(value)
         rows = _chosen(
@@ -129,15 +133,18 @@ def minimize(
         while len(rows.number):
             filled = min(filled + 1, history)
             rows, stopped, settled, hoped = _round(evaluated, rows, filled, steps, tolerance, promise, np.inf if walls is None else walls)
+            behind = np.zeros_like(settled)
             if rivals:
                 least = min(least, rows.base[:, 2 * n].min())
-                stopped |= hoped[:, 0] > least
+                behind = (hoped > least) & ~stopped[:, None]
+                stopped |= behind[:, 0]
             if stopped.any():
-                last = np.concatenate([rows.base, rows.iterations, settled], -1)
+                last = np.concatenate([rows.base, rows.iterations, settled, behind], -1)
                 found[rows.number[stopped]] = last[stopped]
                 rows = _chosen(rows, ~stopped)
-    at, slope, height, iterations, converged = torch.from_numpy(found).to(device).split_with_sizes([n, n, 1, 1, 1], -1)
-    return Minimum(at, height.squeeze(-1), slope, iterations.squeeze(-1).long(), converged.squeeze(-1).bool())
+    at, slope, *rest = torch.from_numpy(found).to(device).split_with_sizes([n, n, 1, 1, 1, 1], -1)
+    height, iterations, *which = (part.squeeze(-1) for part in rest)
+    return Minimum(at, height, slope, iterations.long(), *(part.bool() for part in which))
 
 
 def _round(

@@ -196,7 +196,7 @@ def _apart(columns: Sequence[Column], x: Tensor, scale: Tensor) -> Tensor:
     for k in range(len(x)):
         if far[k, some].all():
             some.append(k)
-    return torch.tensor(some + sorted(set(range(len(x))) - set(some)), device=x.device)
+    return torch.tensor(some + sorted(set(range(len(x))) - set(some)), dtype=torch.int64, device=x.device)
 
 
 def _allowed(cube: Cube, x: Tensor) -> Tensor:

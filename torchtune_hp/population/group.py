@@ -76,6 +76,7 @@ class Group(Seats):
         except Idle as idle:
             self.begin_without(idle.names)
             stack = self._watched(runners, attributes)
+            self._tried(stack)      # another copy of the model: what it fills at its first call is filled
             self._widths.check(stack, self.runners)
             trained, validated = self._attempt(stack)
         self.proven = self.proven or stack.checked

@@ -3,28 +3,27 @@
 The prototype is called once for all members, and an attempt that is put back was a call too. So what a module of the user's own counts
 in Python is one count for all of them, and neither any member's nor a checkpoint's. A buffer is each member's own.
 
-Not taken for a memory: what is as it was between two calls (a cache is filled in the first), and tensors that are kept but not counted
-(the activations of the last call), whatever they hold.
+Not taken for a memory: what is as it was between two calls (a cache is filled in the first), new keys of a dict (a table for another
+length), and tensors that are kept, whatever they hold (the activations of the last call).
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from .signature import REGISTRIES, is_torch_s
+from .signature import REGISTRIES, Same, is_torch_s
 
-Memories = dict[tuple[str, str], Hashable]
-
-_DEEP = 8       # containers in containers; what lies deeper is known by its identity
+Memories = dict[tuple[str, str], Any]
 
 
 def memories(model: nn.Module) -> Memories:
     """(path, attribute) -> what the user's own modules hold, as it can be compared with another time."""
     return {
-        (path, name): _told(value, 0)
+        (path, name): _told(value, set())
         for path, module in model.named_modules() if not is_torch_s(module)
         for name, value in vars(module).items() if name not in REGISTRIES and name != "_watch" and "_hooks" not in name
     }  # fmt: skip
@@ -32,21 +31,36 @@ def memories(model: nn.Module) -> Memories:
 
 def changed(before: Memories, after: Memories) -> str | None:
     """The name of the first that is another; None if none is."""
-    return next((".".join(filter(None, place)) for place, value in after.items() if before.get(place, value) != value), None)
+    return next((".".join(filter(None, place)) for place in after if place in before and not _same(before[place], after[place])), None)
 
 
-def _told(value: Any, depth: int) -> Hashable:
+def _told(value: Any, seen: set[int]) -> Any:
+    """`seen`: the ids of containers that were told already: they may hold each other."""
     if value is None or isinstance(value, (bool, int, str, bytes)):
         return value
     if isinstance(value, (float, complex)):
         return repr(value)      # NaN is as it was
     if isinstance(value, Tensor):
         return "a tensor"
-    if depth < _DEEP:
-        if isinstance(value, (list, tuple)):
-            return "in order", tuple(_told(part, depth + 1) for part in value)
-        if isinstance(value, Mapping):
-            return "by key", tuple((_told(key, depth + 1), _told(part, depth + 1)) for key, part in value.items())
-        if isinstance(value, (set, frozenset)):
-            return "a set", frozenset(_told(part, depth + 1) for part in value)
-    return type(value).__qualname__, id(value)
+    if isinstance(value, tuple):
+        return tuple([_told(part, seen) for part in value])
+    if id(value) in seen:
+        return "told before"
+    seen.add(id(value))
+    if isinstance(value, Mapping):
+        return {key: _told(part, seen) for key, part in value.items()}
+    if isinstance(value, list):
+        return tuple([_told(part, seen) for part in value])
+    if isinstance(value, (set, frozenset)):
+        return frozenset(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _told(getattr(value, field.name, None), seen) for field in dataclasses.fields(value)}
+    return Same(value)
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return all(_same(part, other[key]) for key, part in one.items() if key in other)
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return type(one) is type(other) and bool(one == other)

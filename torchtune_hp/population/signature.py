@@ -168,12 +168,12 @@ class _Freezer:
         if isinstance(value, Tensor):
             if id(value) in self._own:
                 return "the model's", self._own[id(value)]
-            return _Same(value) if self._placed and value.device.type != "cpu" else _content(value)
+            return Same(value) if self._placed and value.device.type != "cpu" else _content(value)
         if isinstance(value, (list, tuple, set, frozenset, Mapping, FunctionType)):
             return self._made_of(value)
         if isinstance(value, MethodType):
-            return "a method", self(value.__func__), _Same(value.__self__)
-        return value if isinstance(value, BuiltinFunctionType) else _Same(value)
+            return "a method", self(value.__func__), Same(value.__self__)
+        return value if isinstance(value, BuiltinFunctionType) else Same(value)
 
     def _made_of(self, value: Any) -> Hashable:
         if any(value is other for other in self._above):
@@ -202,13 +202,13 @@ def placed(value: Any) -> Hashable:
 
 def _content(tensor: Tensor) -> Hashable:
     if tensor.layout != torch.strided or tensor.device.type == "meta":
-        return _Same(tensor)
+        return Same(tensor)
     data = tensor.detach().cpu().contiguous().reshape(-1)
     digest = hashlib.blake2b(data.view(torch.uint8).numpy().tobytes()).digest() if data.numel() else b""
     return "a tensor", tuple(tensor.shape), tensor.dtype, digest
 
 
-class _Same:
+class Same:
     """Equal where the object is the same one. It is held, so that no other gets its id."""
 
     __slots__ = ("value",)
@@ -217,7 +217,7 @@ class _Same:
         self.value = value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.value is self.value
+        return isinstance(other, Same) and other.value is self.value
 
     def __hash__(self) -> int:
         return id(self.value)
@@ -226,7 +226,7 @@ class _Same:
         return f"an object of {type(self.value).__name__}"
 
 
-_ABSENT = _Same("absent")
+_ABSENT = Same("absent")
 
 
 def _shown(value: Any) -> str:

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from inspect import getattr_static
 from types import FunctionType
 from typing import Any
@@ -147,9 +147,6 @@ class _Viewing:
             return sight.read(("config",), object.__getattribute__(self, name))
         if name in _WORDS or name not in own and name != "trial_id" and _is_code(cls, name):
             return object.__getattribute__(self, name)
-        static = None if name in own else getattr_static(cls, name, None)
-        if isinstance(static, cached_property):     # it would write what it finds; what it reads of a member is seen
-            return static.func(self)
         try:
             value = object.__getattribute__(self, name)
         except AttributeError:

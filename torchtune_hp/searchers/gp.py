@@ -193,7 +193,7 @@ class GPSearch(Base):
         if reference is None:
             aim = Improvement(processes[0], observed, pending, n, generator)
         else:
-            aim = FrontImprovement(processes, reference, observed, pending, n, generator)
+            aim = FrontImprovement(processes, reference, torch.unique(observed, dim=0), pending, n, generator)
         bonus = self._success(processes, tried)
 
         def score(at: Tensor) -> Tensor:

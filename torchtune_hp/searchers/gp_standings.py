@@ -97,7 +97,7 @@ def standings(curves: Sequence[Curve], max_t: int | None) -> tuple[list[int], li
     valued = 2 * sum(ends) >= sum(not curve.failed for curve in curves)
     known = some if valued else list(range(len(curves)))
     curves, fixed = [curves[k] for k in known], torch.tensor([ends[k] for k in known])
-    if valued and fixed.all():      # values are all there is to it: nobody lies between others
+    if fixed.all():      # values are all there is to it: nobody lies between others
         return known, standardized(tamed(torch.tensor([curve.best[-1] for curve in curves], dtype=torch.float64))).tolist()
     least = min(curve.first for curve in curves if curve.best)      # who failed before is compared there
     trained = torch.tensor([math.inf if end else max(curve.newest, least) for curve, end in zip(curves, fixed)], dtype=torch.float64)
