@@ -10,13 +10,14 @@ part runs in a process of its own, one after the other, so that its memory is it
     open      Results.open on that study, in a fresh process; best: results.best after it, both without torch
     resume    Tuner.resume(trials="+512") until the replay is done and the first new turn may come
 
-"first tenth" and "last tenth" are the cost of a report over these parts of all reports. Memory is the high-water mark of the
-process, the import of torch (some 300 MB) included.
+"first tenth" and "last tenth" are the cost of a report over these parts of all reports, some seconds each: a machine that is slower for
+a moment moves their ratio. So the first two parts are run `--rounds` times, in turn, and each of their figures is the median of its rounds.
+Memory is the high-water mark of the process, the import of torch (some 300 MB) included.
 
 The claim would be false if reports were skipped (they are counted, and in the journal as well), if the curve were trivial (it
 depends on every coordinate and on the step), or if cost grew with the number of trials (hence the tenths).
 
-    python benchmarks/scale.py [--quick] [--trials 1000000] [--eta 4] [--results DIR]
+    python benchmarks/scale.py [--quick] [--trials 1000000] [--eta 4] [--rounds 3] [--results DIR]
 """
 
 from __future__ import annotations
@@ -186,8 +187,9 @@ PARTS = {"loop": loop, "journal": journal, "open": opened, "resume": resume}
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="50,000 trials; writes nothing without --results")
+    parser.add_argument("--quick", action="store_true", help="50,000 trials, 1 round; writes nothing without --results")
     parser.add_argument("--trials", type=int)
+    parser.add_argument("--rounds", type=int)
     parser.add_argument("--eta", type=float, default=4)
     parser.add_argument("--storage", help="folder in which the study is made; default: a temporary one")
     parser.add_argument("--results", help="folder for the result; the full form's default is benchmarks/results")
@@ -202,15 +204,19 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
     where, probed = common.environment(), common.probes()
     common.heading(where, probed)
+    rounds = options.rounds or (1 if options.quick else 3)
     folder = tempfile.mkdtemp(prefix="scale-", dir=options.storage)
+    each: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
     try:
-        found = {}
-        for part in PARTS:
+        for part in [*("loop", "journal") * rounds, "open", "resume"]:
+            if part == "journal":
+                shutil.rmtree(Path(folder) / "scale", ignore_errors=True)
             said = ["--part", part, "--trials", str(trials), "--eta", str(options.eta), "--storage", folder]
-            found[part] = common.child(__file__, *said)
-            print(f"  {part}: " + ", ".join(f"{key} {common.number(value)}" for key, value in found[part].items()), flush=True)
+            each[part].append(common.child(__file__, *said))
+            print(f"  {part}: " + ", ".join(f"{key} {common.number(value)}" for key, value in each[part][-1].items()), flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    found = {part: {key: common.median([figures[key] for figures in runs]) for key in runs[0]} for part, runs in each.items()}
     goals = [
         common.Goal("reports a second, no journal", found["loop"]["reports_per_s"], ">=", 30_000),
         common.Goal("reports a second, journal on disk", found["journal"]["reports_per_s"], ">=", 20_000),
@@ -227,7 +233,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         goals.append(common.Goal("reports in all", found["journal"]["reports"], ">=", 1_500_000 if options.eta < 4 else 1_300_000))
     common.show_goals(goals)
     result = {"environment": where, "probes": probed, "quick": options.quick, "eta": options.eta, "workers": WORKERS, "max_t": MAX_T}
-    result |= {"parts": found, "goals": common.goals_json(goals)}
+    result |= {"parts": found, "rounds_of": each, "goals": common.goals_json(goals)}
     common.save("scale", options.results or (None if options.quick else common.HERE / "results"), result)
     return result
 
