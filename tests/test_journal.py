@@ -227,6 +227,20 @@ def test_a_trial_can_be_looked_up_and_counted() -> None:
             journal.trial(1)
 
 
+@pytest.mark.parametrize(("width", "seed"), [(1, 0), (1, 1), (1, 2), (2, 3), (4, 4)])
+def test_what_is_in_the_tables_does_not_depend_on_how_many_turns_are_written_at_once(width: int, seed: int) -> None:
+    views = ["turn", "report", "failure", "note", "layout", "trials"]       # `dropped` depends on what was pending
+    story = [(events, commands) for events, _, commands in a_study(60, seed, width)]
+    last = [((), [Launch(trial(999), 1)]), ((Reached(999, 1, {"loss": math.nan}, 60.0),), [Train(999, 2)]), ((), [Drop(999)])]
+    found = []
+    for every in (1, 1000):
+        with Journal.create(None, HEADER, every=every) as journal:
+            for events, commands in [*story, *last]:        # under the same limits, on one slot, most turns are one look
+                journal.append(events, ONE, commands)
+            found.append({view: list(journal.rows(f"SELECT * FROM {view}")) for view in views})
+    assert found[0] == found[1] and len(found[0]["report"]) >= 30
+
+
 def test_the_best_report_is_known_at_every_turn(tmp_path: Path) -> None:
     """Smaller first; of equals the earlier turn, within a turn the smaller trial id; nothing that is not finite or violates."""
     turns = [[(1, 1, 5.0)], [(2, 1, 3.0), (0, 1, 3.0)], [(1, 2, 3.0)], [(0, 2, NAN)], [(2, 2, 1e30)], [(1, 3, -2.0)]]

@@ -63,14 +63,17 @@ class Journal:
         self.write = write
         self._db = db
         self._path: str | Path = ":memory:" if folder is None else folder / file.NAME
+        self._failing = file.failing(self._path)
         self._every = every
         self._lock = threading.RLock()
         self._failed = False
-        with file.failing(self._path):
+        with self._failing:
             self._header: dict[str, Any] = {key: from_json(value) for key, value in db.execute("SELECT key, value FROM header")}
             if "metric" not in self._header or "mode" not in self._header:
                 raise sqlite3.DatabaseError("malformed header")
             self._stand = self._read_stand() if write else Stand()
+            # The trials that may have files: the driver asks of each when it begins and when it ends, and most have none.
+            self._filed = {trial for (trial,) in db.execute("SELECT DISTINCT trial FROM checkpoint")} if write else set()
         self.objective = objective_of(self._header)
         self._pending = self._empty()
 
@@ -106,7 +109,7 @@ class Journal:
         with self._lock:
             self._pending.add(events, limits, commands)
             if self._pending.turns >= self._every or self._pending.looks >= _LOOKS:
-                self.flush()
+                self._commit()
 
     def note(self, note: Note) -> None:
         """A note outside of any turn: `turns` does not give it back, `notes` does."""
@@ -119,10 +122,12 @@ class Journal:
     def update_header(self, **changes: Any) -> None:
         self._commit(lambda db: db.executemany("INSERT OR REPLACE INTO header VALUES (?, ?)", _header_rows(changes)))
         self._header.update({key: from_json(value) for key, value in _header_rows(changes)})
+        self._pending = self._empty()       # by the new header; what was pending was written with the change
 
     def add_checkpoint(self, trial: int, step: int, purpose: str, path: str, size: int, sha256: str, kind: str) -> int:
         """Records a file that lies complete on the disk. Returns the row's id."""
         values = (trial, step, purpose, path, size, sha256, kind)
+        self._filed.add(trial)
         cursor = self._commit(lambda db: db.execute("INSERT INTO checkpoint VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)", values))
         return int(cursor.lastrowid or 0)
 
@@ -141,7 +146,7 @@ class Journal:
                 if self.write and not self._failed:
                     self.flush()
             finally:
-                self._pending = self._empty()
+                self._pending.clear()
                 self._db.close()
 
     # Reading --------------------------------------------------------------------------------------------------------------
@@ -161,7 +166,7 @@ class Journal:
 
     def turns(self) -> Iterator[tuple[tuple[Event, ...], Limits, list[Command]]]:
         """What was appended until now, in order: (events, limits, commands)."""
-        with file.failing(self._path):
+        with self._failing:
             yield from journal_turns.turns(self._chunks)
 
     def last_limits(self) -> Limits | None:
@@ -174,7 +179,7 @@ class Journal:
 
     def trial(self, id: int) -> Trial:
         """A launched trial; its config is what JSON holds of it. KeyError if there is none."""
-        with file.failing(self._path):
+        with self._failing:
             found = self._chunks(f"{journal_turns.TRIALS} WHERE id = ?", id)
             for trial in journal_turns.trials_of(found, rows.layouts(self.rows(journal_turns.LAYOUTS))):
                 return trial
@@ -188,6 +193,8 @@ class Journal:
 
     def checkpoints(self, trial: int | None = None, purpose: str | None = None) -> list[CheckpointRow]:
         """Rows of the vault, in the order they were added."""
+        if self.write and trial is not None and trial not in self._filed:
+            return []
         where = "?1 IS NULL" if trial is None else "trial = ?1"
         sql = f"SELECT * FROM checkpoint WHERE {where} AND (?2 IS NULL OR purpose = ?2) ORDER BY id"
         return [CheckpointRow(*row) for row in self.rows(sql, trial, purpose)]
@@ -203,14 +210,14 @@ class Journal:
     def _chunks(self, sql: str, *parameters: Any) -> Iterator[list[tuple[Any, ...]]]:
         if self.write and not self._failed:
             self.flush()
-        with file.failing(self._path):
+        with self._failing:
             cursor = self._db.execute(sql, parameters)
             while chunk := cursor.fetchmany(_CHUNK):
                 yield chunk
 
     def _read_stand(self) -> Stand:
         stand = Stand()
-        with file.failing(self._path):
+        with self._failing:
             for turn, time, *bounds in self._db.execute(_LAST_TURN):
                 stand.turns, stand.seconds, stand.limits = turn + 1, time, Limits(*bounds)
             for report, turn, time, best in self._db.execute(_LAST_REPORT):
@@ -227,24 +234,27 @@ class Journal:
         max_t = self._header.get("max_t")
         return Pending(self.objective, float("inf") if max_t is None else max_t, self._stand)
 
-    def _commit(self, also: Callable[[sqlite3.Connection], Any] = lambda db: None) -> Any:
+    def _commit(self, also: Callable[[sqlite3.Connection], Any] | None = None) -> Any:
         """What is pending and what the caller adds, in one transaction. Returns what `also` does."""
         with self._lock:
             if not self.write:
                 raise JournalError(f"Only the driver writes a journal, but {self._path} was opened to be read. Open it with write=True.")
             self._failed = True
-            with file.failing(self._path):
+            db, given = self._db, None
+            with self._failing:
                 try:
-                    self._db.execute("BEGIN IMMEDIATE")
-                    self._pending.insert(self._db)
-                    given = also(self._db)
-                    self._db.execute("COMMIT")
+                    if also is not None or not self._pending.insert_look(db):
+                        db.execute("BEGIN IMMEDIATE")
+                        self._pending.insert(db)
+                        if also is not None:
+                            given = also(db)
+                        db.execute("COMMIT")
                 except BaseException:
                     with suppress(sqlite3.Error):
-                        self._db.rollback()
+                        db.rollback()
                     raise
             self._failed = False
-            self._pending = self._empty()
+            self._pending.clear()
             return given
 
     def __enter__(self) -> Journal:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Literal
 
 from .errors import JournalError, StudyExistsError, StudyNotFoundError
-from .journal_rows import APPLICATION, SCHEMA, config_text
+from .journal_rows import APPLICATION, ONE_LOOK, SCHEMA, config_text
 
 NAME = "study.db"
 BESIDE = (f"{NAME}-wal", f"{NAME}-shm")
@@ -28,6 +28,7 @@ def create(folder: Path | None, tables: str, header: Sequence[tuple[str, str]], 
     if folder is None:
         db = _connect(":memory:", ":memory:")
         _build(db, tables, header)
+        db.executescript(ONE_LOOK)
         return db
     path = Path(folder) / NAME
     if path.exists():
@@ -66,6 +67,7 @@ def writer(folder: Path, durable: Durable) -> sqlite3.Connection:
         db.execute("PRAGMA cache_size = -65536")
         (page,) = db.execute("PRAGMA page_size").fetchone()
         db.execute(f"PRAGMA wal_autocheckpoint = {_LOG // page}")
+        db.executescript(ONE_LOOK)
     return db
 
 

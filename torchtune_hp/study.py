@@ -137,7 +137,7 @@ class Study:
     def notes(self) -> list[Note]:
         """What the log should say of how points are chosen, since it was last asked: of a searcher that has `notes`."""
         said: Sequence[str] = getattr(self.searcher, "notes", tuple)()
-        return [Note("searcher", text, time=self.seconds) for text in said]
+        return [Note("searcher", text, time=self.seconds) for text in said] if said else []
 
     @property
     def running(self) -> Mapping[int, int]:

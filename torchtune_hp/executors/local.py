@@ -105,8 +105,8 @@ class LocalTrials:
         """Between turns: saves states that a crash would cost too much of, and makes room. `busy` trials go on at once."""
         if self._dirty and self._unsaved >= self.job.checkpoint_every:
             self.save()
-        resting = [trial for trial in self._runners if trial not in busy]
-        if self.job.recipe.saves:
+        if len(self._runners) > RESTING_LIVE and self.job.recipe.saves:
+            resting = [trial for trial in self._runners if trial not in busy]
             for trial in resting[: max(0, len(resting) - RESTING_LIVE)]:
                 try:
                     state = self._saved(trial)
@@ -193,4 +193,4 @@ def place_of(job: Job, trial: int) -> Place:
     """Where this trial lives: the study's place, with a folder of its own in it."""
     if job.place.folder is None:
         return job.place
-    return dataclasses.replace(job.place, folder=job.place.folder / "trials" / f"{trial:06d}")
+    return dataclasses.replace(job.place, folder=job.place.folder.joinpath("trials", f"{trial:06d}"))

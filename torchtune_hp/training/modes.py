@@ -20,6 +20,13 @@ from torch.utils import _python_dispatch as dispatch
 _stack: Any = overrides._get_current_function_mode_stack
 _push: Any = overrides._push_mode
 _pop: Any = overrides._pop_mode
+_nest: Any = torch.autocast_increment_nesting
+_unnest: Any = torch.autocast_decrement_nesting
+_any_autocast: Any = torch._C._is_any_autocast_enabled
+_grad_enabled: Any = torch.is_grad_enabled
+_inference_enabled: Any = torch.is_inference_mode_enabled
+_functions: Any = torch._C._len_torch_function_stack
+_dispatches: Any = torch._C._len_torch_dispatch_stack
 _DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
@@ -35,16 +42,30 @@ class Modes(NamedTuple):
     loop: Any
 
 
+_NOTHING = Modes(True, False, None, (), (), None, None)
+"""What nearly every thread stands in. Two that do are told apart by nothing, and one object says so fastest."""
+
+
 def standing() -> Modes:
-    """What is set in this thread now. 2 us; some more inside autocast, and where CUDA is in use."""
-    functions = tuple(_stack()) if torch._C._len_torch_function_stack() else ()
-    dispatches = tuple(dispatch._get_current_dispatch_mode_stack()) if torch._C._len_torch_dispatch_stack() else ()
-    return Modes(torch.is_grad_enabled(), torch.is_inference_mode_enabled(), _autocast(), functions, dispatches, _cuda(), _loop())
+    """What is set in this thread now. 1.5 us; some more inside anything, and where CUDA is in use."""
+    depth = _nest() - 1
+    _unnest()
+    autocast = _autocast(depth) if depth or _any_autocast() else None
+    cuda, loop = _cuda(), _loop()
+    if (
+        autocast is cuda is loop is None
+        and _grad_enabled()
+        and not (_inference_enabled() or _functions() or _dispatches())
+    ):
+        return _NOTHING
+    functions = tuple(_stack()) if _functions() else ()
+    dispatches = tuple(dispatch._get_current_dispatch_mode_stack()) if _dispatches() else ()
+    return Modes(_grad_enabled(), _inference_enabled(), autocast, functions, dispatches, cuda, loop)
 
 
 def change(now: Modes, modes: Modes) -> None:
     """Makes `modes` the state of this thread, where `now` is."""
-    if now == modes:
+    if now is modes or now == modes:
         return
     for _ in now.functions:     # they see what is set below, and may refuse
         _pop()
@@ -72,11 +93,7 @@ _guards: list[Any] = []
 """Inference modes that are never left: torch has a guard, but no setter, and a guard that goes would put its own past back."""
 
 
-def _autocast() -> tuple[Any, ...] | None:
-    depth = torch.autocast_increment_nesting() - 1
-    torch.autocast_decrement_nesting()
-    if not depth and not torch._C._is_any_autocast_enabled():
-        return None
+def _autocast(depth: int) -> tuple[Any, ...]:
     devices = tuple((torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in _DEVICES)
     return (depth, torch.is_autocast_cache_enabled(), *devices)
 
