@@ -193,7 +193,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         common.table(
             f"{name}: evaluations to what is reached without a source after {at}, {seeds} seeds",
             ["source", "median", "over none", "95 % from", "to"],
-            [["none", float(np.median(counts["none"]))]]
+            [["none", float(np.median(counts["none"])), None, None, None]]
             + [[r["source"], float(np.median(counts[r["source"]])), r["ratio"], r["low"], r["high"]] for r in rows if r["task"] == name],
         )  # fmt: skip
     measured = seeds >= 20 and not quick

@@ -169,7 +169,7 @@ def test_a_batch_needs_as_many_more_evaluations_as_it_takes_to_be_where_one_at_a
     assert quality.more_evaluations(branin, sequential, [[9.0] * 12], 3) == pytest.approx(300.0)
 
 
-def test_warm_start_counts_evaluations_to_the_target(benchmark: Any, tmp_path: Path) -> None:
+def test_warm_start_counts_evaluations_to_the_target(benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     warm = benchmark("warm_start")
     space = hp.Space({"a": hp.uniform(0.0, 1.0)})
 
@@ -184,6 +184,9 @@ def test_warm_start_counts_evaluations_to_the_target(benchmark: Any, tmp_path: P
     assert found["evaluations"]["none"] == [next((k + 1 for k, v in enumerate(run) if v <= found["target"]), 9) for run in cold]
     assert np.median(found["evaluations"]["itself"]) <= np.median(found["evaluations"]["none"])
     assert warm.ratio([3, 3, 3], [2, 2, 2]) == (1.5, 1.5, 1.5)
+    monkeypatch.setattr(warm, "compared", lambda *_: found)     # what is printed and written of it
+    result = warm.main(["--quick", "--results", str(tmp_path)])
+    assert [row["source"] for row in result["compared"]] == list(alike) and list(tmp_path.glob("warm_start-*.json"))
 
 
 def test_the_tasks_before_digits_are_other_tasks(benchmark: Any) -> None:
