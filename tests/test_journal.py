@@ -228,13 +228,14 @@ def test_a_trial_can_be_looked_up_and_counted() -> None:
 
 
 @pytest.mark.parametrize(("width", "seed"), [(1, 0), (1, 1), (1, 2), (2, 3), (4, 4)])
-def test_what_is_in_the_tables_does_not_depend_on_how_many_turns_are_written_at_once(width: int, seed: int) -> None:
+@pytest.mark.parametrize("metric", ["loss", ["loss", "size"]])
+def test_what_is_in_the_tables_does_not_depend_on_how_many_turns_are_written_at_once(width: int, seed: int, metric: Any) -> None:
     views = ["turn", "report", "failure", "note", "layout", "trials"]       # `dropped` depends on what was pending
     story = [(events, commands) for events, _, commands in a_study(60, seed, width)]
     last = [((), [Launch(trial(999), 1)]), ((Reached(999, 1, {"loss": math.nan}, 60.0),), [Train(999, 2)]), ((), [Drop(999)])]
     found = []
     for every in (1, 1000):
-        with Journal.create(None, HEADER, every=every) as journal:
+        with Journal.create(None, HEADER | {"metric": metric, "mode": "min"}, every=every) as journal:
             for events, commands in [*story, *last]:        # under the same limits, on one slot, most turns are one look
                 journal.append(events, ONE, commands)
             found.append({view: list(journal.rows(f"SELECT * FROM {view}")) for view in views})
@@ -340,7 +341,7 @@ def whole_turns(folder: Path, acknowledged: int) -> None:
         assert len(writer) == len(turns) + 1
 
 
-@pytest.mark.parametrize("statement", [3, 6, 40, 101])
+@pytest.mark.parametrize("statement", [3, 6, 40, 63, 64, 65, 66, 101])
 def test_an_exit_inside_a_transaction_leaves_whole_turns(tmp_path: Path, statement: int) -> None:
     process = child(tmp_path, statement)
     out, _ = process.communicate(timeout=30)
@@ -397,6 +398,61 @@ def test_a_disk_that_is_full_costs_no_turn_that_was_acknowledged(tmp_path: Path)
     write(journal, turns[count + 1 :])
     assert seen(journal.turns()) == seen(turns)
     journal.close()
+
+
+class Unspeakable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize("every", [1, 100])
+def test_a_turn_that_cannot_be_put_into_words_is_not_there_at_all(tmp_path: Path, every: int) -> None:
+    odd = Launch(Trial(1, (0.5,), {"net": Unspeakable()}, 7), 1)
+    with Journal.create(tmp_path, HEADER, every=every) as journal:
+        journal.append((), ONE, [Launch(trial(0), 1)])
+        journal.flush()
+        with pytest.raises(RuntimeError, match="no words"):
+            journal.append((Reached(0, 1, {"loss": 1.0}, 1.0),), Limits(2), [Train(0, 2), odd])
+        journal.note(Note("executor", "closed", None, 2.0))
+        journal.flush()
+        assert len(journal) == 1
+    with Journal.open(tmp_path, write=True) as journal:
+        assert len(list(journal.turns())) == 1 and journal.seconds == 2.0
+        journal.append((Reached(0, 1, {"loss": 2.0}, 3.0),), Limits(2), [Train(0, 2)])
+        assert [events for events, _, _ in journal.turns()][1:] == [(Reached(0, 1, {"loss": 2.0}, 3.0),)]
+
+
+class Interrupted:
+    """A connection at which a second Ctrl-C arrives as a statement returns."""
+
+    def __init__(self, db: Any, statement: str) -> None:
+        self._db, self._statement = db, statement
+
+    def execute(self, sql: str, *parameters: Any) -> Any:
+        found = self._db.execute(sql, *parameters)
+        if self._statement and sql.startswith(self._statement):
+            self._statement = ""
+            raise KeyboardInterrupt
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)
+
+
+@pytest.mark.parametrize(("statement", "there"), [("BEGIN", 1), ("COMMIT", 2), ("INSERT INTO look", 2)])
+def test_an_interrupt_as_a_turn_is_committed_neither_doubles_nor_halves_it(tmp_path: Path, statement: str, there: int) -> None:
+    journal = Journal.create(tmp_path, HEADER)
+    journal.append((), ONE, [Launch(trial(0), 1)])
+    journal._db = Interrupted(journal._db, statement)       # type: ignore[assignment]
+    more = [Keep(0)] if statement != "INSERT INTO look" else []
+    with pytest.raises(KeyboardInterrupt):
+        journal.append((Reached(0, 1, {"loss": 1.0}, 1.0),), ONE if not more else Limits(2), [*more, Train(0, 2)])
+    journal.flush()
+    assert len(journal) == len(list(journal.turns())) == there
+    journal.append((Reached(0, there, {"loss": 0.5}, 2.0),), ONE, [Train(0, there + 1)])
+    journal.close()
+    with Journal.open(tmp_path) as reader:
+        assert [len(events) for events, _, _ in reader.turns()] == [0] + [1] * there and reader.check() == []
 
 
 def test_after_a_failed_write_closing_does_not_try_again(tmp_path: Path) -> None:

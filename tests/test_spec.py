@@ -190,6 +190,9 @@ class Holding:
         ({"type": "torchtune_hp.seeds:derive"}, "is not a part"),
         ([1, {"type": "os:system", "args": {}}], "os:system"),
         ({"deep": {"callable": "os:system"}}, "os:system"),
+        ({"type": "torchtune_hp.schedulers.pbt9:PBT", "args": {}}, r"^searcher: .*pbt9:PBT is not in this version; pass searcher= again"),
+        ({"type": "torchtune_hp.schedulers.asha:PBT", "args": {}}, "is not in this version"),
+        (spec(ASHA(max_t=9)) | {"args": {"max_t": 9, "min_t": 1}}, r"ASHA\(max_t=9, min_t=1\) is none of this version .*min_t"),
     ],
 )
 def test_what_cannot_be_rebuilt_says_which_argument_to_pass(described: Any, words: str) -> None:

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -636,6 +637,24 @@ def test_a_signal_ends_the_session_and_a_resumed_study_is_the_uninterrupted_one(
     ends = [hp.Results.open(storage / "sleeper") for storage in (tmp_path, tmp_path / "whole")]
     kept = [[(row.trial, row.step, row.sha256) for row in results.journal.checkpoints()] for results in ends]
     assert kept[0] == kept[1] and len(kept[0]) == 1
+
+
+def test_an_interrupt_whose_word_nobody_reads_fails_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pressed(Counter):
+        def step(self) -> dict[str, Any]:
+            if self.steps == 2:
+                signal.raise_signal(signal.SIGINT)
+            return super().step()
+
+    reader, writer = os.pipe()
+    os.close(reader)                # as behind `| tee`, which the same Ctrl-C ended
+    with suppress(BrokenPipeError), os.fdopen(writer, "w") as unread:
+        monkeypatch.setattr(sys, "stderr", unread)
+        with pytest.raises(hp.StudyInterrupted):
+            hp.Tuner(**counting(tmp_path, trainable=Pressed, trials=2, scheduler=hp.FullRuns(max_t=5))).fit()
+        monkeypatch.undo()
+    results = hp.Results.open(tmp_path / "counting")
+    assert [result.state for result in results] == ["running"] and results[0].step == 3
 
 
 @pytest.mark.parametrize("step", [3, 5], ids=["in-the-middle", "in-the-last-turn"])

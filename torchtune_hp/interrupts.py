@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -55,10 +56,12 @@ class Interrupts:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for signum, handler in self._old.items():
-            signal.signal(signum, handler)
+            if handler is not None:         # one that was set by C, before Python began, cannot be put back
+                signal.signal(signum, handler)
 
     def _hear(self, signum: int, frame: FrameType | None) -> None:
         if self.signum is not None:
             raise KeyboardInterrupt
         self.signum = signum
-        print("stopping after this step; again: stop now", file=sys.stderr, flush=True)
+        with suppress(Exception):       # nobody reads it any more, or it was just being written to: what trains here is not to hear of that
+            print("stopping after this step; again: stop now", file=sys.stderr, flush=True)

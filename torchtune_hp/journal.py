@@ -107,7 +107,11 @@ class Journal:
     def append(self, events: Sequence[Event], limits: Limits, commands: Sequence[Command]) -> None:
         """One turn. JournalError if it cannot be written: then nothing of it is in the file, and `flush` tries once more."""
         with self._lock:
-            self._pending.add(events, limits, commands)
+            try:
+                self._pending.add(events, limits, commands)
+            except BaseException:       # half a turn is no turn: law 2
+                self._give_up()
+                raise
             if self._pending.turns >= self._every or self._pending.looks >= _LOOKS:
                 self._commit()
 
@@ -120,9 +124,10 @@ class Journal:
                 self.flush()
 
     def update_header(self, **changes: Any) -> None:
-        self._commit(lambda db: db.executemany("INSERT OR REPLACE INTO header VALUES (?, ?)", _header_rows(changes)))
-        self._header.update({key: from_json(value) for key, value in _header_rows(changes)})
-        self._pending = self._empty()       # by the new header; what was pending was written with the change
+        with self._lock:
+            self._commit(lambda db: db.executemany("INSERT OR REPLACE INTO header VALUES (?, ?)", _header_rows(changes)))
+            self._header.update({key: from_json(value) for key, value in _header_rows(changes)})
+            self._pending = self._empty()       # by the new header; what was pending was written with the change
 
     def add_checkpoint(self, trial: int, step: int, purpose: str, path: str, size: int, sha256: str, kind: str) -> int:
         """Records a file that lies complete on the disk. Returns the row's id."""
@@ -249,13 +254,23 @@ class Journal:
                         if also is not None:
                             given = also(db)
                         db.execute("COMMIT")
-                except BaseException:
+                    self._pending.clear()
+                except sqlite3.Error:
                     with suppress(sqlite3.Error):
                         db.rollback()
                     raise
+                except BaseException:       # a second Ctrl-C, maybe just after the COMMIT: what is in the file is not to be written again
+                    self._give_up()
+                    raise
             self._failed = False
-            self._pending.clear()
             return given
+
+    def _give_up(self) -> None:
+        """What is pending is forgotten: the next turn follows the last one in the file."""
+        with suppress(sqlite3.Error):
+            self._db.rollback()
+        self._stand = self._read_stand()
+        self._pending = self._empty()
 
     def __enter__(self) -> Journal:
         return self

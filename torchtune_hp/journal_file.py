@@ -61,13 +61,17 @@ def writer(folder: Path, durable: Durable) -> sqlite3.Connection:
     path = Path(folder) / NAME
     reader(folder).close()
     db = _connect(f"{path.absolute().as_uri()}?mode=rw", path)
-    with failing(path):
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durable]}")
-        db.execute("PRAGMA cache_size = -65536")
-        (page,) = db.execute("PRAGMA page_size").fetchone()
-        db.execute(f"PRAGMA wal_autocheckpoint = {_LOG // page}")
-        db.executescript(ONE_LOOK)
+    try:
+        with failing(path):
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[durable]}")
+            db.execute("PRAGMA cache_size = -65536")
+            (page,) = db.execute("PRAGMA page_size").fetchone()
+            db.execute(f"PRAGMA wal_autocheckpoint = {_LOG // page}")
+            db.executescript(ONE_LOOK)
+    except BaseException:
+        db.close()
+        raise
     return db
 
 

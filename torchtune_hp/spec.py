@@ -152,15 +152,17 @@ def rebuild(described: Any, argument: str) -> Any:
         raise ConfigurationError(f"{argument}: {name} cannot be brought back from the journal; pass {argument}= again.")
     if "type" not in described:
         return {key: rebuild(value, argument) for key, value in described.items()}
-    module, _, qualname = str(described["type"]).partition(":")
-    if module.partition(".")[0] != _PACKAGE or "args" not in described:
+    if str(described["type"]).partition(":")[0].partition(".")[0] != _PACKAGE or "args" not in described:
         raise ConfigurationError(f"{argument}: {described['type']} is not a part of {_PACKAGE}; pass {argument}= again.")
-    cls = importlib.import_module(module)
-    for name in qualname.split("."):
-        cls = getattr(cls, name)
+    cls = imported(str(described["type"]))
     if not inspect.isclass(cls):
-        raise ConfigurationError(f"{argument}: {described['type']} is not a class; pass {argument}= again.")
-    built: Any = cls(**{name: rebuild(value, argument) for name, value in described["args"].items()})
+        which = "is not in this version" if cls is None else "is not a class"
+        raise ConfigurationError(f"{argument}: {described['type']} {which}; pass {argument}= again.")
+    arguments = {name: rebuild(value, argument) for name, value in described["args"].items()}
+    try:
+        built: Any = cls(**arguments)
+    except TypeError as error:
+        raise ConfigurationError(f"{argument}: {brief(described)} is none of this version ({error}); pass {argument}= again.") from error
     return built
 
 

@@ -44,9 +44,10 @@ def a_study(turns: int, seed: int = 0, width: int = 4) -> list[Turn]:
     running: dict[int, int] = {}
     made = 0
     for turn in range(turns):
-        events: list[Event] = [Note("retry", f"turn {turn}", None, turn * 1.0)] if draw.random() < 0.2 else []
+        events: list[Event] = [Note("retry", f"turn {turn}", None, turn * 1.0)] if draw.random() < 0.2 and turn // 8 % 2 == 0 else []
         commands: list[Command] = []
-        for id, step in list(running.items()):
+        alone = turn // 8 % 2 == 1          # one look and nothing else, under the limits of the turn before: written in a way of its own
+        for id, step in list(running.items())[: 1 if alone else None]:
             if draw.random() < 0.1:
                 events.append(Failed(id, step, "error", "Traceback (most recent call last):\nValueError: no", turn + 0.5))
                 commands.append(Drop(id))
@@ -67,7 +68,7 @@ def a_study(turns: int, seed: int = 0, width: int = 4) -> list[Turn]:
             made += 1
         if draw.random() < 0.3:
             commands.append(Keep(draw.choice(list(running)), (0, 1) if draw.random() < 0.5 else ()))
-        written.append((tuple(events), Limits(width, 100 if turn % 2 else None, 60.0, None), commands))
+        written.append((tuple(events), Limits(width, 100 if turn // 4 % 2 else None, 60.0, None), commands))
     return written
 
 
