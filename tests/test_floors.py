@@ -5,7 +5,7 @@
     3  study (with keeping, living, stopping and supply)            0, 1's space, 2's contracts
     2  searchers  schedulers                                        siblings: never each other; schedulers import 1 only where it is used
     1  space  gp                                                    tensors; gp knows no trial
-    0  trial  values  packing  errors  seeds  spec  objective  pareto  standard library only
+    0  trial  values  parts  packing  errors  seeds  spec  objective  pareto  standard library only
 
 Imports inside functions count. Those under `if TYPE_CHECKING:` do not: they are not there when the code runs.
 """
@@ -23,7 +23,7 @@ import pytest
 PACKAGE = "torchtune_hp"
 ROOT = Path(__file__).resolve().parent.parent / PACKAGE
 TABLE = {
-    0: "trial values packing errors seeds spec objective pareto",
+    0: "trial values parts packing errors seeds spec objective pareto",
     1: "space gp",
     2: "searchers schedulers",
     3: "study keeping living stopping supply",

@@ -117,7 +117,7 @@ class AskTell:
 
     def steps(self, trial: Trial) -> int:
         """The last step that was told of a trial."""
-        return self._steps.get(trial.id, 0)
+        return self._steps.get(_is_trial(trial).id, 0)
 
     @property
     def best(self) -> tuple[Trial, dict[str, Scalar]]:
@@ -158,8 +158,15 @@ class AskTell:
         return False
 
     def _check(self, trial: Trial) -> None:
-        if trial.id not in self._out:
+        if _is_trial(trial).id not in self._out:
             raise TrialFinishedError(f"trial {trial.id} is not out: it has ended, rests, or was never asked for.")
+
+
+def _is_trial(given: object) -> Trial:
+    if isinstance(given, Trial):
+        return given
+    none = " ask() gives None where there is nothing to do now: tell more first, or end." if given is None else ""
+    raise ConfigurationError(f"trial: what ask() gave is needed, as in trial = study.ask(), but got {given!r}.{none}")
 
 
 _ARGUMENTS = tuple(name for name in inspect.signature(AskTell).parameters if name != "foreign")

@@ -16,6 +16,7 @@ from numbers import Real
 from typing import Any
 
 from ..errors import ConfigurationError
+from ..parts import part
 from ..training.reported import Cleaner
 from ..trial import Command, Drop, Event, Failed, Launch, Note, Reached, Scalar, Setting, Standing, Train, Trial
 from .base import Job, failed, stamped
@@ -26,6 +27,7 @@ _FLOATS = {float}
 Curve = Callable[[Any, int], Mapping[str, Scalar]]
 
 
+@part
 class Simulated:
     """`workers` trials at once, in virtual time.
 

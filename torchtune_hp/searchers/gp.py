@@ -33,6 +33,7 @@ from ..gp.maximize import best_rows, enough, pool, starts
 from ..gp.regression import Fitted, condition
 from ..gp.slopes import scales
 from ..gp.threads import bounded
+from ..parts import part
 from ..seeds import derive
 from ..trial import Report, Setting
 from .base import Base
@@ -53,6 +54,7 @@ _GAIN = 1e-3            # of the log posterior: less is not worth a step of a fi
 _LONG = 16              # up to so many rows every fit has four starts of its own; beyond, one beside the last fit: the mode of the prior
 
 
+@part
 class GPSearch(Base):
     """Where improvement is expected. Learns from running, stopped and failed trials; made for hundreds of points at once.
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigurationError, SpaceError
+from ..parts import part
 from ..seeds import derive
 from ..trial import Dim, Setting
 from .base import Base
@@ -29,6 +30,7 @@ Axes = dict[int, Floats]
 """The number of a dimension -> the coordinates of its levels on the grid; in the order they are crossed, parents first."""
 
 
+@part
 class GridSearch(Base):
     """All combinations of the axes.
 
