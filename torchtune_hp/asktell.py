@@ -9,6 +9,7 @@ from typing import Any
 from .arguments import refuse_foreign
 from .errors import ConfigurationError, ReportError, SeveralObjectivesError, StudyFailedError, TrialFinishedError
 from .objective import VIOLATED, Objective
+from .parts import as_int
 from .plan import default_searcher
 from .schedulers import FullRuns
 from .schedulers.base import Scheduler
@@ -61,6 +62,7 @@ class AskTell:
         self.space = Space.of(space)
         self.objective = Objective(metric, mode, outcome_constraints)       # type: ignore[arg-type]
         check_own(self.space, points)
+        trials, seed = as_int(trials), as_int(seed)
         searcher = searcher or default_searcher(self.space)
         scheduler = scheduler or FullRuns()
         setting = Setting(
@@ -99,7 +101,9 @@ class AskTell:
         self._check(trial)
         values = self._clean(trial, metrics if isinstance(metrics, Mapping) else {self.objective.metrics[0]: metrics})
         before = self._steps[trial.id]
-        now = before + 1 if step is None else step
+        now = before + 1 if step is None else as_int(step)
+        if type(now) is not int:
+            raise ConfigurationError(f"tell: a step is a whole number, counted from 1, but trial {trial.id} got {step!r}.")
         if now <= before:
             raise ConfigurationError(f"tell: steps of a trial go up, but trial {trial.id} stands at {before} and got {step}.")
         score = self.objective.values(values)[0]

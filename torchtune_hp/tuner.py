@@ -13,6 +13,7 @@ from .arguments import refuse_foreign
 from .errors import StudyExistsError
 from .journal import Journal
 from .lock import DriverLock
+from .parts import as_int
 from .plan import Plan, make_plan
 from .results import Results
 from .resuming import resumed_arguments
@@ -159,6 +160,7 @@ class Tuner:
         mine = [name for name in ARGUMENTS if name not in ("name", "storage", "resume")]     # a study keeps its name and place
         refuse_foreign("Tuner.resume", [name for name in changes if name not in mine], mine)
         given = {**changes, "trials": trials} | ({} if trainable is None else {"trainable": trainable})
+        given = {name: as_int(value) for name, value in given.items()}
         shown = Path(path).expanduser()
         return cls._resumed(shown.absolute(), shown, given, allow)
 
@@ -199,7 +201,8 @@ def _with_defaults(given: dict[str, Any], passed: frozenset[str]) -> dict[str, A
     trainable = given["trainable"]
     own = defaults_of(trainable)
     refuse_foreign("trainable", [name for name in own if name not in given], given)
-    return given | {name: value for name, value in own.items() if name not in passed or (name in _NEEDED and given[name] is None)}
+    mine = {name: value for name, value in own.items() if name not in passed or (name in _NEEDED and given[name] is None)}
+    return {name: as_int(value) for name, value in (given | mine).items()}
 
 
 def _next_folder(storage: Path, name: str) -> Path:
