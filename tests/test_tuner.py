@@ -910,6 +910,22 @@ def test_what_gives_no_checkpoints_is_not_trained_again_at_every_resume(tmp_path
     assert len(trained) == 3 * 3 + (0 if kind == "class" else 3)
 
 
+@pytest.mark.parametrize("keep", [0, 1])
+def test_the_log_says_what_is_kept_of_what_cannot_be_saved(keep: int) -> None:
+    class Unsaving(hp.Trainable):
+        max_t = 1
+
+        def step(self) -> dict[str, float]:
+            return {"loss": self.config["x"]}
+
+    function = "train is a function: what is kept of a trial is the checkpoint that its best report gives, report(..., checkpoint=...)"
+    no_saving = "Unsaving has no save_checkpoint, so no weights are kept; write it and load_checkpoint, or pass keep=0"
+    given = {"space": SPACE, "metric": "loss", "mode": "min", "trials": 1, "storage": None, "verbose": 0, "executor": hp.Serial()}
+    for trainable, words in ((train.function, [function]), (Unsaving, [no_saving]), (Counter, [])):
+        log = hp.Tuner(trainable, keep=keep, scheduler=hp.FullRuns(1), **given).fit().log
+        assert [note.text for note in log if note.kind == "keep"] == (words if keep else [])
+
+
 def test_a_report_without_a_checkpoint_is_trained_again_once_and_displaces_nothing(tmp_path: Path) -> None:
     trained: list[int] = []
 

@@ -26,8 +26,9 @@ from .recovery import Kept, recover
 from .results import Results
 from .scripts import how_to_resume
 from .study import BREAKER, Study
+from .training.function import FunctionRecipe
 from .training.loading import shown_by, silent
-from .training.runner import Place
+from .training.runner import Place, Recipe
 from .training.seeding import undisturbed
 from .trial import Command, Config, Drop, Keep, Launch, Limits, Note, Trial
 from .vault import Vault
@@ -149,8 +150,7 @@ class Session:
             whole = f"{name} is a constant: every trial gets the whole list {reprlib.repr(value)}"
             self.journal.note(Note("space", f"{whole}. To search among its items: hp.choice([...])"))
         if not self.plan.recipe.saves and self.plan.keep:
-            text = f"{self.plan.recipe.name} cannot save its state: weights are kept only where report() is given a checkpoint"
-            self.journal.note(Note("keep", text))
+            self.journal.note(Note("keep", _unsaved(self.plan.recipe)))
         return offered
 
     def _note_once(self, study: Study) -> None:
@@ -247,6 +247,12 @@ def _without_collecting() -> Iterator[None]:
     finally:
         if collecting:
             gc.enable()
+
+
+def _unsaved(recipe: Recipe) -> str:
+    if isinstance(recipe, FunctionRecipe):
+        return f"{recipe.name} is a function: what is kept of a trial is the checkpoint that its best report gives, report(..., checkpoint=...)"
+    return f"{recipe.name} has no save_checkpoint, so no weights are kept; write it and load_checkpoint, or pass keep=0"
 
 
 def _broken(name: str, first: str) -> str:
