@@ -18,6 +18,7 @@ import torch
 from .configs import whole_config
 from .errors import ReplayError, StudyFailedError
 from .executors.base import Executor, Job
+from .executors.processes import Processes
 from .interrupts import Interrupts, StudyInterrupted, how_to_go_on
 from .journal import Journal
 from .observers.base import Observers, StudyInfo
@@ -35,6 +36,12 @@ from .vault import Vault
 
 if TYPE_CHECKING:
     from .observers.progress import Progress
+
+
+ARRIVAL = (
+    "order: decisions are made in the order in which processes finish, which is another one in each run; this run can be resumed all the "
+    "same. Runs that repeat each other: executor=hp.Processes(ordered=True)"
+)
 
 
 def drive(
@@ -102,6 +109,7 @@ class Session:
                 turns = len(journal)
                 self._note_once(study)
                 self._note_timed()
+                self._note_arrival(capacity)
                 standing, commands = study.standing(), study.outstanding()
                 earlier = None if before is None else Results(journal)
                 header = journal.header
@@ -169,6 +177,12 @@ class Session:
             text = timed(self.plan.recipe.name)
             if all(note.text != text for note in self.journal.notes("choice")):
                 self.journal.note(Note("choice", text))
+
+    def _note_arrival(self, capacity: int) -> None:
+        """That the order in which trials finish is an input of this study, and so another one in another run."""
+        if isinstance(self.plan.executor, Processes) and not self.plan.executor.ordered and capacity > 1:
+            if all(note.text != ARRIVAL for note in self.journal.notes("choice")):
+                self.journal.note(Note("choice", ARRIVAL))
 
     def _first(self) -> Trial:
         """The trial that this study begins with, or would on one slot; asked of copies."""
@@ -251,7 +265,8 @@ def _without_collecting() -> Iterator[None]:
 
 def _unsaved(recipe: Recipe) -> str:
     if isinstance(recipe, FunctionRecipe):
-        return f"{recipe.name} is a function: what is kept of a trial is the checkpoint that its best report gives, report(..., checkpoint=...)"
+        what = "the checkpoint that its best report gives, report(..., checkpoint=...)"
+        return f"{recipe.name} is a function: what is kept of a trial is {what}"
     return f"{recipe.name} has no save_checkpoint, so no weights are kept; write it and load_checkpoint, or pass keep=0"
 
 
