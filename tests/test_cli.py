@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -392,6 +393,25 @@ def test_export_of_reports_has_a_row_for_each(run: Out, digits: Path, tmp_path: 
         ("0", "1", "0.5", ""), ("1", "1", "0.25", ""), ("2", "1", "nan", ""), ("0", "9", "0.123456789", "7"),
     ]  # fmt: skip
     assert rows[3]["config.m.w"] == "8" and rows[3]["time"] == "75.0"
+
+
+def test_a_trial_that_ends_without_a_further_report_has_no_row_for_its_end(run: Out, tmp_path: Path) -> None:
+    """It says so by its last report again. One that ends with a report has that one, and a fork counts on from its parent's step."""
+    folder = made(
+        tmp_path / "s",
+        ([], [launch(0), launch(1), launch(2)]),
+        ([look(0, 1, 0.5), look(1, 1, 0.2)], [Train(0, 2), Launch(Trial(3, (0.5,), {}, 3, parent=1), 2)]),
+        ([look(0, 2, 0.7), replace(look(1, 1, 0.2), done=True), replace(look(2, 1, 0.3), done=True)], [Train(0, 3)]),
+        ([replace(look(0, 2, 0.7), done=True), replace(look(3, 1, 0.1), done=True)], []),
+    )
+    assert run("export", folder, "--to", "csv", "--reports", "-o", tmp_path / "out.csv")[0] == 0
+    rows = [(int(row["trial"]), int(row["step"]), float(row["a"])) for row in csv.DictReader((tmp_path / "out.csv").open(newline=""))]
+    assert rows == [(0, 1, 0.5), (1, 1, 0.2), (0, 2, 0.7), (2, 1, 0.3), (3, 1, 0.1)]
+    assert json.loads(run("show", folder, "--json")[1])["reports"] == len(rows)
+    assert any(line.startswith("reports  5 in ") for line in run("show", folder)[1].splitlines())
+    with Results.open(folder) as results:
+        curves = results.curves()
+    assert sorted((trial, report["step"], report["a"]) for trial, curve in curves.items() for report in curve) == sorted(rows)
 
 
 def test_what_a_trial_reports_under_a_name_of_ours_is_shown(run: Out, tmp_path: Path) -> None:
