@@ -513,6 +513,30 @@ def test_a_quiet_run_says_nothing_on_stderr(run: Out, train: Path) -> None:
     assert run(*serial("train", "--trials", 1, "--quiet", "--storage", "else")) == (0, "else/train-1\n", "")
 
 
+def test_a_searcher_is_named_as_the_field_does(run: Out, train: Path) -> None:
+    assert run(*serial("train", "--trials", 2, "--name", "x", "--searcher", "sobol", "--quiet"))[0] == 0
+    with Results.open("runs/x") as results:
+        assert results.header["searcher"]["type"].endswith(":SobolSearch")
+    status, _, err = run(*serial("train", "--trials", 2, "--searcher", "bayes"))
+    assert status == 2 and "--searcher: invalid choice: 'bayes'" in err
+    (train / "grid.yaml").write_text("lr: {choice: [0.1, 0.2, 0.3]}")
+    goal = ["--metric", "a", "--mode", "max"]
+    assert run(*serial("plain", *goal, "--searcher", "grid", "--space", "grid.yaml", "--name", "g", "--quiet"))[0] == 0
+    with Results.open("runs/g") as results:
+        assert sorted(result.config["lr"] for result in results) == [0.1, 0.2, 0.3]
+    status, _, err = run(*serial("train", "--searcher", "grid"))        # of a continuum
+    assert status == 2 and "a grid needs an axis" in err
+
+
+def test_a_misspelt_metric_fails_trials_with_the_near_name(run: Out, train: Path) -> None:
+    (train / "s.yaml").write_text("lr: {uniform: [0, 1]}")
+    goal = ["--metric", "aa", "--mode", "max"]
+    status, out, err = run(*serial("plain", *goal, "--space", "s.yaml", "--trials", 20, "--name", "x", "--quiet"))
+    assert (status, out) == (1, "") and "the metric 'aa' must be in every report" in err and "Did you mean 'a'?" in err
+    with Results.open("runs/x") as results:
+        assert {error.kind for error in results.errors} == {"bad_metric"} and len(results) == 5
+
+
 def test_run_in_a_terminal_leaves_the_folder_to_the_summary(train: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -677,6 +701,8 @@ def test_words_become_the_parts_they_name() -> None:
     names = {"asha": "ASHA", "hyperband": "Hyperband", "halving": "SuccessiveHalving", "median": "MedianStopping", "full": "FullRuns"}
     for word, name in names.items():
         assert type(cli_run._scheduler(word, 16)).__name__ == name and cli_run._scheduler(word, 16).max_t == 16
+    searchers = {"random": "RandomSearch", "grid": "GridSearch", "sobol": "SobolSearch", "gp": "GPSearch"}
+    assert {word: type(cli_run._searcher(word)).__name__ for word in searchers} == searchers and cli_run._searcher(None) is None
     assert cli_run._scheduler("asha", None).max_t == 100 and type(cli_run._scheduler(None, 7)).__name__ == "FullRuns"
     assert cli_run._scheduler(None, None) is None and cli_run._executor(None, None) is None
     assert type(cli_run._executor("serial", None)).__name__ == "Serial"
