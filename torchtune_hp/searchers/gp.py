@@ -101,6 +101,8 @@ class GPSearch(Base):
             f"GPSearch: until {self._first} trials are told, two of them with finite values, points are {kind}{first}; then the Gaussian "
             f"process suggests them, and {kind} again only where it finds nothing untried"
         ]
+        if self.warp and not self._kernel.warped:
+            self._notes.append("GPSearch: warp=True bends floats and ints of 16 levels or more; the space has none, so nothing bends")
         if setting.objectives > MOST:
             self._notes.append(
                 f"GPSearch: with {setting.objectives} objectives points are those of {_SCALARIZATIONS} weighted scalarizations in turn; "
