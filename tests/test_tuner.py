@@ -395,6 +395,39 @@ def test_a_study_that_cannot_be_run_is_refused_before_anything_runs(changes: dic
         )
 
 
+def _refusing(config: dict[str, Any]) -> float:
+    raise KeyError("no such key")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"executor": hp.Fused()}, "Fused trains a ModelTrainable"),
+        ({"executor": hp.Processes(1, gpus=1024)}, "gpus: "),
+        ({"trainable": hp.with_parameters(lambda config, lock: None, lock=threading.Lock()), "executor": hp.Processes(1)}, "picklable"),
+        ({"space": {"x": hp.uniform(0.0, 1.0), "y": hp.sample_from(_refusing)}}, "y: sample_from failed"),
+        ({"executor": hp.Simulated(2, seconds=lambda config: 0)}, None),            # after the first turn: it is a study
+    ],
+)
+@pytest.mark.parametrize("named", ["refused", None])
+def test_what_is_refused_before_the_first_turn_leaves_nothing_on_disk(
+    tmp_path: Path, changes: dict[str, Any], words: str | None, named: str | None
+) -> None:
+    given = counting(tmp_path, trainable=train.function, name=named, searcher=hp.RandomSearch())
+    with pytest.raises((hp.ConfigurationError, hp.SpaceError), match=words):
+        hp.Tuner(**given | changes).fit()
+    assert (list(tmp_path.rglob("*")) == []) == (words is not None)
+
+
+def test_what_was_there_before_a_refused_study_stays(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(hp.ConfigurationError):
+        train.tune(executor=hp.Fused(), storage=tmp_path, name="mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+    assert len(train.tune(storage=tmp_path, name="mine")) == 4
+
+
 def test_all_problems_are_told_at_once() -> None:
     with pytest.raises(hp.ConfigurationError) as caught:
         hp.Tuner(3, trials=0, seed=-1, name="a b")

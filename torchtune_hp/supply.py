@@ -144,7 +144,11 @@ class Supply:
 
 def check_own(space: Space, points: Sequence[Config]) -> None:
     """SpaceError, which names the point, unless the user's own points can be tried as they are, and rows once: laws 1 and 2."""
-    x = space.encode(points)
+    try:
+        x = space.encode(points)
+    except SpaceError:
+        _name_point(space, points)
+        raise
     seen: dict[X, int] = {}
     for i, (point, place, feasible) in enumerate(zip(points, map(tuple, x.tolist()), space.feasible(x).tolist())):
         if not feasible:
@@ -156,6 +160,15 @@ def check_own(space: Space, points: Sequence[Config]) -> None:
         first = seen.setdefault(place, i)
         if first != i and space.rows is not None:
             raise SpaceError(f"points[{i}]: each row is tried once, but points[{first}] is that row, {point!r}. Leave one of them out.")
+
+
+def _name_point(space: Space, points: Sequence[Config]) -> None:
+    """SpaceError with the number of the first point that is no config of the space."""
+    for i, point in enumerate(points):
+        try:
+            space.encode([point])
+        except SpaceError as error:
+            raise SpaceError(f"points[{i}]: {error}") from None
 
 
 def _recorded_point(trial: Trial) -> Point:
