@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from .space import Space
 
-MOST = 2**14
-"""Points of a space that is watched: user's constraints are asked about each of them, once, at the first repetition."""
+MOST = 2**16
+"""Points of a space that is watched: its constraints are asked about each of them once, at the first repetition."""
 
 X = tuple[float, ...]
 
