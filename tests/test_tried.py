@@ -18,7 +18,7 @@ from torchtune_hp.searchers import RandomSearch
 from torchtune_hp.space import Space
 from torchtune_hp.study import Study
 from torchtune_hp.trial import Drop, Launch, Limits, Note, Reached, Setting
-from torchtune_hp.tried import MOST, Tried, every_point, size_of, watched
+from torchtune_hp.tried import ASKED, MOST, Tried, every_point, size_of, watched
 
 SIX = {"a": hp.choice([1, 2, 3]), "b": hp.quniform(0.0, 1.0, 1.0)}
 BRANCHES = {
@@ -56,6 +56,8 @@ def test_what_has_no_end_or_too_many_points_or_rows_or_draws_of_its_own_is_not_w
         assert not watched(Space(spec))
     assert size_of(Space(endless).dims) is None and not watched(Space.from_rows([{"a": 1}, {"a": 2}]))
     assert watched(Space({"a": hp.randint(0, MOST)}))
+    for size in (ASKED, ASKED + 1):
+        assert watched(Space({"a": hp.randint(0, size)}, constraints=[lambda config: True])) == (size == ASKED)
 
 
 @settings(max_examples=50)
@@ -70,6 +72,15 @@ def test_it_is_said_with_the_first_trial_that_repeats_when_none_is_left(order: l
         if trial in used_up[:1]:
             assert said == (f"each of the space's 6 configs was tried: from trial {trial} on they repeat, under other seeds. "
                             "hp.GridSearch() tries each once, and ends")  # fmt: skip
+
+
+def test_where_a_constraint_raises_on_what_nobody_drew_nothing_is_said() -> None:
+    asked: list[int] = []
+    space = Space({"a": hp.choice([1, 2, 3])}, constraints=[lambda config: config["a"] < 3 or not asked or 1 / 0 > 0])
+    good = [*map(tuple, space.encode([{"a": 1}, {"a": 2}]).tolist())]
+    asked.append(1)
+    watch = Tried(space)
+    assert [watch.add(trial, x) for trial, x in enumerate(good * 3)] == [None] * 6
 
 
 def test_constraints_are_asked_about_all_points_once_and_not_before_one_repeats(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,9 @@
 Laws:
 1. It is said once, with the first trial that repeats a config when no other is left; a config that comes twice by chance says nothing.
 2. It depends on the trials alone, in their order, so a replay says the same.
-3. A space is watched if it has at most MOST points, constraints apart. One of rows gives each once, and needs no watching; of one with
-   sample_from a point is no config. Forks count for nothing: they are where a scheduler puts them.
+3. A space is watched if it has at most MOST points, ASKED with constraints. One of rows gives each once, and needs no watching; of one
+   with sample_from a point is no config. Forks count for nothing: they are where a scheduler puts them.
+4. Where a constraint raises on a config that nobody drew, nothing is said: whether that one is left is not known.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from .errors import SpaceError
 from .trial import Dim
 
 if TYPE_CHECKING:
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
     from .space import Space
 
 MOST = 2**16
-"""Points of a space that is watched: its constraints are asked about each of them once, at the first repetition."""
+ASKED = 2**11
+"""Constraints may be dear, and are asked about every point once, at the first repetition: about as many as when the space was made."""
 
 X = tuple[float, ...]
 
@@ -40,8 +43,7 @@ class Tried:
             if x not in self._tried:
                 self._tried.add(x)
                 return None
-            there = every_point(self._space)
-            self._configs, self._left = len(there), there - self._tried
+            self._left = self._untried()
         if self._left:
             self._left.discard(x)
             return None
@@ -50,13 +52,21 @@ class Tried:
             "hp.GridSearch() tries each once, and ends"
         )
 
+    def _untried(self) -> set[X]:
+        try:
+            there = every_point(self._space)
+        except SpaceError:
+            return {()}         # no point, so it is left for ever
+        self._configs = len(there)
+        return there - self._tried
+
 
 def watched(space: Space) -> bool:
     """Law 3."""
     if space.rows is not None or space.sampled:
         return False
     size = size_of(space.dims)
-    return size is not None and size <= MOST
+    return size is not None and size <= (ASKED if space.constrained else MOST)
 
 
 def size_of(dims: Sequence[Dim]) -> int | None:
