@@ -62,3 +62,15 @@ def test_a_metric_and_a_mode_are_needed() -> None:
         hp.AskTell(SPACE)
     with pytest.raises(hp.ConfigurationError, match="mode: is 'y' to be minimized or maximized"):
         hp.AskTell(SPACE, metric="y")
+
+
+@pytest.mark.parametrize("given", [0, None, "0", {"x": 0.5}])
+def test_what_is_no_trial_is_refused_in_words_and_changes_nothing(given: Any) -> None:
+    study = hp.AskTell(SPACE, metric="y", mode="min")
+    trial = study.ask()
+    assert trial is not None
+    for call in (lambda: study.tell(given, 0.5), lambda: study.fail(given, "no"), lambda: study.steps(given)):
+        with pytest.raises(hp.ConfigurationError, match=r"trial: what ask\(\) gave is needed, .* but got ") as caught:
+            call()
+        assert repr(given) in str(caught.value) and ("nothing to do now" in str(caught.value)) == (given is None)
+    assert study.tell(trial, 0.5) is False

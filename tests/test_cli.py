@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -394,6 +395,25 @@ def test_export_of_reports_has_a_row_for_each(run: Out, digits: Path, tmp_path: 
     assert rows[3]["config.m.w"] == "8" and rows[3]["time"] == "75.0"
 
 
+def test_a_trial_that_ends_without_a_further_report_has_no_row_for_its_end(run: Out, tmp_path: Path) -> None:
+    """It says so by its last report again. One that ends with a report has that one, and a fork counts on from its parent's step."""
+    folder = made(
+        tmp_path / "s",
+        ([], [launch(0), launch(1), launch(2)]),
+        ([look(0, 1, 0.5), look(1, 1, 0.2)], [Train(0, 2), Launch(Trial(3, (0.5,), {}, 3, parent=1), 2)]),
+        ([look(0, 2, 0.7), replace(look(1, 1, 0.2), done=True), replace(look(2, 1, 0.3), done=True)], [Train(0, 3)]),
+        ([replace(look(0, 2, 0.7), done=True), replace(look(3, 1, 0.1), done=True)], []),
+    )
+    assert run("export", folder, "--to", "csv", "--reports", "-o", tmp_path / "out.csv")[0] == 0
+    rows = [(int(row["trial"]), int(row["step"]), float(row["a"])) for row in csv.DictReader((tmp_path / "out.csv").open(newline=""))]
+    assert rows == [(0, 1, 0.5), (1, 1, 0.2), (0, 2, 0.7), (2, 1, 0.3), (3, 1, 0.1)]
+    assert json.loads(run("show", folder, "--json")[1])["reports"] == len(rows)
+    assert any(line.startswith("reports  5 in ") for line in run("show", folder)[1].splitlines())
+    with Results.open(folder) as results:
+        curves = results.curves()
+    assert sorted((trial, report["step"], report["a"]) for trial, curve in curves.items() for report in curve) == sorted(rows)
+
+
 def test_what_a_trial_reports_under_a_name_of_ours_is_shown(run: Out, tmp_path: Path) -> None:
     folder = made(tmp_path / "s", ([], [launch(0)]), ([look(0, 1, 0.5, done=7, training_iteration=3)], []))
     metrics = {"a": 0.5, "size": 1, "done": 7, "training_iteration": 3}
@@ -491,6 +511,30 @@ def test_run_writes_the_folder_to_stdout_and_progress_to_stderr(run: Out, train:
 
 def test_a_quiet_run_says_nothing_on_stderr(run: Out, train: Path) -> None:
     assert run(*serial("train", "--trials", 1, "--quiet", "--storage", "else")) == (0, "else/train-1\n", "")
+
+
+def test_a_searcher_is_named_as_the_field_does(run: Out, train: Path) -> None:
+    assert run(*serial("train", "--trials", 2, "--name", "x", "--searcher", "sobol", "--quiet"))[0] == 0
+    with Results.open("runs/x") as results:
+        assert results.header["searcher"]["type"].endswith(":SobolSearch")
+    status, _, err = run(*serial("train", "--trials", 2, "--searcher", "bayes"))
+    assert status == 2 and "--searcher: invalid choice: 'bayes'" in err
+    (train / "grid.yaml").write_text("lr: {choice: [0.1, 0.2, 0.3]}")
+    goal = ["--metric", "a", "--mode", "max"]
+    assert run(*serial("plain", *goal, "--searcher", "grid", "--space", "grid.yaml", "--name", "g", "--quiet"))[0] == 0
+    with Results.open("runs/g") as results:
+        assert sorted(result.config["lr"] for result in results) == [0.1, 0.2, 0.3]
+    status, _, err = run(*serial("train", "--searcher", "grid"))        # of a continuum
+    assert status == 2 and "a grid needs an axis" in err
+
+
+def test_a_misspelt_metric_fails_trials_with_the_near_name(run: Out, train: Path) -> None:
+    (train / "s.yaml").write_text("lr: {uniform: [0, 1]}")
+    goal = ["--metric", "aa", "--mode", "max"]
+    status, out, err = run(*serial("plain", *goal, "--space", "s.yaml", "--trials", 20, "--name", "x", "--quiet"))
+    assert (status, out) == (1, "") and "the metric 'aa' must be in every report" in err and "Did you mean 'a'?" in err
+    with Results.open("runs/x") as results:
+        assert {error.kind for error in results.errors} == {"bad_metric"} and len(results) == 5
 
 
 def test_run_in_a_terminal_leaves_the_folder_to_the_summary(train: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -657,6 +701,8 @@ def test_words_become_the_parts_they_name() -> None:
     names = {"asha": "ASHA", "hyperband": "Hyperband", "halving": "SuccessiveHalving", "median": "MedianStopping", "full": "FullRuns"}
     for word, name in names.items():
         assert type(cli_run._scheduler(word, 16)).__name__ == name and cli_run._scheduler(word, 16).max_t == 16
+    searchers = {"random": "RandomSearch", "grid": "GridSearch", "sobol": "SobolSearch", "gp": "GPSearch"}
+    assert {word: type(cli_run._searcher(word)).__name__ for word in searchers} == searchers and cli_run._searcher(None) is None
     assert cli_run._scheduler("asha", None).max_t == 100 and type(cli_run._scheduler(None, 7)).__name__ == "FullRuns"
     assert cli_run._scheduler(None, None) is None and cli_run._executor(None, None) is None
     assert type(cli_run._executor("serial", None)).__name__ == "Serial"

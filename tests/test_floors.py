@@ -2,10 +2,10 @@
 
     5  tuner  results  cli  report  observers  integrations, ...    wires everything
     4  executors  population  training  vault  journal              effects; never 2-3
-    3  study (with keeping, living, stopping and supply)            0, 1's space, 2's contracts
+    3  study (with keeping, living, stopping, supply and tried)     0, 1's space, 2's contracts
     2  searchers  schedulers                                        siblings: never each other; schedulers import 1 only where it is used
     1  space  gp                                                    tensors; gp knows no trial
-    0  trial  values  packing  errors  seeds  spec  objective  pareto  standard library only
+    0  trial  values  parts  packing  errors  seeds  spec  objective  pareto  standard library only
 
 Imports inside functions count. Those under `if TYPE_CHECKING:` do not: they are not there when the code runs.
 """
@@ -23,10 +23,10 @@ import pytest
 PACKAGE = "torchtune_hp"
 ROOT = Path(__file__).resolve().parent.parent / PACKAGE
 TABLE = {
-    0: "trial values packing errors seeds spec objective pareto",
+    0: "trial values parts packing errors seeds spec objective pareto",
     1: "space gp",
     2: "searchers schedulers",
-    3: "study keeping living stopping supply",
+    3: "study keeping living stopping supply tried",
     4: "executors population functional metrics training vault checkpoints lock "
     "journal journal_file journal_rows journal_text journal_turns",
 }   # what is not named here is on floor 5  # fmt: skip

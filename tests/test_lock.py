@@ -30,6 +30,29 @@ def test_a_second_driver_is_told_who_the_first_one_is(tmp_path: Path) -> None:
         pass
 
 
+def test_a_lock_that_was_removed_before_it_was_taken_is_taken_where_everybody_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, flock, removed = DriverLock(tmp_path / "s"), fcntl.flock, []
+
+    def late(file: int, how: int) -> None:          # the first driver takes its study away, and lets go
+        if not removed:
+            removed.append(first.path)
+            first.remove()
+            first.path.parent.rmdir()
+            first.release()
+        flock(file, how)
+
+    first.acquire()
+    monkeypatch.setattr(fcntl, "flock", late)
+    with DriverLock(tmp_path / "s") as second:
+        assert removed and second.path.exists()
+        with pytest.raises(StudyLockedError):
+            DriverLock(tmp_path / "s").acquire()
+    first.remove()          # holds nothing any more
+    assert second.path.exists()
+
+
 LOCKING = """
 import sys, time
 from torchtune_hp.lock import DriverLock

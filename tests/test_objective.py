@@ -79,6 +79,8 @@ def test_violation_is_relative_to_bounds_above_one() -> None:
 def test_a_constraint_that_cannot_be_read_says_so(text: object) -> None:
     with pytest.raises(ConfigurationError, match="outcome_constraints"):
         Objective("m", "min", [text])  # type: ignore[list-item]
+    with pytest.raises(ConfigurationError, match="outcome_constraints"):
+        Objective("m", "min", text)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -90,6 +92,9 @@ def test_a_constraint_that_cannot_be_read_says_so(text: object) -> None:
         ([], "min", "metric: expected the name of a metric"),
         ("", "min", "metric: expected the name of a metric"),
         ([3], "min", "metric: expected the name of a metric"),
+        (3, "min", "metric: expected the name of a metric, or a list of names, but got 3"),
+        ([["a"]], "min", "metric: expected the name of a metric"),
+        ("m", 3, 'mode: must be "min" or "max", but got 3'),
     ],
 )
 def test_wrong_goals_are_refused(metric: object, mode: object, words: str) -> None:

@@ -192,7 +192,7 @@ def test_a_report_that_violates_a_constraint_adds_nothing_to_the_hypervolume() -
     assert [row.trial for row in results.hypervolume((2.0, 0.0))] == [1]
 
 
-@pytest.mark.parametrize("reference", [(1.0,), (1.0, 2.0, 3.0), (1.0, NAN), (1.0, INF), (1.0, "2")])
+@pytest.mark.parametrize("reference", [(1.0,), (1.0, 2.0, 3.0), (1.0, NAN), (1.0, INF), (1.0, "2"), 3, (1.0, True), "ab"])
 def test_a_reference_is_one_finite_number_for_each_metric(reference: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"reference: one finite number for each of \['a', 'b'\]"):
         Results(study([], **BOTH)).hypervolume(reference)

@@ -76,6 +76,8 @@ def test_own_points_that_would_not_be_tried_as_they_are_or_once_are_refused_by_n
     check_own(space, [ROWS[4], ROWS[2]])
     with pytest.raises(SpaceError, match=r"points\[2\]: each row is tried once, but points\[0\] is that row, \{'a': 4.0, 'b': 4\}. Leave"):
         check_own(space, [ROWS[4], ROWS[2], ROWS[4]])
+    with pytest.raises(SpaceError, match=r"^points\[1\]: b: 7 is not a value of choice"):
+        check_own(SPACE, [OWN[0], {"a": 0.5, "b": 7}, {}])
     check_own(SPACE, [OWN[0], OWN[0]])          # elsewhere a point may be tried twice, for its noise, say
     space = Space({"a": uniform(0.0, 1.0), "b": choice([1, 2, 3])}, constraints=[lambda config: config["a"] < 0.5])
     with pytest.raises(SpaceError, match=r"points\[1\]: .* constraints, but \{'a': 0.75, 'b': 1\} does not"):

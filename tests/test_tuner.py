@@ -396,6 +396,39 @@ def test_a_study_that_cannot_be_run_is_refused_before_anything_runs(changes: dic
         )
 
 
+def _refusing(config: dict[str, Any]) -> float:
+    raise KeyError("no such key")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"executor": hp.Fused()}, "Fused trains a ModelTrainable"),
+        ({"executor": hp.Processes(1, gpus=1024)}, "gpus: "),
+        ({"trainable": hp.with_parameters(lambda config, lock: None, lock=threading.Lock()), "executor": hp.Processes(1)}, "picklable"),
+        ({"space": {"x": hp.uniform(0.0, 1.0), "y": hp.sample_from(_refusing)}}, "y: sample_from failed"),
+        ({"executor": hp.Simulated(2, seconds=lambda config: 0)}, None),            # after the first turn: it is a study
+    ],
+)
+@pytest.mark.parametrize("named", ["refused", None])
+def test_what_is_refused_before_the_first_turn_leaves_nothing_on_disk(
+    tmp_path: Path, changes: dict[str, Any], words: str | None, named: str | None
+) -> None:
+    given = counting(tmp_path, trainable=train.function, name=named, searcher=hp.RandomSearch())
+    with pytest.raises((hp.ConfigurationError, hp.SpaceError), match=words):
+        hp.Tuner(**given | changes).fit()
+    assert (list(tmp_path.rglob("*")) == []) == (words is not None)
+
+
+def test_what_was_there_before_a_refused_study_stays(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(hp.ConfigurationError):
+        train.tune(executor=hp.Fused(), storage=tmp_path, name="mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+    assert len(train.tune(storage=tmp_path, name="mine")) == 4
+
+
 def test_all_problems_are_told_at_once() -> None:
     with pytest.raises(hp.ConfigurationError) as caught:
         hp.Tuner(3, trials=0, seed=-1, name="a b")
@@ -687,6 +720,19 @@ def test_a_study_runs_off_the_main_thread() -> None:
     assert found == [4]
 
 
+def test_that_plain_processes_do_not_repeat_a_run_is_said_once(tmp_path: Path) -> None:
+    def said(trials: int, executor: Any) -> int:
+        given = counting(tmp_path, executor=executor, name=None, searcher=hp.RandomSearch(), scheduler=hp.FullRuns(1), trials=trials)
+        results = hp.Tuner(**given).fit()
+        results = hp.Tuner.resume(results.path, Counter, trials="+2", verbose=0).fit()
+        text = "decisions are made in the order in which processes finish, which is another one in each run"
+        return sum(text in note.text and "hp.Processes(ordered=True)" in note.text for note in results.log if note.kind == "choice")
+
+    assert said(2, hp.Processes(2)) == 1
+    unequal = hp.Simulated(2, speeds=[1.0, 2.0])        # of its order every run has the same
+    assert [said(2, executor) for executor in (hp.Processes(2, ordered=True), hp.Processes(1), hp.Serial(2), unequal)] == [0] * 4
+
+
 def test_the_old_signal_handlers_are_back() -> None:
     before = signal.getsignal(signal.SIGINT)
     train.tune()
@@ -927,6 +973,22 @@ def test_what_gives_no_checkpoints_is_not_trained_again_at_every_resume(tmp_path
     assert again == ([] if kind == "class" else [0])
     hp.Tuner(**given | {"trials": 3}).fit()
     assert len(trained) == 3 * 3 + (0 if kind == "class" else 3)
+
+
+@pytest.mark.parametrize("keep", [0, 1])
+def test_the_log_says_what_is_kept_of_what_cannot_be_saved(keep: int) -> None:
+    class Unsaving(hp.Trainable):
+        max_t = 1
+
+        def step(self) -> dict[str, float]:
+            return {"loss": self.config["x"]}
+
+    function = "train is a function: what is kept of a trial is the checkpoint that its best report gives, report(..., checkpoint=...)"
+    no_saving = "Unsaving has no save_checkpoint, so no weights are kept; write it and load_checkpoint, or pass keep=0"
+    given = {"space": SPACE, "metric": "loss", "mode": "min", "trials": 1, "storage": None, "verbose": 0, "executor": hp.Serial()}
+    for trainable, words in ((train.function, [function]), (Unsaving, [no_saving]), (Counter, [])):
+        log = hp.Tuner(trainable, keep=keep, scheduler=hp.FullRuns(1), **given).fit().log
+        assert [note.text for note in log if note.kind == "keep"] == (words if keep else [])
 
 
 def test_a_report_without_a_checkpoint_is_trained_again_once_and_displaces_nothing(tmp_path: Path) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from .errors import ConfigurationError, TorchtuneError
+from .parts import nearest
 
 T = TypeVar("T")
 
@@ -44,8 +44,8 @@ def refuse_foreign(call: str, given: Iterable[str], known: Iterable[str]) -> Non
         elif name in NOT_YET:
             lines.append(f"`{name}` does not exist yet: {NOT_YET[name]}.")
         else:
-            near = difflib.get_close_matches(name, list(known), n=1)
-            lines.append(f"`{name}` is not an argument" + (f"; did you mean {near[0]}=?" if near else "."))
+            near = nearest(name, known)
+            lines.append(f"`{name}` is not an argument" + (f"; did you mean {near}=?" if near else "."))
     if lines:
         raise TypeError(f"{call}: " + " ".join(lines))
 

@@ -9,6 +9,7 @@ from typing import Any
 from .arguments import refuse_foreign
 from .errors import ConfigurationError, ReportError, SeveralObjectivesError, StudyFailedError, TrialFinishedError
 from .objective import VIOLATED, Objective
+from .parts import as_int
 from .plan import default_searcher
 from .schedulers import FullRuns
 from .schedulers.base import Scheduler
@@ -61,6 +62,7 @@ class AskTell:
         self.space = Space.of(space)
         self.objective = Objective(metric, mode, outcome_constraints)       # type: ignore[arg-type]
         check_own(self.space, points)
+        trials, seed = as_int(trials), as_int(seed)
         searcher = searcher or default_searcher(self.space)
         scheduler = scheduler or FullRuns()
         setting = Setting(
@@ -99,7 +101,9 @@ class AskTell:
         self._check(trial)
         values = self._clean(trial, metrics if isinstance(metrics, Mapping) else {self.objective.metrics[0]: metrics})
         before = self._steps[trial.id]
-        now = before + 1 if step is None else step
+        now = before + 1 if step is None else as_int(step)
+        if type(now) is not int:
+            raise ConfigurationError(f"tell: a step is a whole number, counted from 1, but trial {trial.id} got {step!r}.")
         if now <= before:
             raise ConfigurationError(f"tell: steps of a trial go up, but trial {trial.id} stands at {before} and got {step}.")
         score = self.objective.values(values)[0]
@@ -117,7 +121,7 @@ class AskTell:
 
     def steps(self, trial: Trial) -> int:
         """The last step that was told of a trial."""
-        return self._steps.get(trial.id, 0)
+        return self._steps.get(_is_trial(trial).id, 0)
 
     @property
     def best(self) -> tuple[Trial, dict[str, Scalar]]:
@@ -158,8 +162,15 @@ class AskTell:
         return False
 
     def _check(self, trial: Trial) -> None:
-        if trial.id not in self._out:
+        if _is_trial(trial).id not in self._out:
             raise TrialFinishedError(f"trial {trial.id} is not out: it has ended, rests, or was never asked for.")
+
+
+def _is_trial(given: object) -> Trial:
+    if isinstance(given, Trial):
+        return given
+    none = " ask() gives None where there is nothing to do now: tell more first, or end." if given is None else ""
+    raise ConfigurationError(f"trial: what ask() gave is needed, as in trial = study.ask(), but got {given!r}.{none}")
 
 
 _ARGUMENTS = tuple(name for name in inspect.signature(AskTell).parameters if name != "foreign")

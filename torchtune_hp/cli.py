@@ -81,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--metric", action="append", metavar="M", help="what is optimized; again for several objectives")
     run.add_argument("--mode", action="append", choices=["min", "max"], help="its direction; again for several objectives")
     run.add_argument("--space", metavar="FILE.yaml", help="the search space")
+    run.add_argument("--searcher", choices=["random", "grid", "sobol", "gp"], help="where to look (default: gp, or grid for a grid_search)")
     run.add_argument("--scheduler", choices=["asha", "hyperband", "halving", "median", "full"], help="how much to spend on which trial")
     run.add_argument("--max-t", type=int, metavar="N", help="steps a trial is trained at most; alone: --scheduler full")
     run.add_argument("--executor", choices=["serial", "processes"], help="where trials are trained (default: processes)")

@@ -15,10 +15,10 @@ from typing import IO, Any
 
 from .journal_text import to_json
 from .results import Results
-from .tables import FIXED, Record, record
+from .tables import FIXED, LOOK, Record, record
 
-_REPORTS = """SELECT r.trial, t.state, r.step, r.time, r.metrics, config_text(t.x, t.config, t.names)
-    FROM report r JOIN trials t ON t.id = r.trial ORDER BY r.id"""
+_REPORTS = f"""SELECT r.trial, t.state, r.step, r.time, r.metrics, config_text(t.x, t.config, t.names)
+    FROM report r JOIN trials t ON t.id = r.trial WHERE r.{LOOK} ORDER BY r.id"""
 
 
 def export(folder: Path, output: str | None, reports: bool) -> int:

@@ -22,6 +22,7 @@ from .population.census import STACKS
 from .result import Result
 from .results import Results
 from .spec import brief
+from .tables import LOOK
 
 STATES = ("running", "interrupted", "resting", "completed", "stopped", "failed")
 """The journal's, and "interrupted": a trial was under way when its study lost its driver, and goes on when that is resumed."""
@@ -171,7 +172,7 @@ def _settings(folder: Path, header: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _shown(folder: Path, results: Results) -> dict[str, Any]:
-    (reports,) = next(results.journal.rows("SELECT count(*) FROM report"))
+    (reports,) = next(results.journal.rows(f"SELECT count(*) FROM report WHERE {LOOK}"))
     several = len(results.objective.metrics) > 1
     found = results.pareto if several else results.top(TOP)
     return {

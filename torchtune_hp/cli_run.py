@@ -122,7 +122,8 @@ def _changes(arguments: argparse.Namespace) -> dict[str, Any]:
     typed = {
         "trials": arguments.trials, "time_budget": arguments.time_budget, "target": arguments.goal, "seed": arguments.seed,
         "name": arguments.name, "storage": arguments.storage, "metric": _one_or_all(arguments.metric), "mode": _one_or_all(arguments.mode),
-        "space": _space(arguments.space), "scheduler": _scheduler(arguments.scheduler, arguments.max_t),
+        "space": _space(arguments.space), "searcher": _searcher(arguments.searcher),
+        "scheduler": _scheduler(arguments.scheduler, arguments.max_t),
         "executor": _executor(arguments.executor, arguments.workers), "resume": "auto" if arguments.resume else None,
         "warm_start": arguments.warm_start,
         "verbose": 0 if arguments.quiet else None,
@@ -144,6 +145,17 @@ def _space(file: str | None) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--space: {file} cannot be read: {error}") from None
     return Space.from_yaml(text)
+
+
+def _searcher(name: str | None) -> Any:
+    if name is None:
+        return None
+    from . import searchers
+
+    classes: dict[str, Any] = {
+        "random": searchers.RandomSearch, "grid": searchers.GridSearch, "sobol": searchers.SobolSearch, "gp": searchers.GPSearch,
+    }  # fmt: skip
+    return classes[name]()
 
 
 def _scheduler(name: str | None, max_t: int | None) -> Any:

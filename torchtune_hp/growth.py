@@ -6,7 +6,8 @@ As with the front, a report that is not finite or violates an outcome constraint
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from numbers import Real
 from typing import NamedTuple
 
 from .errors import ConfigurationError
@@ -55,7 +56,14 @@ def _looks(journal: Journal, objective: Objective) -> Iterator[tuple[int, int, f
 
 
 def _minimized(objective: Objective, reference: Sequence[float]) -> Values:
-    values = tuple(reference)
-    if len(values) != len(objective.metrics) or not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values):
-        raise ConfigurationError(f"reference: one finite number for each of {list(objective.metrics)} is needed, but got {reference!r}.")
+    values = tuple(reference) if isinstance(reference, Iterable) else ()
+    if len(values) != len(objective.metrics) or not all(map(_is_finite, values)):
+        raise ConfigurationError(
+            f"reference: one finite number for each of {list(objective.metrics)} is needed, but got {reference!r}. "
+            "Give each in its metric's own direction, or leave the reference out."
+        )
     return tuple(float(value) if mode == "min" else -float(value) for value, mode in zip(values, objective.modes))
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

@@ -36,11 +36,7 @@ class DriverLock:
 
         if self._file is not None:
             return self
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise JournalError(f"A study must be writable, but {self.path} cannot be opened ({error}). Choose another storage.") from error
+        file = self._open()
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -48,14 +44,36 @@ class DriverLock:
             if isinstance(error, BlockingIOError):
                 raise StudyLockedError(self._told()) from None
             raise JournalError(f"A study needs a disk with file locks, but {self.path} cannot be locked ({error}).") from error
+        if not self._is_there(file):        # its holder removed it in between
+            os.close(file)
+            return self.acquire()
         os.ftruncate(file, 0)
         os.pwrite(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}).encode(), 0)
         self._file = file
         _held.add(self)
         return self
 
+    def _open(self) -> int:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise JournalError(f"A study must be writable, but {self.path} cannot be opened ({error}). Choose another storage.") from error
+
+    def _is_there(self, file: int) -> bool:
+        """Whether what was locked is what everybody finds under this name: else two drivers could each lock a file of theirs."""
+        try:
+            return os.path.samestat(os.fstat(file), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def remove(self) -> None:
+        """Removes the file, while this driver holds it: nothing is left of a study that never was."""
+        if self._file is not None:
+            self.path.unlink(missing_ok=True)
+
     def release(self) -> None:
-        """Lets go; a second release does nothing. The file stays: removing it would let two drivers lock two files of one name."""
+        """Lets go; a second release does nothing. The file stays."""
         if self._file is not None:
             os.ftruncate(self._file, 0)
             self._close()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from .errors import ConfigurationError
 from .trial import Scalar
@@ -56,14 +56,14 @@ class Objective:
     """
 
     def __init__(self, metric: str | Sequence[str], mode: Mode | Sequence[Mode], constraints: str | Sequence[str] = ()) -> None:
-        self.metrics: tuple[str, ...] = (metric,) if isinstance(metric, str) else tuple(metric)
-        self.modes: tuple[Mode, ...] = (mode,) * len(self.metrics) if isinstance(mode, str) else tuple(mode)
-        self.texts = (constraints,) if isinstance(constraints, str) else tuple(constraints)
+        self.metrics: tuple[str, ...] = _all_of(metric)
+        self.modes: tuple[Mode, ...] = (mode,) * len(self.metrics) if isinstance(mode, str) else _all_of(mode)
+        self.texts: tuple[str, ...] = _all_of(constraints)
         self.constraints = tuple(Constraint.parse(text) for text in self.texts)
         problems = []
         if not self.metrics or not all(isinstance(name, str) and name for name in self.metrics):
             problems.append(f"metric: expected the name of a metric, or a list of names, but got {metric!r}.")
-        if len(set(self.metrics)) != len(self.metrics):
+        elif len(set(self.metrics)) != len(self.metrics):
             problems.append(f"metric: each name may stand once, but got {metric!r}.")
         if any(mode not in ("min", "max") for mode in self.modes):
             problems.append(f'mode: must be "min" or "max", but got {mode!r}.')
@@ -103,6 +103,11 @@ class Objective:
     def own(self, value: float) -> float:
         """The first objective's value back in the user's direction."""
         return self._signs[0] * value
+
+
+def _all_of(given: Any) -> tuple[Any, ...]:
+    """One thing, or several of them; whatever they are is checked by whoever asks."""
+    return tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
 
 
 def _number(value: Scalar) -> float:

@@ -18,6 +18,7 @@ import torch
 from .configs import whole_config
 from .errors import ReplayError, StudyFailedError
 from .executors.base import Executor, Job
+from .executors.processes import Processes
 from .interrupts import Interrupts, StudyInterrupted, how_to_go_on
 from .journal import Journal
 from .observers.base import Observers, StudyInfo
@@ -26,14 +27,21 @@ from .recovery import Kept, recover
 from .results import Results
 from .scripts import how_to_resume
 from .study import BREAKER, Study
+from .training.function import FunctionRecipe
 from .training.loading import shown_by, silent
-from .training.runner import Place
+from .training.runner import Place, Recipe
 from .training.seeding import undisturbed
 from .trial import Command, Config, Drop, Keep, Launch, Limits, Note, Trial
 from .vault import Vault
 
 if TYPE_CHECKING:
     from .observers.progress import Progress
+
+
+ARRIVAL = (
+    "order: decisions are made in the order in which processes finish, which is another one in each run; this run can be resumed all the "
+    "same. Runs that repeat each other: executor=hp.Processes(ordered=True)"
+)
 
 
 def drive(
@@ -101,6 +109,7 @@ class Session:
                 turns = len(journal)
                 self._note_once(study)
                 self._note_timed()
+                self._note_arrival(capacity)
                 standing, commands = study.standing(), study.outstanding()
                 earlier = None if before is None else Results(journal)
                 header = journal.header
@@ -149,8 +158,7 @@ class Session:
             whole = f"{name} is a constant: every trial gets the whole list {reprlib.repr(value)}"
             self.journal.note(Note("space", f"{whole}. To search among its items: hp.choice([...])"))
         if not self.plan.recipe.saves and self.plan.keep:
-            text = f"{self.plan.recipe.name} cannot save its state: weights are kept only where report() is given a checkpoint"
-            self.journal.note(Note("keep", text))
+            self.journal.note(Note("keep", _unsaved(self.plan.recipe)))
         return offered
 
     def _note_once(self, study: Study) -> None:
@@ -169,6 +177,12 @@ class Session:
             text = timed(self.plan.recipe.name)
             if all(note.text != text for note in self.journal.notes("choice")):
                 self.journal.note(Note("choice", text))
+
+    def _note_arrival(self, capacity: int) -> None:
+        """That the order in which trials finish is an input of this study, and so another one in another run."""
+        if isinstance(self.plan.executor, Processes) and not self.plan.executor.ordered and capacity > 1:
+            if all(note.text != ARRIVAL for note in self.journal.notes("choice")):
+                self.journal.note(Note("choice", ARRIVAL))
 
     def _first(self) -> Trial:
         """The trial that this study begins with, or would on one slot; asked of copies."""
@@ -247,6 +261,13 @@ def _without_collecting() -> Iterator[None]:
     finally:
         if collecting:
             gc.enable()
+
+
+def _unsaved(recipe: Recipe) -> str:
+    if isinstance(recipe, FunctionRecipe):
+        what = "the checkpoint that its best report gives, report(..., checkpoint=...)"
+        return f"{recipe.name} is a function: what is kept of a trial is {what}"
+    return f"{recipe.name} has no save_checkpoint, so no weights are kept; write it and load_checkpoint, or pass keep=0"
 
 
 def _broken(name: str, first: str) -> str:

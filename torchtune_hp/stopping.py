@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from .errors import ConfigurationError
 from .objective import Objective
+from .parts import part
 from .trial import Scalar
 
 Metrics = Mapping[str, Scalar]
@@ -37,6 +38,7 @@ class StopRule(Protocol):
         ...
 
 
+@part
 class MaxSteps:
     """Ends a trial after `steps` steps."""
 
@@ -75,6 +77,7 @@ class _FirstReport:
         self._checked = True
 
 
+@part
 class Plateau:
     """Ends a trial whose metric has not improved by more than `min_delta` for `patience` steps.
 

@@ -135,9 +135,13 @@ class Study:
             raise ReplayError(_difference(again, commands))
 
     def notes(self) -> list[Note]:
-        """What the log should say of how points are chosen, since it was last asked: of a searcher that has `notes`."""
+        """What the log should say of how points are chosen, since it was last asked: of a searcher that has `notes`, and of the space."""
         said: Sequence[str] = getattr(self.searcher, "notes", tuple)()
-        return [Note("searcher", text, time=self.seconds) for text in said] if said else []
+        used_up = self._supply.notes()
+        if not said and not used_up:
+            return []
+        notes = [Note("searcher", text, time=self.seconds) for text in said]
+        return notes + [Note("space", text, time=self.seconds) for text in used_up]
 
     @property
     def running(self) -> Mapping[int, int]:

@@ -22,6 +22,7 @@ from .packing import Layout, held
 from .searchers.base import Searcher
 from .seeds import derive
 from .trial import Config, Setting, Trial
+from .tried import Tried, watched
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +51,8 @@ class Supply:
         self._setting = setting
         self._own = own
         self._block: Iterator[Point] = iter(())
+        self._tried = Tried(space) if watched(space) else None
+        self._notes: list[str] = []
 
     def left(self, trials: int | None) -> int:
         """How many points there still are, where `trials` bounds them all (None: it does not)."""
@@ -89,11 +92,24 @@ class Supply:
     def trial(self, id: int, point: Point, tag: int, parent: int | None) -> Trial:
         """Trial number `id` at this point, under its own seed."""
         x, config, seed = point
+        if self._tried is not None and parent is None:
+            self._watch(self._tried, id, config.x(x) if type(config) is Layout else x)
         if seed is None:
             seed = derive(self._setting.seed, "trial", id)
             if self._space.sampled:
                 config = self._sampled(x, seed)
         return Trial(id, x, config, seed, tag, parent)
+
+    def notes(self) -> list[str]:
+        """What the log should say of the points, since it was last asked."""
+        said, self._notes = self._notes, []
+        return said
+
+    def _watch(self, tried: Tried, id: int, x: X) -> None:
+        said = tried.add(id, x)
+        if said is not None:
+            self._notes.append(said)
+            self._tried = None
 
     def _from_block(self, n: int, left: int, after: int) -> list[Point]:
         """From a searcher that does not learn: taken in blocks, handed out in order."""
@@ -144,7 +160,11 @@ class Supply:
 
 def check_own(space: Space, points: Sequence[Config]) -> None:
     """SpaceError, which names the point, unless the user's own points can be tried as they are, and rows once: laws 1 and 2."""
-    x = space.encode(points)
+    try:
+        x = space.encode(points)
+    except SpaceError:
+        _name_point(space, points)
+        raise
     seen: dict[X, int] = {}
     for i, (point, place, feasible) in enumerate(zip(points, map(tuple, x.tolist()), space.feasible(x).tolist())):
         if not feasible:
@@ -156,6 +176,15 @@ def check_own(space: Space, points: Sequence[Config]) -> None:
         first = seen.setdefault(place, i)
         if first != i and space.rows is not None:
             raise SpaceError(f"points[{i}]: each row is tried once, but points[{first}] is that row, {point!r}. Leave one of them out.")
+
+
+def _name_point(space: Space, points: Sequence[Config]) -> None:
+    """SpaceError with the number of the first point that is no config of the space."""
+    for i, point in enumerate(points):
+        try:
+            space.encode([point])
+        except SpaceError as error:
+            raise SpaceError(f"points[{i}]: {error}") from None
 
 
 def _recorded_point(trial: Trial) -> Point:

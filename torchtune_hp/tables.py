@@ -9,6 +9,11 @@ from .journal import Journal
 from .journal_text import from_json
 from .result import flat
 
+LOOK = """id NOT IN (SELECT max(id) FROM report WHERE trial IN (SELECT trial FROM report WHERE done)
+    GROUP BY trial HAVING count(*) > count(DISTINCT step))"""
+"""Of rows of the table `report`, those that are looks. Law: a trial is looked at once a step. One that ended without a further report,
+as a function does, said so with its last one again, and that is no look of its own."""
+
 FIXED = ("trial", "state", "step", "time")
 
 
@@ -46,11 +51,9 @@ def frame(records: Iterable[Record]) -> Any:
 def curves(journal: Journal) -> dict[int, list[dict[str, Any]]]:
     """`Results.curves`."""
     found: dict[int, list[dict[str, Any]]] = {trial: [] for (trial,) in journal.rows("SELECT id FROM trial ORDER BY id")}
-    for trial, step, metrics, done in journal.rows("SELECT trial, step, metrics, done FROM report ORDER BY id"):
-        curve = found.setdefault(trial, [])
-        if not (done and curve and curve[-1]["step"] == step):      # a trial that ended without a further report said so
-            named = {"metrics.step" if name == "step" else name: value for name, value in from_json(metrics).items()}
-            curve.append({**named, "step": step})
+    for trial, step, metrics in journal.rows(f"SELECT trial, step, metrics FROM report WHERE {LOOK} ORDER BY id"):
+        named = {"metrics.step" if name == "step" else name: value for name, value in from_json(metrics).items()}
+        found.setdefault(trial, []).append({**named, "step": step})
     return found
 
 

@@ -6,13 +6,16 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from .arguments import refuse_foreign
-from .errors import StudyExistsError
+from .errors import ConfigurationError, SpaceError, StudyExistsError
 from .journal import Journal
+from .journal_file import NAME as STUDY
 from .lock import DriverLock
+from .parts import as_int
 from .plan import Plan, make_plan
 from .results import Results
 from .resuming import resumed_arguments
@@ -113,6 +116,8 @@ class Tuner:
         """Runs the study to its end, and returns what came of it.
 
         Raises:
+            ConfigurationError, SpaceError: what cannot be seen before it is tried, such as an executor that does not train this; where
+                that is before the first turn, nothing is left on disk.
             StudyExistsError: there is a study of this name, and `resume` is "never". StudyLockedError: it is being driven.
             StudyFailedError: trials failed one after another; the journal is kept.
             StudyInterrupted: Ctrl-C or SIGTERM came; all there is was saved, and the message says how to go on.
@@ -134,9 +139,15 @@ class Tuner:
             )
         if self._given["warm_start"] and not plan.sources:      # the study that had its own record of them is gone since
             plan = self._plan = make_plan(self._given)
-        with DriverLock(folder):
-            with Journal.create(folder, plan.header() | {"name": folder.name}, every=_every(plan)) as journal:
+        header = plan.header() | {"name": folder.name}
+        with DriverLock(folder) as lock, Journal.create(folder, header, every=_every(plan)) as journal:
+            try:
                 Session(plan, folder, _learned(plan, journal), shown).run()
+            except (ConfigurationError, SpaceError):
+                if not len(journal):
+                    journal.close()
+                    _take_away(lock)
+                raise
         return Results.open(folder, trainable=plan.trainable, space=plan.space)
 
     @classmethod
@@ -159,6 +170,7 @@ class Tuner:
         mine = [name for name in ARGUMENTS if name not in ("name", "storage", "resume")]     # a study keeps its name and place
         refuse_foreign("Tuner.resume", [name for name in changes if name not in mine], mine)
         given = {**changes, "trials": trials} | ({} if trainable is None else {"trainable": trainable})
+        given = {name: as_int(value) for name, value in given.items()}
         shown = Path(path).expanduser()
         return cls._resumed(shown.absolute(), shown, given, allow)
 
@@ -199,7 +211,8 @@ def _with_defaults(given: dict[str, Any], passed: frozenset[str]) -> dict[str, A
     trainable = given["trainable"]
     own = defaults_of(trainable)
     refuse_foreign("trainable", [name for name in own if name not in given], given)
-    return given | {name: value for name, value in own.items() if name not in passed or (name in _NEEDED and given[name] is None)}
+    mine = {name: value for name, value in own.items() if name not in passed or (name in _NEEDED and given[name] is None)}
+    return {name: as_int(value) for name, value in (given | mine).items()}
 
 
 def _next_folder(storage: Path, name: str) -> Path:
@@ -216,6 +229,17 @@ def _next_folder(storage: Path, name: str) -> Path:
         except OSError:         # the lock says it better
             pass
         return folder
+
+
+def _take_away(lock: DriverLock) -> None:
+    """A study that was refused before its first turn leaves its name free, and nothing of its own on disk."""
+    folder = lock.path.parent
+    for file in folder.glob(f"{STUDY}*"):       # and the log beside it
+        file.unlink()
+    lock.remove()
+    for made in ("trials", "checkpoints", "."):
+        with suppress(OSError):                 # not there, or holds files of somebody else's
+            (folder / made).rmdir()
 
 
 def _learned(plan: Plan, journal: Journal) -> Journal:

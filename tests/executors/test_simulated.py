@@ -13,7 +13,7 @@ import torch
 import torchtune_hp as hp
 from torchtune_hp.testing.executor_suite import ExecutorSuite
 from torchtune_hp.testing.toys import Quadratic
-from torchtune_hp.trial import Failed, Launch, Note, Reached, Setting, Standing, Train, Trial
+from torchtune_hp.trial import Drop, Failed, Launch, Note, Reached, Setting, Standing, Train, Trial
 
 from .test_serial import job_of
 
@@ -96,6 +96,41 @@ def test_the_seconds_of_a_step_must_be_a_positive_number_for_each_config(seconds
     with pytest.raises(hp.ConfigurationError, match=rf"seconds: must be a positive number for each config, {words} .*12.0"):
         simulated.submit(launch(0, 1))
         simulated.wait()
+
+
+@pytest.mark.parametrize(
+    ("failures", "words"),
+    [(lambda config: 0, "but is 0 for"), (lambda config: 2.0, r"but is 2\.0 for"), (lambda config: True, "but is True for"),
+     (lambda config: "2", "but is '2' for"), (broken, r"but raised KeyError\('speed'\) for")],
+)  # fmt: skip
+@pytest.mark.parametrize("seconds", [1.0, lambda config: 1.0])
+def test_the_step_of_a_failure_must_be_a_whole_number_or_none_for_each_config(failures: Any, words: str, seconds: Any) -> None:
+    simulated = begun(failures=failures, seconds=seconds)
+    with pytest.raises(hp.ConfigurationError, match=rf"failures: .* an int of at least 1, or None, {words} .*12.0"):
+        simulated.submit(launch(0, 3))
+        simulated.wait()
+
+
+def test_the_step_of_a_failure_may_be_numpys() -> None:
+    simulated = begun(failures=lambda config: np.int64(2))
+    simulated.submit(launch(0, 3))
+    (event,) = simulated.wait()
+    assert isinstance(event, Failed) and type(event.step) is int and event.step == 2
+
+
+@pytest.mark.parametrize("command", [Drop, lambda id: Train(id, 2)])
+def test_a_command_for_a_trial_that_is_not_there_is_refused_in_words(command: Any) -> None:
+    simulated = begun()
+    simulated.submit(launch(2, 1))
+    for id in (3, -1, 10**9):
+        with pytest.raises(RuntimeError, match=rf"a command names a trial that was launched, but there is no trial {id}\. Launch it first"):
+            simulated.submit(command(id))
+    with pytest.raises(RuntimeError, match="was dropped, or never launched"):
+        simulated.submit(command(0))
+    simulated.wait()
+    simulated.submit(Drop(2))
+    with pytest.raises(RuntimeError, match="a dropped trial is never named again"):
+        simulated.submit(command(2))
 
 
 def test_it_waits_for_nothing_only_with_a_word() -> None:
@@ -183,6 +218,7 @@ def test_a_study_of_curves_needs_no_trainable_and_has_nothing_to_load(tmp_path: 
         ({"speeds": [1.0, 0.0]}, "speeds"),
         ({"speeds": ["a", 1]}, "speeds: one positive number"),
         ({"speeds": 2.0}, "speeds: one positive number"),
+        ({"failures": 3}, "failures: must be callable"),
     ],
 )
 def test_wrong_arguments_are_named(given: dict[str, Any], words: str) -> None:

@@ -123,6 +123,13 @@ def test_floats_and_ints_of_many_levels_are_warped_and_nothing_else() -> None:
     assert kernel_of(setting, looks=True).warped == ()
 
 
+def test_that_there_is_nothing_to_bend_is_said() -> None:
+    few = (Dim("net", "category", 2), Dim("layers", "int", 15), Dim("batch", "ordinal", 99), Dim("rounded", "float", 3))
+    said = "GPSearch: warp=True bends floats and ints of 16 levels or more; the space has none, so nothing bends"
+    for dims, warp, notes in ((few, True, [said]), (few, False, []), ((*few, Dim("width", "int", 16)), True, [])):
+        assert begun(Setting(dims, anywhere), warp=warp).notes()[1:] == notes
+
+
 def along_a_power(x: Tensor) -> Tensor:
     """Branin, most of it in a tenth of each axis."""
     return branin(x**0.25)

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from ..errors import ConfigurationError
+from ..parts import part
 from ..population.census import STACKS
 from ..population.choosing import Strategy
 from ..population.engine import Answer, Engine
@@ -31,6 +32,7 @@ SLOTS = {"cpu": 32, "cuda": 128}
 """Slots where none are said, and none can be measured."""
 
 
+@part
 class Fused(Serial):
     """Trains the trials of a `ModelTrainable` as one tensor program.
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..errors import ConfigurationError
+from ..parts import part
 from ..trial import Command, Event, Failed, Launch, Note, Reached, Setting, Standing, Train
 from .base import Job, stamped
 from .clock import VirtualTime
@@ -30,6 +31,7 @@ SAVING = 60.0
 """Seconds that states which are to be durable may take to arrive, once the executor is closed."""
 
 
+@part
 class Processes:
     """Trains `workers` trials at once, each in a process with `cpus` threads and `gpus` GPUs (1/2: two workers share one).
 

@@ -6,12 +6,14 @@ import time
 from collections.abc import Iterator, Sequence
 
 from ..errors import ConfigurationError
+from ..parts import part
 from ..trial import Command, Event, Failed, Keep, Launch, Note, Reached, Setting, Standing, Train
 from .base import Job, stamped
 from .clock import VirtualTime
 from .local import LocalTrials
 
 
+@part
 class Serial:
     """Trains in this process, one trial at a time.
 

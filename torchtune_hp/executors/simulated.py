@@ -16,6 +16,7 @@ from numbers import Real
 from typing import Any
 
 from ..errors import ConfigurationError
+from ..parts import as_int, part
 from ..training.reported import Cleaner
 from ..trial import Command, Drop, Event, Failed, Launch, Note, Reached, Scalar, Setting, Standing, Train, Trial
 from .base import Job, failed, stamped
@@ -26,6 +27,7 @@ _FLOATS = {float}
 Curve = Callable[[Any, int], Mapping[str, Scalar]]
 
 
+@part
 class Simulated:
     """`workers` trials at once, in virtual time.
 
@@ -33,7 +35,7 @@ class Simulated:
     an exception fails the trial there.
     `seconds`: virtual seconds a step takes: a number, or a function of the config. `speeds`: how fast each worker is, a
     number for each; a trial set running gets the free worker of the lowest number. `failures(config)`: the step at which a
-    trial dies ("lost"), or None.
+    trial dies ("lost", an int of at least 1), or None.
 
     With one number for all (the default), answers come by the rules of virtual time (`ordered`); with unequal ones they
     come in their real order of arrival, which is an input of the study.
@@ -56,6 +58,8 @@ class Simulated:
             problems.append(f"seconds: must be a positive number or a function of the config, but got {seconds!r}.")
         if speeds is not None and not _all_positive(speeds, workers):
             problems.append(f"speeds: one positive number for each of the {workers!r} workers is needed, but got {speeds!r}.")
+        if failures is not None and not callable(failures):
+            problems.append(f"failures: must be callable as failures(config), but got {failures!r}.")
         if problems:
             raise ConfigurationError("\n".join(problems))
         self.workers = workers
@@ -104,6 +108,7 @@ class Simulated:
 
     def submit(self, command: Command) -> None:
         if isinstance(command, Drop):
+            self._known(command, command.trial)
             self._trials[command.trial] = None
             if self._local is not None:
                 self._local.drop(command)
@@ -119,10 +124,7 @@ class Simulated:
         elif isinstance(command, Train):
             if command.until is None:
                 raise ConfigurationError(f"Train({command.trial}, None): an executor needs a step to train to; the study grants ENDLESS.")
-            known = self._trials[command.trial]
-            if known is None:
-                raise RuntimeError(f"{command}: this trial was dropped.")
-            self._work.append((known, command.until))
+            self._work.append((self._known(command, command.trial), command.until))
         elif self._local is not None:
             self._local.keep(command)
 
@@ -157,6 +159,15 @@ class Simulated:
         notes, self._notes = self._notes, []
         return [stamped(note, self._seconds(self._now)) for note in notes]
 
+    def _known(self, command: Command, id: int) -> Trial:
+        """Law: a command names a trial that was launched and not dropped."""
+        if not 0 <= id < len(self._trials):
+            raise RuntimeError(f"{command}: a command names a trial that was launched, but there is no trial {id!r}. Launch it first.")
+        trial = self._trials[id]
+        if trial is None:
+            raise RuntimeError(f"{command}: a dropped trial is never named again, and this one was dropped, or never launched.")
+        return trial
+
     def _enter(self, trial: Trial, step: int) -> None:
         if trial.id >= len(self._trials):
             missing = trial.id + 1 - len(self._trials)
@@ -177,7 +188,7 @@ class Simulated:
             self._answer(due, None, answer)
             return
         worker = heappop(self._free)
-        lost = None if self.failures is None else self.failures(trial.config)
+        lost = None if self.failures is None else self._failure_of(trial.config)
         if lost is not None and step < lost <= until:
             due = self._when(trial, since, lost - step, worker)
             answer = Failed(id, lost, "lost", f"simulated failure at step {lost}", self._seconds(due))
@@ -236,6 +247,17 @@ class Simulated:
         if not _is_positive(seconds):
             raise ConfigurationError(f"{law} is {seconds!r} for {config!r:.200}. Give the seconds that one step of it takes.")
         return float(seconds)
+
+    def _failure_of(self, config: Any) -> int | None:
+        assert self.failures is not None
+        law = "failures: must be the step at which a config dies, an int of at least 1, or None, but"
+        try:
+            step = as_int(self.failures(config))
+        except Exception as error:
+            raise ConfigurationError(f"{law} raised {error!r} for {config!r:.200}.") from error
+        if step is not None and (type(step) is not int or step < 1):
+            raise ConfigurationError(f"{law} is {step!r} for {config!r:.200}. Give None for one that lives.")
+        return step
 
     def _seconds(self, due: float) -> float:
         return self._start + (due * self._rate if self._ticks else due)

@@ -20,6 +20,7 @@ from torch.optim import LBFGS, Optimizer
 from torch.utils._pytree import tree_leaves
 
 from ..errors import ConfigurationError
+from ..parts import as_int
 from .keys import base_of, keys_of, later
 from .loop import Loop
 from .program import Hook
@@ -267,6 +268,8 @@ def _no_tensor_of_two(members: Sequence[Member]) -> None:
 def _seeds(given: Sequence[int] | None, k: int, start: int) -> list[int]:
     if given is None:
         return list(range(start, start + k))
+    if isinstance(given, Sequence):
+        given = [as_int(seed) for seed in given]
     if not isinstance(given, Sequence) or not all(isinstance(seed, int) for seed in given):
         raise ConfigurationError(f"Population: seeds must be a list with an int for each model, but got {given!r:.60}.")
     if len(given) != k:

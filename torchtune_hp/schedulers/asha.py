@@ -28,6 +28,7 @@ from itertools import pairwise
 from operator import attrgetter
 from typing import Any, Literal
 
+from ..parts import part
 from ..trial import Decision, Drop, New, Report, Setting, Train
 from .arguments import factor, is_whole, ordered, refuse, whole
 from .fronts import FrontRung
@@ -36,6 +37,7 @@ from .rungs import Rung, exact, levels
 _BY_TRIAL = attrgetter("trial")
 
 
+@part
 class ASHA:
     """Asynchronous successive halving, with Ray's parameter names.
 

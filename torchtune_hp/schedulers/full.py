@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..parts import part
 from ..trial import Decision, Drop, New, Report, Setting
 from .arguments import refuse, whole
 
 
+@part
 class FullRuns:
     """Trains every trial to `max_t` steps; None: to the trial's own end. Ranks nothing, so it serves several objectives."""
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ..parts import part
 from ..trial import Decision, Report, Setting
 from .arguments import factor, ordered, refuse, whole
 from .bracket import Brackets, Plan
 from .rungs import exact, levels
 
 
+@part
 class SuccessiveHalving:
     """Starts `trials` at once, keeps one in `reduction_factor` at each rung; then does it again, while there are fresh trials.
 

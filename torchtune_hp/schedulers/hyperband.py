@@ -17,12 +17,14 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
+from ..parts import part
 from ..trial import Decision, Report, Setting
 from .arguments import factor, refuse, whole
 from .bracket import Brackets, Plan
 from .rungs import exact
 
 
+@part
 class Hyperband:
     """Runs its brackets from the most aggressive one on, and over again, as long as there are fresh trials.
 

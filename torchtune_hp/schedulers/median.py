@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from heapq import heappop, heappush
 from operator import attrgetter
 
+from ..parts import part
 from ..trial import Decision, Drop, New, Report, Setting, Train
 from .arguments import ordered, refuse, whole
 from .fronts import values_of
@@ -27,6 +28,7 @@ from .rungs import score
 _BY_TRIAL = attrgetter("trial")
 
 
+@part
 class MedianStopping:
     """Trains every trial `every` steps at a time, up to `max_t`, and drops those that are behind the median.
 

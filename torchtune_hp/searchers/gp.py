@@ -33,6 +33,7 @@ from ..gp.maximize import best_rows, enough, pool, starts
 from ..gp.regression import Fitted, condition
 from ..gp.slopes import scales
 from ..gp.threads import bounded
+from ..parts import part
 from ..seeds import derive
 from ..trial import Report, Setting
 from .base import Base
@@ -53,6 +54,7 @@ _GAIN = 1e-3            # of the log posterior: less is not worth a step of a fi
 _LONG = 16              # up to so many rows every fit has four starts of its own; beyond, one beside the last fit: the mode of the prior
 
 
+@part
 class GPSearch(Base):
     """Where improvement is expected. Learns from running, stopped and failed trials; made for hundreds of points at once.
 
@@ -99,6 +101,8 @@ class GPSearch(Base):
             f"GPSearch: until {self._first} trials are told, two of them with finite values, points are {kind}{first}; then the Gaussian "
             f"process suggests them, and {kind} again only where it finds nothing untried"
         ]
+        if self.warp and not self._kernel.warped:
+            self._notes.append("GPSearch: warp=True bends floats and ints of 16 levels or more; the space has none, so nothing bends")
         if setting.objectives > MOST:
             self._notes.append(
                 f"GPSearch: with {setting.objectives} objectives points are those of {_SCALARIZATIONS} weighted scalarizations in turn; "

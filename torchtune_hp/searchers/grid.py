@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigurationError, SpaceError
+from ..parts import as_int, part
 from ..seeds import derive
 from ..trial import Dim, Setting
 from .base import Base
@@ -29,6 +30,7 @@ Axes = dict[int, Floats]
 """The number of a dimension -> the coordinates of its levels on the grid; in the order they are crossed, parents first."""
 
 
+@part
 class GridSearch(Base):
     """All combinations of the axes.
 
@@ -48,6 +50,8 @@ class GridSearch(Base):
     """
 
     def __init__(self, points: int | Mapping[str, int] | None = None) -> None:
+        if isinstance(points, Mapping):
+            points = {name: as_int(number) for name, number in points.items()}
         numbers = list(points.values()) if isinstance(points, Mapping) else [] if points is None else [points]
         if any(type(number) is not int or number < 1 for number in numbers):
             raise ConfigurationError(

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..parts import part
 from .base import Base
 from .streams import make_feasible, nowhere, redraws, shuffled, uniform
 
 
+@part
 class RandomSearch(Base):
     """Uniform points. Point i depends on (seed, i) alone; an infeasible one is redrawn from a stream of its own.
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.quasirandom import SobolEngine
 
 from ..errors import ConfigurationError
+from ..parts import part
 from ..seeds import derive
 from ..trial import Setting
 from .base import Base
@@ -22,6 +23,7 @@ from .streams import make_feasible, nowhere, shuffled, uniform
 _SCALE = 2.0**SobolEngine.MAXBIT        # coordinates are whole numbers of 1 / _SCALE
 
 
+@part
 class SobolSearch(Base):
     """A scrambled Sobol sequence, the scrambling drawn from the seed. Point i depends on (seed, i) alone.
 

@@ -52,6 +52,7 @@ class Space:
     names: tuple[str, ...]
     rows: Tensor | None
     sampled: tuple[str, ...]
+    constrained: bool
     lists: dict[str, list[Any]]
 
     def __init__(self, spec: Mapping[str, Any], *, constraints: Sequence[Constraint] = ()) -> None:
@@ -76,6 +77,7 @@ class Space:
         self.dims = tuple(dims)
         self.names = tuple(dim.name for dim in self.dims)
         self.sampled = tuple(one.name for one in self._sampled)
+        self.constrained = bool(constraints)
         self.lists = {}
         self.rows = None
         self._columns = columns

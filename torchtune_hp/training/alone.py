@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ..errors import ConfigurationError, DivergedError, TrialFinishedError
+from ..parts import as_int
 from ..population.keys import base_of, key_of
 from ..population.layout import trained
 from ..population.randomness import own_randomness
@@ -196,11 +197,11 @@ class ModelRunner:
 
     def plan(self) -> Plan:
         """The batches of the next iteration. The feed moves on."""
-        return self.feed.plan(self._size(), self.member.accumulate, type(self.member).iteration)
+        return self.feed.plan(self._size(), self.member.accumulate, as_int(type(self.member).iteration))
 
     def _passes(self) -> Iterator[int]:
         """For each update of an iteration, the pass it begins in."""
-        feed, iteration = self.feed, type(self.member).iteration
+        feed, iteration = self.feed, as_int(type(self.member).iteration)
         begun, done = feed.epoch, 0
         while feed.epoch == begun if iteration == "epoch" else done < iteration:
             yield feed.epoch

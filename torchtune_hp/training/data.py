@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..errors import ConfigurationError
+from ..parts import as_int
 from ..seeds import derive
 from .drain import Tree, leaves, size_of
 from .feed import SHARED, Feed, Table
@@ -58,6 +59,7 @@ class Data:
         drop_last: bool = True,
     ) -> None:
         problems = []
+        batch_size = as_int(batch_size)
         if val is not None and val_fraction is not None:
             problems.append("hp.Data: only one of val and val_fraction may be given, but got both. Leave one out.")
         if val_fraction is not None:

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import ConfigurationError
+from ..parts import as_int
 from ..population.written import written
 from ..seeds import derive
 from ..trial import Config, Trial
@@ -184,7 +185,7 @@ def _no_tensor_of_another(member: ModelTrainable, trial: Trial) -> None:
 def own_end(cls: type[ModelTrainable]) -> int | None:
     """`max_t` where the class states one; else it is the property that reads the study's."""
     stated = getattr_static(cls, "max_t")
-    return None if isinstance(stated, property) else stated
+    return None if isinstance(stated, property) else as_int(stated)
 
 
 def schedulers(member: ModelTrainable) -> list[Any]:
@@ -232,6 +233,8 @@ def check(member: ModelTrainable) -> None:
             problems.append(f"{word}: must be {' or '.join(map(repr, choices))}, but got {getattr(member, word)!r}.")
     for word in ("batch_size", "accumulate", "validate_every"):
         value = getattr(member, word)
+        if (plain := as_int(value)) is not value:
+            setattr(member, word, value := plain)
         if not (is_count(value) or (word == "batch_size" and value is None)):
             problems.append(f"{word}: `{word} >= 1` must hold for a whole number, but got {value!r}.")
     norm = member.max_grad_norm

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from ..errors import CheckpointError, ConfigurationError
+from ..parts import as_int
 from ..trial import Scalar, Trial
 from .alone import ModelRunner
 from .data import Data, data_of
@@ -93,7 +94,7 @@ def _check_class(cls: type[ModelTrainable]) -> None:
             problems.append(f"{name}.{hook} must be written.")
     if not isinstance(inspect.getattr_static(cls, "data"), (classmethod, staticmethod)):
         problems.append(f"{name}.data is called on the class, once for all trials: write @classmethod above it.")
-    if cls.iteration != "epoch" and not is_count(cls.iteration):
+    if cls.iteration != "epoch" and not is_count(as_int(cls.iteration)):
         problems.append(f'{name}.iteration must be "epoch" or a number of updates, at least 1, but is {cls.iteration!r}.')
     if own_end(cls) is not None and not is_count(own_end(cls)):
         problems.append(f"{name}.max_t: `max_t >= 1` must hold, but is {own_end(cls)!r}.")

@@ -19,6 +19,7 @@ from typing import Any
 from weakref import finalize
 
 from ..errors import CheckpointError, ConfigurationError, TrialFinishedError
+from ..parts import as_int
 from ..seeds import derive
 from ..trial import Config, Scalar, Trial
 from .context import NOWHERE, Context, Session, current
@@ -45,7 +46,7 @@ class Trainable:
         self._iteration = 0
         self._scratch = None if session is None else session.place.scratch
         self._folder: Path | None = None
-        ends = [bound for bound in (type(self).max_t, self._context.max_t) if bound is not None]
+        ends = [bound for bound in (as_int(type(self).max_t), self._context.max_t) if bound is not None]
         self.max_t = min(ends) if ends else None
         self.setup(self.config, **keywords)
 
@@ -189,7 +190,7 @@ class TrainableRecipe:
         self.keywords = keywords
         self.name = cls.__name__
         self.saves = cls.save_checkpoint is not Trainable.save_checkpoint
-        self.max_t: int | None = cls.max_t
+        self.max_t: int | None = as_int(cls.max_t)
         self.ends = cls.max_t is not None
 
     def built(self, config: Config, state: State | None, step: int) -> Trainable:
@@ -220,7 +221,7 @@ class TrainableRecipe:
 
 def check_class(cls: type[Trainable]) -> None:
     """Refuses a class that could not be trained or loaded."""
-    if cls.max_t is not None and not (type(cls.max_t) is int and cls.max_t >= 1):
+    if cls.max_t is not None and not (type(as_int(cls.max_t)) is int and cls.max_t >= 1):
         raise ConfigurationError(f"{cls.__name__}.max_t: `max_t >= 1` must hold for the step a trial ends at, but got {cls.max_t!r}.")
     if cls.step is Trainable.step:
         raise ConfigurationError(f"{cls.__name__} must have step(self) -> dict: it trains one unit of budget and returns the metrics.")
