@@ -64,6 +64,22 @@ def test_a_metric_and_a_mode_are_needed() -> None:
         hp.AskTell(SPACE, metric="y")
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"trials": 0}, r"trials: `trials >= 1` must hold for an int .* but got 0"),
+        ({"trials": "5"}, "trials: .* but got '5'"),
+        ({"seed": "x"}, "seed: .* but got 'x'"),
+        ({"points": None}, "points: a list of configs is needed, but got None"),
+        ({"searcher": hp.RandomSearch}, r"searcher: .* got the class RandomSearch; write RandomSearch\("),
+        ({"scheduler": hp.FullRuns, "trials": 2.5}, r"scheduler: .*\n.*trials: .*2\.5"),
+    ],
+)
+def test_what_a_study_cannot_be_made_of_is_refused_as_a_tuner_refuses_it(given: Any, words: str) -> None:
+    with pytest.raises(hp.ConfigurationError, match=words):
+        hp.AskTell(SPACE, **{"metric": "y", "mode": "min"} | given)
+
+
 @pytest.mark.parametrize("given", [0, None, "0", {"x": 0.5}])
 def test_what_is_no_trial_is_refused_in_words_and_changes_nothing(given: Any) -> None:
     study = hp.AskTell(SPACE, metric="y", mode="min")

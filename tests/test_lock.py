@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,6 +124,18 @@ def test_a_disk_without_locks_is_said_to_be_one(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(JournalError, match="a disk with file locks, but .*driver.lock cannot be locked"):
         DriverLock(tmp_path).acquire()
+
+
+def test_a_lock_that_cannot_be_written_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(JournalError, match=r"driver.lock is not \(.*No space left on device\)\. Make room"):
+            DriverLock(tmp_path).acquire()
+    with DriverLock(tmp_path) as lock:
+        assert lock.held()
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

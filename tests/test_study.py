@@ -571,3 +571,18 @@ def test_only_a_broken_study_is_given_another_chance() -> None:
     study.step((), Limits(8))
     study.step([died(3), died(4)], Limits(8))
     assert study.broken is not None
+
+
+def test_a_searcher_that_learns_is_asked_beside_all_that_runs_after_the_turn() -> None:
+    class Beside(Learner):
+        def ask(self, n: int, *, pending: torch.Tensor, index: int, seed: int) -> torch.Tensor:
+            self.beside = pending.tolist()
+            return super().ask(n, pending=pending, index=index, seed=seed)
+
+    searcher = Beside()
+    script = Script([New(1), New(1)], [Train(0, 2), Fork(1, (0.25, 0.5), 1), New(1)])
+    study = make(script, searcher)
+    first, second = (command.trial for command in study.step((), LIMITS) if isinstance(command, Launch))
+    assert searcher.beside == []
+    study.step([at(0, 1), at(1, 1)], LIMITS)
+    assert searcher.beside == [list(first.x), [0.25, 0.5]] and second.id == 1, "the promoted one and the fork; trial 1 rests"

@@ -113,6 +113,15 @@ def test_one_that_learns_is_asked_for_what_is_needed_beside_what_runs() -> None:
     assert learner.asked == [(3, 0, [[0.5, 0.5], [0.25, 0.75]]), (1, 3, [])]
 
 
+def test_one_that_learns_knows_of_own_points_that_are_handed_out_beside_its_own() -> None:
+    learner = Asked(adaptive=True)
+    take(supply(learner, own=OWN), 4, ((0.5, 0.5),))
+    assert learner.asked == [(2, 0, [[0.5, 0.5], *SPACE.canonical(SPACE.encode(OWN)).tolist()])]
+    rows = Space.from_rows(ROWS)
+    points = take(supply(hp.GPSearch(), rows, own=ROWS[:2]), 6)
+    assert sorted(config["b"] for _, config, _ in points) == [0, 1, 2, 3, 4, 5]
+
+
 def test_one_that_does_not_is_asked_for_blocks_which_changes_no_point() -> None:
     searcher = Asked(adaptive=False)
     source = supply(searcher)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from .errors import ConfigurationError, TorchtuneError
@@ -75,12 +75,29 @@ class Problems:
             raise ConfigurationError("\n".join(self.lines))
 
 
-def check_numbers(given: Mapping[str, Any], problems: Problems) -> None:
-    """trials, time_budget, target, keep, seed, look_every, checkpoint_every, verbose: types and ranges."""
+def check_counts(given: Mapping[str, Any], problems: Problems) -> None:
+    """trials, keep and seed, of which there are: whole numbers."""
     for name, least, optional in (("trials", 1, True), ("keep", 0, False), ("seed", 0, False)):
-        value = given[name]
+        value = given.get(name, least)
         fine = (optional and value is None) or (type(value) is int and least <= value < 2**53)
         problems.need(fine, f"{name}: `{name} >= {least}` must hold for an int below 2**53, but got {value!r}.")
+
+
+def check_part(name: str, value: Any, contract: type, such_as: str, problems: Problems) -> None:
+    """A searcher, a scheduler, an executor: an object with what its contract names, not the class of one."""
+    fine = isinstance(value, contract) and not isinstance(value, type)
+    problems.need(fine, f"{name}: expected an object such as {such_as}, but got {shown(value)}.")
+
+
+def check_points(points: Any, problems: Problems) -> bool:
+    """Whether these are configs; whether they are of the space is another question."""
+    fine = isinstance(points, Sequence) and all(isinstance(point, Mapping) for point in points)
+    return problems.need(fine, f"points: a list of configs is needed, but got {points!r}.")
+
+
+def check_numbers(given: Mapping[str, Any], problems: Problems) -> None:
+    """trials, time_budget, target, keep, seed, look_every, checkpoint_every, verbose: types and ranges."""
+    check_counts(given, problems)
     budget = given["time_budget"]
     fine = budget is None or (_is_number(budget) and 0 < budget < math.inf)
     problems.need(fine, f"time_budget: `time_budget > 0` must hold, in seconds, but got {budget!r}.")

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .arguments import refuse_foreign
+from .arguments import Problems, check_counts, check_part, check_points, refuse_foreign
 from .errors import ConfigurationError, ReportError, SeveralObjectivesError, StudyFailedError, TrialFinishedError
 from .objective import VIOLATED, Objective
 from .parts import as_int
@@ -61,10 +61,16 @@ class AskTell:
             raise ConfigurationError(f'mode: is {metric!r} to be minimized or maximized? Pass mode="min" or mode="max".')
         self.space = Space.of(space)
         self.objective = Objective(metric, mode, outcome_constraints)       # type: ignore[arg-type]
-        check_own(self.space, points)
         trials, seed = as_int(trials), as_int(seed)
-        searcher = searcher or default_searcher(self.space)
-        scheduler = scheduler or FullRuns()
+        searcher = default_searcher(self.space) if searcher is None else searcher
+        scheduler = FullRuns() if scheduler is None else scheduler
+        problems = Problems()
+        check_part("searcher", searcher, Searcher, "hp.RandomSearch()", problems)
+        check_part("scheduler", scheduler, Scheduler, "hp.ASHA(max_t=27)", problems)
+        check_counts({"trials": trials, "seed": seed}, problems)
+        check_points(points, problems)
+        problems.raise_any()
+        check_own(self.space, points)
         setting = Setting(
             self.space.dims, self.space.feasible, len(self.objective.metrics), scheduler.max_t, 1, seed, True, self.space.rows,
             self.space.levels,

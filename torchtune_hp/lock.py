@@ -47,8 +47,13 @@ class DriverLock:
         if not self._is_there(file):        # its holder removed it in between
             os.close(file)
             return self.acquire()
-        os.ftruncate(file, 0)
-        os.pwrite(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}).encode(), 0)
+        try:
+            os.ftruncate(file, 0)
+            os.pwrite(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}).encode(), 0)
+        except OSError as error:
+            os.close(file)
+            law = "A study must be writable"
+            raise JournalError(f"{law}, but {self.path} is not ({error}). Make room, or choose another storage.") from error
         self._file = file
         _held.add(self)
         return self

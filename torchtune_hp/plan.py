@@ -6,13 +6,13 @@ import copy
 import platform
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from .arguments import Problems, check_numbers, shown
+from .arguments import Problems, check_numbers, check_part, check_points, shown
 from .errors import ConfigurationError
 from .executors.base import Executor
 from .executors.simulated import Simulated
@@ -144,9 +144,9 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
     stop = problems.attempt("stop", lambda: stop_rule(given["stop"]))
     warm = given["warm_start"]
     searcher = given["searcher"] if given["searcher"] is not None else default_searcher(space)
-    problems.need(_is_part(searcher, Searcher), f"searcher: expected an object such as hp.RandomSearch(), but got {shown(searcher)}.")
+    check_part("searcher", searcher, Searcher, "hp.RandomSearch()", problems)
     scheduler = given["scheduler"] if given["scheduler"] is not None else FullRuns()
-    problems.need(_is_part(scheduler, Scheduler), f"scheduler: expected an object such as hp.ASHA(max_t=27), but got {shown(scheduler)}.")
+    check_part("scheduler", scheduler, Scheduler, "hp.ASHA(max_t=27)", problems)
     if executor == "auto":
         executor = _executor_for(recipe)
     problems.need(
@@ -214,7 +214,7 @@ def _sources(
     warm = given["warm_start"]
     if warm is None or (isinstance(warm, (list, tuple)) and all(isinstance(one, Source) for one in warm)):
         return tuple(warm or ()), ()
-    if given["resume"] == "auto" and (Path(given["storage"]) / given["name"] / "study.db").exists():
+    if given["resume"] == "auto" and (Path(given["storage"]).expanduser() / given["name"] / "study.db").exists():
         return (), ()       # the study has its own record of them
     found = problems.attempt("warm_start", read) or []
     return tuple(source for source, _ in found), tuple(text for _, text in found)
@@ -254,8 +254,7 @@ def _is_part(value: Any, contract: type) -> bool:
 
 
 def _points(points: Any, space: Space | None, problems: Problems) -> tuple[Mapping[str, Any], ...]:
-    fine = isinstance(points, Sequence) and all(isinstance(point, Mapping) for point in points)
-    if not problems.need(fine, f"points: a list of configs is needed, but got {points!r}.") or space is None:
+    if not check_points(points, problems) or space is None:
         return ()
     if points:
         problems.attempt("points", lambda: check_own(space, points))

@@ -33,9 +33,11 @@ from .trial import (
     ENDLESS,
     Command,
     Config,
+    Decision,
     Drop,
     Event,
     Failed,
+    Fork,
     Keep,
     Launch,
     Limits,
@@ -254,7 +256,7 @@ class Study:
         if not decisions:
             return []
         news = [type(decision) for decision in decisions].count(New)
-        points = self._supply.points(news, fresh, (self._living.named(id).x for id in self._running)) if news else iter(())
+        points = self._supply.points(news, fresh, self._beside(decisions)) if news else iter(())
         commands: list[Command] = []
         running, forget = self._running, self._living.forget if self._stop is None else self._forget
         for decision in decisions:
@@ -277,6 +279,14 @@ class Study:
                 point = self._supply.fork(decision.x)
                 commands.append(self._launch(point, decision.tag, decision.parent, parent, parent + decision.further))
         return commands
+
+    def _beside(self, decisions: Sequence[Decision]) -> Iterator[tuple[float, ...]]:
+        """Where trials run after this turn, its new ones apart."""
+        for id in (*self._running, *(decision.trial for decision in decisions if isinstance(decision, Train))):
+            yield self._living.named(id).x
+        for decision in decisions:
+            if isinstance(decision, Fork):
+                yield decision.x
 
     def _forget(self, id: int) -> bool:
         """Whether there was anything to forget: else it ended in this turn or before."""

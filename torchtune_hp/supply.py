@@ -3,8 +3,8 @@
 Laws:
 1. The user's own points come first, in order, as they are; then the searcher's, in order, from its first (index 0) on.
 2. Own points are extra, except in a space of rows: there they are rows too, and no row comes twice.
-3. A searcher that learns is asked for what is needed now, beside what runs. One that does not is asked for blocks, which
-   changes no point: its points depend on (seed, index) alone.
+3. A searcher that learns is asked for what is needed now, beside all that runs after this turn, own points included. One that does not
+   is asked for blocks, which changes no point: its points depend on (seed, index) alone.
 4. Every point is canonical before a trial lies there: it is what its own config is encoded as.
 5. A trial's seed depends on the study's and on its id alone, and `sample_from` draws under it.
 6. In a replay the recorded trials stand in for all of this, and the searcher is not asked. After it the points go on as if it
@@ -71,12 +71,14 @@ class Supply:
             return map(_recorded_point, self.recorded)
         own = self._own[made : made + n]
         points: list[Point] = []
+        mine: list[X] = []
         if own:
-            points = self._points_at(self._space.encode(own))
+            x = self._space.encode(own)
+            points, mine = self._points_at(x), list(map(tuple, self._space.canonical(x).tolist()))
         missing = n - len(points)
         after = max(0, made - len(self._own))       # points the searcher gave before
         if missing and self._searcher.adaptive:
-            points += self._points_at(self._ask(missing, after, tuple(running)))
+            points += self._points_at(self._ask(missing, after, (*running, *mine)))
         elif missing:
             points += self._from_block(missing, left, after)
         return iter(points)

@@ -127,6 +127,13 @@ def test_trials_are_counted_where_they_stand() -> None:
     assert (tally.reports, tally.steps, tally.seconds) == (3, 3, 7.0)
 
 
+def test_of_equal_reports_the_earlier_turns_is_ahead_and_within_a_turn_the_smaller_trials() -> None:
+    n = TOP + 2
+    tally = told(info(), start(n), ([look(5, 1), look(3, 1)], []), ([look(id, 1) for id in reversed(range(n)) if id not in (3, 5)], []))
+    assert tally.best is not None and tally.best.trial == 3
+    assert list(tally.top) == [3, 5, 0, 1, 2, 4, 6, 7, 8, 9], "as results.top says"
+
+
 def test_a_dropped_trial_is_stopped_unless_it_had_the_full_budget_or_was_not_finite() -> None:
     tally = told(info(), start(4), ([look(0, 8), look(1, 9), look(2, 1, math.nan), look(3, 2, math.inf)], [Drop(id) for id in range(4)]))
     assert tally.ended == {"stopped": 1, "completed": 1, "failed": 2} and tally.kinds == {"diverged": 2}

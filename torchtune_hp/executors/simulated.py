@@ -108,8 +108,10 @@ class Simulated:
 
     def submit(self, command: Command) -> None:
         if isinstance(command, Drop):
-            self._known(command, command.trial)
-            self._trials[command.trial] = None
+            id = command.trial
+            if not 0 <= id < len(self._trials) or self._trials[id] is None:
+                self._known(command, id)
+            self._trials[id] = None
             if self._local is not None:
                 self._local.drop(command)
         elif isinstance(command, Launch):

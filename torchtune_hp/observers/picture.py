@@ -170,7 +170,7 @@ def _labeled(label: str, text: str, style: str = "") -> Line:
 def _top(info: StudyInfo, tally: Tally, rest: int, width: int, widths: dict[str, int]) -> list[Line]:
     metrics = info.objective.metrics
     several = len(metrics) > 1
-    rows = sorted((tally.front if several else tally.top).values(), key=lambda row: (row.value, row.trial))[: min(TOP, rest)]
+    rows = sorted((tally.front if several else tally.top).values(), key=lambda row: row.value)[: min(TOP, rest)]
     head, cells = table(rows, metrics)
     first, *others = columns(head, cells, width, widths)
     return [[(first, "dim")], *([(line, "bold" if place == 0 and not several else "")] for place, line in enumerate(others))]

@@ -82,7 +82,7 @@ class Tally:
 
     def add(self, events: Sequence[Event], commands: Sequence[Command]) -> None:
         looked: dict[int, tuple[float, Reached]] = {}
-        for event in events:
+        for event in events if len(events) == 1 else sorted(events, key=_by_trial):
             if isinstance(event, Reached):
                 looked[event.trial] = self._reached(event), event
             elif isinstance(event, Note):
@@ -130,7 +130,7 @@ class Tally:
         return value
 
     def _place(self, row: Row) -> None:
-        """Among the top, if it is better than what is known of its trial. Of equals the earlier one stays ahead."""
+        """Among the top, if it is better than what is known of its trial. Of equals the earlier is ahead, in a turn the smaller trial."""
         if row.value >= VIOLATED:
             return
         known = self.top.get(row.trial)
@@ -138,11 +138,14 @@ class Tally:
             return
         if self.best is None or row.value < self.best.value:
             self.best = row
+        self.top.pop(row.trial, None)       # they are in the order of their reports
         self.top[row.trial] = row
+        worst = max(other.value for other in self.top.values())
         if len(self.top) > TOP:
-            del self.top[max(self.top.values(), key=lambda other: (other.value, other.trial)).trial]
+            del self.top[next(trial for trial in reversed(self.top) if self.top[trial].value == worst)]
+            worst = max(other.value for other in self.top.values())
         if len(self.top) == TOP:
-            self._worst = max(other.value for other in self.top.values())
+            self._worst = worst
 
     def _failed(self, event: Failed) -> None:
         self.running -= 1
@@ -201,6 +204,10 @@ class Tally:
                 self.front[row.trial] = row
             else:
                 self._place(row)
+
+
+def _by_trial(event: Event) -> int:
+    return -1 if event.trial is None else event.trial
 
 
 class _Seen:

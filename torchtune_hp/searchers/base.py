@@ -35,7 +35,7 @@ class Searcher(Protocol):
     def ask(self, n: int, *, pending: Tensor, index: int, seed: int) -> Tensor:
         """Points number `index` to `index + n - 1`: (n, d) float64.
 
-        `pending` (p, d) float64: where trials are running now, p may be 0 (always 0 rows if not adaptive).
+        `pending` (p, d) float64: where trials run after this turn, p may be 0 (always 0 rows if not adaptive).
         """
         ...
 
