@@ -720,19 +720,6 @@ def test_a_study_runs_off_the_main_thread() -> None:
     assert found == [4]
 
 
-def test_that_plain_processes_do_not_repeat_a_run_is_said_once(tmp_path: Path) -> None:
-    def said(trials: int, executor: Any) -> int:
-        given = counting(tmp_path, executor=executor, name=None, searcher=hp.RandomSearch(), scheduler=hp.FullRuns(1), trials=trials)
-        results = hp.Tuner(**given).fit()
-        results = hp.Tuner.resume(results.path, Counter, trials="+2", verbose=0).fit()
-        text = "decisions are made in the order in which processes finish, which is another one in each run"
-        return sum(text in note.text and "hp.Processes(ordered=True)" in note.text for note in results.log if note.kind == "choice")
-
-    assert said(2, hp.Processes(2)) == 1
-    unequal = hp.Simulated(2, speeds=[1.0, 2.0])        # of its order every run has the same
-    assert [said(2, executor) for executor in (hp.Processes(2, ordered=True), hp.Processes(1), hp.Serial(2), unequal)] == [0] * 4
-
-
 def test_the_old_signal_handlers_are_back() -> None:
     before = signal.getsignal(signal.SIGINT)
     train.tune()

@@ -11,6 +11,7 @@ import threading
 
 import pytest
 
+import torchtune_hp as hp
 import torchtune_hp.executors.crew as crew
 from torchtune_hp.errors import ConfigurationError, StudyFailedError
 from torchtune_hp.executors.processes import Processes
@@ -69,6 +70,20 @@ def test_there_is_nothing_to_wait_for_when_nothing_runs():
             executor.submit(Train(0, None))
     with pytest.raises(RuntimeError, match="prepare comes first"):
         Processes(1).begin(SETTING, Standing())
+
+
+def test_that_plain_processes_do_not_repeat_a_run_is_said_once(tmp_path):
+    def said(results):
+        text = "decisions are made in the order in which processes finish, which is another one in each run"
+        return sum(text in note.text and "hp.Processes(ordered=True)" in note.text for note in results.log if note.kind == "choice")
+
+    given = {"space": {"x": hp.uniform(0.0, 1.0), "y": hp.uniform(0.0, 1.0)}, "metric": "loss", "mode": "min", "trials": 2, "verbose": 0}
+    given |= {"trainable": toys.Quadratic, "scheduler": hp.FullRuns(1), "searcher": hp.RandomSearch(), "storage": tmp_path}
+    assert said(hp.tune(**given, executor=Processes(2), name="plain")) == 1
+    assert said(hp.Tuner.resume(tmp_path / "plain", toys.Quadratic, trials="+2", verbose=0).fit()) == 1
+    unequal = hp.Simulated(2, speeds=[1.0, 2.0])        # of its order every run has the same
+    for executor in (Processes(2, ordered=True), Processes(1), hp.Serial(2), unequal):
+        assert said(hp.tune(**given, executor=executor)) == 0
 
 
 # Where trials live ---------------------------------------------------------------------------------------------------------
