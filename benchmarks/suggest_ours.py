@@ -19,6 +19,7 @@ from torchtune_hp.gp.regression import Fitted, condition, predict
 from torchtune_hp.gp.slopes import scales
 from torchtune_hp.gp.threads import bounded
 from torchtune_hp.searchers import GPSearch
+from torchtune_hp.searchers.gp_history import further
 from torchtune_hp.trial import Dim, Report, Setting
 
 SAMPLES, INCUMBENTS, RAW = 16, 16, 512       # RAW: as many points as BoTorch scores
@@ -69,8 +70,8 @@ def ours(x: Tensor, y: Tensor, q: int, seed: int) -> Tensor:
 def as_used(x: Tensor, y: Tensor) -> float:
     """Seconds of one suggestion of GPSearch at the last milestone within n, its share of the fit included."""
     n, d = 2, x.shape[1]
-    while (more := n + (n if n < 64 else n // 8)) <= len(x):        # see searchers/gp_history.py
-        n = more
+    while n + further(n) <= len(x):
+        n += further(n)
     searcher = GPSearch()
     everywhere = Setting(tuple(Dim(f"x{k}", "float") for k in range(d)), lambda at: torch.ones(len(at), dtype=torch.bool), max_t=1)
     searcher.begin(everywhere)
@@ -81,7 +82,7 @@ def as_used(x: Tensor, y: Tensor) -> float:
     searcher.tell(reports[n - 1 : n])
     fitting = timed(searcher.ask, 1, pending=nobody, index=n, seed=0)()
     asking = timed(searcher.ask, 1, pending=nobody, index=n, seed=1)()
-    return asking + max(0.0, fitting - asking) / (n if n < 64 else n // 8)
+    return asking + max(0.0, fitting - asking) / further(n)
 
 
 def log_ei(fitted: Fitted, at: Tensor, best: Tensor) -> Tensor:

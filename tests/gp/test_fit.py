@@ -14,7 +14,7 @@ from torch import Tensor
 
 from torchtune_hp.gp.fit import ENTRIES, fit
 from torchtune_hp.gp.kernel import Kernel, unpack
-from torchtune_hp.gp.priors import Prior, default, draw, log_prior, mode
+from torchtune_hp.gp.priors import Prior, default, draw, log_prior, mode, searched
 from torchtune_hp.gp.regression import condition, log_marginal, predict
 
 from .written_out import KERNELS, TREE, points, raws, width
@@ -66,6 +66,28 @@ def test_the_mode_is_where_the_prior_is_densest(kernel: Kernel) -> None:
     assert slope[inside].abs().max() < 1e-12
     for seed in range(5):
         assert log_prior(prior, draw(prior, 20, torch.Generator().manual_seed(seed)))[0].max() <= value
+
+
+def test_what_a_search_believes_differs_in_noise_and_outputscale_alone() -> None:
+    for kernel in (PLAIN, TREE):
+        plain, ours, k = default(kernel), searched(kernel), kernel.lengthscales
+        others = [row for row in range(len(plain.loc)) if row not in (k, k + 1)]
+        assert all(torch.equal(a[others], b[others]) for a, b in zip(plain, ours))
+        assert ours.loc[k : k + 2].tolist() == [0.25, -4.0] and ours.scale[k : k + 2].tolist() == [0.5, 1.5]
+        assert float(ours.lower[k + 1].exp()) == pytest.approx(1e-6) and float(mode(ours)[k].exp()) == 1
+
+
+def test_a_search_does_not_believe_in_noise_that_is_not_there_and_finds_what_is() -> None:
+    """A smooth function at 40 points, then with a tenth of its deviation added: 0.01, up to a factor of 4, on 10 seeds."""
+    kernel = Kernel((0, 1))
+    for seed in range(10):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.rand(40, 2, dtype=torch.float64, generator=generator)
+        y = torch.sin(6 * x[:, 0]) + (x[:, 1] - 0.3).square()
+        y = (y - y.mean()) / y.std()
+        noisy = y + 0.1 * torch.randn(40, dtype=torch.float64, generator=generator)
+        found = fit(kernel, x, torch.stack([y, noisy]), searched(kernel)).hyper.noise
+        assert float(found[0]) < 2e-5 and 0.0025 < float(found[1]) < 0.04
 
 
 def test_draws_have_the_priors_median_and_keep_its_bounds() -> None:

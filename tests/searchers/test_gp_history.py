@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from torchtune_hp.searchers.gp_history import History, chosen
+from torchtune_hp.searchers.gp_history import History, chosen, further
 from torchtune_hp.trial import Report
 
 INF = math.inf
@@ -78,9 +78,10 @@ def test_failures_and_infinite_scores_are_no_observations_where_there_are_values
     assert len(looked(look(2, 1, INF))) == 0
 
 
-def test_milestones_double_to_64_rows_and_grow_by_an_eighth_from_there() -> None:
+def test_milestones_double_to_16_rows_grow_by_a_quarter_to_64_and_by_an_eighth_from_there() -> None:
     history = told(*(look(k, 1, float(k)) for k in range(130)))
-    assert [len(rows) for rows in history.milestones] == [2, 4, 8, 16, 32, 64, 72, 81, 91, 102, 114, 128]
+    assert [len(rows) for rows in history.milestones] == [2, 4, 8, 16, 20, 25, 31, 38, 47, 58, 72, 81, 91, 102, 114, 128]
+    assert [further(n) for n in (2, 8, 16, 63, 64, 1000)] == [2, 8, 4, 15, 8, 125]
 
 
 def test_with_several_objectives_milestones_grow_by_an_eighth_from_8_rows_on() -> None:

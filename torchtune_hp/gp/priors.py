@@ -53,6 +53,22 @@ def default(kernel: Kernel) -> Prior:
     return Prior(*torch.tensor(rows, dtype=torch.float64).unbind(-1))
 
 
+def searched(kernel: Kernel) -> Prior:
+    """`default`, but open to outcomes without noise and to an outputscale that is not 1: what `GPSearch` believes.
+
+        outputscale    LogNormal(1/4, 1/2), densest at 1
+        noise          LogNormal(-4, 3/2), at least 1e-6
+
+    Points of a search crowd around the best one, so neither is y a sample whose variance is the process's, nor may a noise that is not
+    there hide the last digits. Under LogNormal(-4, 1) a noise of 1e-6 would have to be 1e17 times as likely as one of 1e-2.
+    """
+    prior, k = default(kernel), kernel.lengthscales
+    rows = torch.stack(list(prior), -1)
+    rows[k] = torch.tensor([0.25, 0.5, -FAR, FAR])
+    rows[k + 1] = torch.tensor([-4.0, 1.5, math.log(1e-6), FAR])
+    return Prior(*rows.unbind(-1))
+
+
 def log_prior(prior: Prior, raw: Tensor) -> tuple[Tensor, Tensor]:
     """log density (...) of the hyperparameters that raw (..., p) stands for, and its gradient by raw (..., p)."""
     proper = prior.scale.isfinite()

@@ -30,6 +30,7 @@ from ..gp.feasibility import deterrence
 from ..gp.fit import fit
 from ..gp.kernel import unpack
 from ..gp.maximize import best_rows, enough, pool, starts
+from ..gp.priors import searched
 from ..gp.regression import Fitted, condition
 from ..gp.slopes import scales
 from ..gp.threads import bounded
@@ -175,7 +176,8 @@ class GPSearch(Base):
             start = None if self._raw is None else self._raw[:, None]
             restarts = 4 if len(rows) <= _LONG else 1
             x, (y, _) = self._history.points(rows), self._outcomes(rows)
-            self._raw = fit(self._kernel, x, y, start=start, restarts=restarts, seed=self._fitted, gain=_GAIN).raw
+            prior = searched(self._kernel) if self.setting.objectives == 1 else None
+            self._raw = fit(self._kernel, x, y, prior, start=start, restarts=restarts, seed=self._fitted, gain=_GAIN).raw
             self._fitted += 1
 
     def _process(self, number: int, x: Tensor, y: Tensor) -> Fitted:

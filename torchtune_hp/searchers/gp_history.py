@@ -9,8 +9,8 @@ Laws:
 4. Of several, a row is a look, for a front is of values: of a trial's looks those at steps 1, 4, 16, 64, ... are kept, and its newest: few
    rows, evenly spread on the scale on which curves bend. The newest takes the place of the one before it. A trial that ended by itself
    is fully trained, t = 1, whatever its step. Else t is the step over `max_t` or, where that is not known, over the largest told.
-5. Milestones are numbers of rows that have a value: 2, 4, ..., 64, then an eighth more each time; with several objectives an eighth more
-   from 8 on. Training sets are remembered as they were there.
+5. Milestones are numbers of rows that have a value: 2, 4, 8, 16, then a quarter more each time, from 64 on an eighth more; with
+   several objectives 2, 4, 8, then an eighth more. Training sets are remembered as they were there.
 6. No training set is larger than `exact`: beyond, it is the best quarter, the newest quarter, and the rest evenly spread over the study.
 7. A trial failed if it was told so or scored what is not finite; its finite looks stay.
 """
@@ -29,7 +29,7 @@ from .gp_standings import Standings
 from .gp_values import tamed
 
 _APART = 4              # the ratio of steps whose looks are kept
-_DENSE = (64, 8)        # up to here milestones double, then grow by an eighth: one objective, several
+_DENSE = ((16, 64), (8, 8))     # milestones double up to the first, then grow by a quarter up to the second, then by an eighth: one, several
 
 
 class Row(NamedTuple):
@@ -51,7 +51,7 @@ class History:
         """The training set at each milestone, in order; the fits that are due."""
         self._told: Standings | _Looks = Standings(max_t) if objectives == 1 else _Looks()
         self._max_t, self._exact = max_t, exact
-        self._next, self._dense = 2, _DENSE[objectives > 1]
+        self._next, self._objectives = 2, objectives
 
     def __len__(self) -> int:
         """How many rows there are that have a value."""
@@ -72,7 +72,7 @@ class History:
                 self._told.tell(report)
             if len(self) == self._next:
                 self.milestones.append(self.training_set())
-                self._next += self._next if self._next < self._dense else self._next // 8
+                self._next += further(self._next, self._objectives)
 
     def training_set(self) -> list[Row]:
         """The rows that are conditioned on now."""
@@ -107,6 +107,12 @@ class _Looks:
             return
         self._newest[report.trial] = len(self.rows)
         self.rows.append(row)
+
+
+def further(n: int, objectives: int = 1) -> int:
+    """How many rows there are from the milestone of n to the next one (law 5)."""
+    doubled, quarters = _DENSE[objectives > 1]
+    return n if n < doubled else n // 4 if n < quarters else n // 8
 
 
 def _kept(step: int) -> bool:
