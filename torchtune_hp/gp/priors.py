@@ -60,7 +60,7 @@ def searched(kernel: Kernel) -> Prior:
         noise          LogNormal(-4, 3/2), at least 1e-6
 
     Points of a search crowd around the best one, so neither is y a sample whose variance is the process's, nor may a noise that is not
-    there hide the last digits. Under LogNormal(-4, 1) a noise of 1e-6 would have to be 1e17 times as likely as one of 1e-2.
+    there hide the last digits. Under LogNormal(-4, 1) a noise of 1e-6 would have to be 1e17 times as likely as one of 1e-2, here 2e5 times.
     """
     prior, k = default(kernel), kernel.lengthscales
     rows = torch.stack(list(prior), -1)

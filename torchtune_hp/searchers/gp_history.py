@@ -29,7 +29,7 @@ from .gp_standings import Standings
 from .gp_values import tamed
 
 _APART = 4              # the ratio of steps whose looks are kept
-_DENSE = ((16, 64), (8, 8))     # milestones double up to the first, then grow by a quarter up to the second, then by an eighth: one, several
+_DENSE = ((16, 64), (8, 8))     # milestones double up to the first, grow by a quarter up to the second, then by an eighth: one, several
 
 
 class Row(NamedTuple):
