@@ -404,6 +404,19 @@ def test_constraints_hold_where_hardly_anything_is_feasible() -> None:
     assert setting.feasible(found).all() and len(torch.unique(found, dim=0)) == 5
 
 
+@pytest.mark.parametrize("remainder", [3, 20])
+def test_what_is_suggested_is_feasible_where_constraints_choose_among_more_levels_than_a_climb_knows(remainder: int) -> None:
+    """The thinned levels are others than those that are feasible."""
+    space = Space({"a": hp.randint(0, 100_000)}, constraints=[lambda config: config["a"] % 37 == remainder])
+    setting = Setting(space.dims, space.feasible, 1, 1, levels=space.levels)
+    searcher = begun(setting, startup=2)
+    nothing = torch.empty(0, 1, dtype=torch.float64)
+    for k in range(9):
+        x = space.canonical(ask(searcher, 1, k, nothing))
+        assert space.feasible(x).all()
+        searcher.tell(reports(x, bowl(x), first=k))
+
+
 def test_every_row_comes_exactly_once_and_good_ones_first() -> None:
     rows = points(300)
     setting = replace(PLANE, rows=rows)

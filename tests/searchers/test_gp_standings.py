@@ -108,6 +108,12 @@ def test_a_trial_that_failed_is_the_worst_of_those_that_were_trained_as_far() ->
     assert order(told({0: [1.0, math.nan], 1: [2.0], 2: [3.0], 3: [4.0]})) == [0, 1, 2, 3], "none is as far, so its early look counts"
 
 
+def test_where_every_trial_failed_after_a_finite_value_there_are_places() -> None:
+    assert order(told({0: [1.0, math.nan], 1: [3.0, math.inf], 2: [2.0, math.nan]})) == [0, 1, 2], "equals: all failed as far"
+    assert order(told({0: [1.0, math.nan], 1: [3.0, 2.0, math.inf]}, max_t=5)) == [1, 0]
+    assert math.isfinite(sum(told({0: [1.0, math.nan], 1: [math.inf]})))
+
+
 def test_one_that_recovers_has_not_failed() -> None:
     assert order(told({0: [math.inf, 1.0], 1: [2.0, 2.0], 2: [3.0], 3: [4.0]})) == [0, 1, 2, 3]
 

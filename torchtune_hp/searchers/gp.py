@@ -213,7 +213,9 @@ class GPSearch(Base):
         seeds = (derive(seed, "starts"), derive(seed, "even"))
         begun = starts(self._cube, _STARTS + n, aim.best, seeds[0])
         if len(begun) < _STARTS // 8:       # most of the cube is infeasible
-            begun = torch.cat([begun, self._cube.canonical(trained(self._sobol.ask(8 + n, pending=taken[:0], index=0, seed=seeds[1])))])
+            even = trained(self._sobol.ask(8 + n, pending=taken[:0], index=0, seed=seeds[1]))
+            there = self._cube.canonical(even)      # of very many levels the nearest that a climb knows: another value, to be judged anew
+            begun = torch.cat([begun, torch.where(self.setting.feasible(there[:, :-1])[:, None], there, even)])
         scale = torch.stack([scales(self._kernel, one.hyper, one.x.shape[1]) for one in processes]).amin(0)
         offered = pool(score, self._cube, begun, trained(taken), climbs=_CLIMBS, scale=scale)
         if n == 1 or not len(offered.x):
