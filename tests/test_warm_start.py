@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,49 @@ def test_no_more_trials_than_stated_are_taken(tmp_path: Path) -> None:
 def test_what_is_read_survives_json_bit_for_bit(source: str) -> None:
     found, _ = one(source)
     assert rebuilt(described([found])) == (found,)
+
+
+CALLED: list[Any] = []
+
+
+def noted(value: Any) -> Any:
+    CALLED.append(value)
+    return value
+
+
+def there(config: dict[str, Any]) -> bool:
+    return bool(noted(True))
+
+
+@pytest.mark.parametrize("where", ["mapped", "sample_from", "constraints", "imported"])
+def test_reading_an_earlier_study_neither_calls_nor_imports_what_its_journal_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, where: str
+) -> None:
+    """Its space may be anybody's; what a hyperparameter was is in the configs."""
+    (tmp_path / "a_module_of_theirs.py").write_text(f"import {__name__}\n{__name__}.noted('imported')\nclass Thing: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = {"callable": f"{__name__}:noted"}
+    b = {
+        "mapped": {"mapped": [{"uniform": [0.0, 1.0]}, path, path]}, "sample_from": {"sample_from": [path]},
+        "constraints": {"uniform": [0.0, 1.0]}, "imported": {"choice": [1, {"callable": "a_module_of_theirs:Thing"}]},
+    }[where]  # fmt: skip
+    constraints = [{"callable": f"{__name__}:there"}] if where == "constraints" else []
+    foreign = {"space": {"group": [["a", {"uniform": [0.0, 1.0]}], ["b", b]]}, "constraints": constraints}
+    with Journal.open(source) as journal, Journal.create(tmp_path / "foreign", journal.header | {"space": foreign}) as theirs:
+        for events, limits, commands in journal.turns():
+            theirs.append(events, limits, commands)
+    CALLED.clear()
+    path_of_theirs, (ours, said) = str(tmp_path / "foreign"), one(source)
+    assert one(path_of_theirs) == (replace(ours, name=path_of_theirs), said.replace(source, path_of_theirs))
+    with hp.Results.open(tmp_path / "foreign") as results:
+        assert results.launched(0).config.keys() == {"a", "b"}
+    assert CALLED == []
+
+
+def test_objects_that_an_earlier_study_chose_among_are_those_of_this_one(tmp_path: Path) -> None:
+    space = {"a": hp.uniform(0.0, 1.0), "act": hp.choice([math.sin, math.cos])}
+    hp.Tuner(**arguments(tmp_path, space=space)).fit()
+    assert one(str(tmp_path / "source"), space)[0].shared == (0, 1)
 
 
 # What is refused

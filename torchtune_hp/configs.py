@@ -25,12 +25,26 @@ def whole_config(trial: Trial, space: Space) -> Config:
     return fresh if _stored(fresh) == _stored(trial.config) else trial.config
 
 
+def recorded_space(header: Mapping[str, Any]) -> Space:
+    """The space of a journal's header, to decode with; constraints are left out.
+
+    A journal is data: it must choose neither what is called nor what is imported. SpaceError where it would, or where the space cannot
+    be rebuilt; KeyError where there is none.
+    """
+    from .space import Space
+    from .space.described import check_passive
+
+    description = {**header["space"], "constraints": []}
+    check_passive(description)
+    return Space.rebuild(description)
+
+
 def whole_trial(trial: Trial, header: Mapping[str, Any], given: Any = None) -> Trial:
     """The trial as it was launched, by the space that is `given`, or that of the journal's header. ConfigurationError if it cannot be."""
     from .space import Space
 
     try:
-        space = Space.rebuild(header["space"]) if given is None else Space.of(given)
+        space = recorded_space(header) if given is None else Space.of(given)
     except (SpaceError, KeyError) as error:
         if '"__repr__":' not in to_json(trial.config):
             return trial

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from .configs import whole_config
+from .configs import recorded_space, whole_config
 from .errors import ConfigurationError, SpaceError
 from .journal import Journal
 from .journal_text import from_json, to_json
@@ -159,8 +159,8 @@ def _looks(journal: Journal, objective: Objective) -> list[_Look]:
             last[trial] = Row((float(trial),), step, bool(done), tuple(map(min, before, values)))
     horizon = max(journal.header.get("max_t") or 1, furthest)
     try:
-        space = Space.rebuild(journal.header["space"])
-    except (SpaceError, KeyError):      # it holds functions: configs are what JSON holds of them
+        space = recorded_space(journal.header)
+    except (SpaceError, KeyError):      # it holds functions, which are not called: configs are what JSON holds of them
         space = None
     looks = []
     for row in chosen([last[trial] for trial in sorted(last)], _PLACED):

@@ -95,6 +95,25 @@ def test_a_restored_search_suggests_what_the_saved_one_would_have(tmp_path: Path
         GPSearch({"x": hp.uniform(0.0, 1.0)}).restore(str(tmp_path / "state"))
 
 
+CALLED: list[Any] = []
+
+
+def noted(value: Any) -> Any:
+    CALLED.append(value)
+    return value
+
+
+def test_restoring_calls_no_function_that_the_file_names(tmp_path: Path) -> None:
+    space = hp.Space({"x": hp.mapped(hp.uniform(0.0, 1.0), noted, noted)})
+    search = GPSearch(space, "loss", "min")
+    search.save(str(tmp_path / "state"))
+    CALLED.clear()
+    with pytest.raises(SpaceError, match=r"it holds mapped, .* Pass space= again"):
+        GPSearch().restore(str(tmp_path / "state"))
+    assert CALLED == []
+    GPSearch(space, "loss", "min").restore(str(tmp_path / "state"))
+
+
 def test_maximized_metrics_failures_and_nan_are_told_in_our_signs() -> None:
     search = GPSearch({"x": hp.uniform(0.0, 1.0)}, metric="accuracy", mode="max")
     for name in ("a", "b", "c"):

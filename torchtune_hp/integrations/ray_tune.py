@@ -34,6 +34,7 @@ from .. import space as ours
 from ..errors import ConfigurationError, SpaceError
 from ..searchers import GPSearch as Process
 from ..space import Space
+from ..space.described import check_passive
 from .suggester import Suggester
 
 
@@ -112,12 +113,13 @@ class GPSearch(Searcher):  # type: ignore[misc]
         Path(checkpoint_path).write_text(json.dumps(state))
 
     def restore(self, checkpoint_path: str) -> None:
-        """ConfigurationError where it was saved for another space; SpaceError where the space cannot be rebuilt: pass `space`."""
+        """ConfigurationError where it was saved for another space; SpaceError where the space holds functions: pass `space`."""
         state = json.loads(Path(checkpoint_path).read_text())
         self._metric, self._mode, self._seed = state["metric"], state["mode"], state["seed"]
         if state["space"] is None:
             return
         if self._suggester is None:
+            check_passive(state["space"], checkpoint_path)
             space = Space.rebuild(state["space"])
         else:
             space = self._suggester.space

@@ -16,6 +16,7 @@ without being able to bring it back.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -101,6 +102,23 @@ def _spec(name: str, node: Mapping[str, Any]) -> Any:
         raise SpaceError(f"{name}: {word!r} is not a domain this version knows. Pass space= again.")
     values = [_restored(name, value) for value in content]
     return Domain(word, (values,) if word in ("choice", "ordinal", "grid_search") else tuple(values))
+
+
+def check_passive(description: Any, name: str = "space") -> None:
+    """Raises SpaceError if this, rebuilt, would call a function or import a module that `description` chose.
+
+    For what somebody else may have written: of objects there may only be those of modules that are loaded already.
+    """
+    if isinstance(description, list):
+        for part in description:
+            check_passive(part, name)
+    elif isinstance(description, Mapping):
+        for word, content in description.items():
+            if word in ("mapped", "sample_from") or (word == "constraints" and content):
+                raise SpaceError(f"{name}: it holds {word}, functions that only you can vouch for. Pass space= again.")
+            if word == "callable" and str(content).partition(":")[0] not in sys.modules:
+                raise SpaceError(f"{name}: it holds {content}, of a module that is not loaded. Import it, or pass space= again.")
+            check_passive(content, name)
 
 
 def _restored(name: str, value: Any, argument: str = "space") -> Any:
