@@ -170,6 +170,24 @@ def test_objects_that_an_earlier_study_chose_among_are_those_of_this_one(tmp_pat
     assert one(str(tmp_path / "source"), space)[0].shared == (0, 1)
 
 
+def test_a_trial_without_a_value_that_it_would_have_here_is_left_out(tmp_path: Path) -> None:
+    """A momentum of 0.5 would be made up for those of adam, and here the best."""
+
+    def curve(config: Any, step: int) -> dict[str, float]:
+        return {"loss": 0.1 if config["opt"]["name"] == "adam" else 1 + config["opt"]["momentum"]}
+
+    branches = {"opt": hp.choice({"sgd": {"momentum": hp.uniform(0.0, 1.0)}, "adam": {}}), "b": hp.uniform(0.0, 1.0)}
+    simulated = {"trainable": None, "executor": hp.Simulated(4, curve=curve), "scheduler": hp.FullRuns(max_t=1)}
+    hp.Tuner(**arguments(tmp_path, space=branches, **simulated)).fit()
+    path = str(tmp_path / "source")
+    plain, said = one(path, {"opt": {"momentum": hp.uniform(0.0, 1.0)}})
+    assert min(plain.values)[0] > 1 and {x for (x,) in plain.x} != {0.5} and f"left out are {12 - len(plain.x)} with values" in said
+    elsewhere, _ = one(path, {"opt": hp.choice({"adam": {"momentum": hp.uniform(0.0, 1.0)}, "sgd": {}}), "b": hp.uniform(0.0, 1.0)})
+    assert min(elsewhere.values)[0] == 0.1 and len(elsewhere.x) == 12, "neither has a momentum there that is one here"
+    same, _ = one(path, branches)
+    assert len(same.x) == 12
+
+
 # What is refused
 
 

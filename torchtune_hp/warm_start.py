@@ -4,7 +4,8 @@ Laws:
 1. It is read when the new study is made, and kept in its journal's header. The earlier study may go on, change or be deleted: the new
    one resumes to the same result.
 2. A hyperparameter is shared if it has one name in both, and several values in the earlier study that are legal here. The others are
-   left out, and so are trials with a value that is not legal here; the log says which and how many.
+   left out, and so are trials with a value that is not legal here, or without one of a shared hyperparameter that they would have
+   here; the log says which and how many.
 3. A trial counts as of its last finite look, and is worth the best it had reported: an unfinished study as far as it came, a failed
    trial as long as it was finite.
 4. Of one study PER_SOURCE trials are taken at most, of all together MOST: the best, the newest, and others spread over the study.
@@ -18,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from .configs import recorded_space, whole_config
@@ -90,10 +92,13 @@ def _source(path: str, space: Space, objective: Objective, fidelity: bool, most:
     furthest = max(look.t for look in looks)
     further = [look for look in looks if fidelity or look.t == furthest]
     x = space.shared([look.config for look in further])
-    inside = ~(x == OUTSIDE).any(1)
     names = [dim.name for dim in space.dims]
     theirs = list(dict.fromkeys(name.removeprefix("config.") for look in further for name in flat(look.config)))
-    shared = _shared(path, space, x[inside], names, theirs, [name for name, column in zip(names, x.T) if (column == OUTSIDE).any()])
+    shared, inside = _shared(path, space, x, names, theirs)
+    missing = _missing(space, x, shared)
+    if missing.any():
+        x[missing] = OUTSIDE
+        shared, inside = _shared(path, space, x, names, theirs)     # fewer trials may vary less
     x[:, [k for k in range(len(names)) if k not in shared]] = 0.5
     x[x < 0] = 0.5
     rows = [Row(tuple(point), k, True, further[k].values) for k, point in enumerate(x.tolist()) if inside[k]]
@@ -108,21 +113,23 @@ def _source(path: str, space: Space, objective: Objective, fidelity: bool, most:
     for count, why in (
         (total - len(looks), "without a finite report"),
         (len(looks) - len(further), "that were not trained as far as others, for trials have one step here"),
-        (len(further) - len(rows), "with values that are not legal here"),
+        (len(further) - len(rows), "with values that are not legal here, or without one that is needed here"),
         (len(rows) - len(few), f"beyond the {most} that are taken of one study"),
     ):
         said += [f"left out are {count} {why}"] if count else []
     return Source(path, tuple(shared), *zip(*x_t_values)), "; ".join(said)
 
 
-def _shared(path: str, space: Space, x: Tensor, names: Sequence[str], theirs: Sequence[str], odd: Sequence[str]) -> list[int]:
-    """Which columns of x (n, d), trials that are legal here, are shared."""
-    if not len(x):
+def _shared(path: str, space: Space, x: Tensor, names: Sequence[str], theirs: Sequence[str]) -> tuple[list[int], Tensor]:
+    """Which columns of x (n, d) are shared, and which of its trials are legal here, (n,) bool."""
+    inside = ~(x == OUTSIDE).any(1)
+    if not inside.any():
+        odd = [name for name, column in zip(names, x.T) if (column == OUTSIDE).any()]
         raise ConfigurationError(
             f"warm_start: trials that are legal in this space are needed, but no trial of {path} is: see its values of {', '.join(odd)}. "
             "Widen those domains, or leave that study out."
         )
-    count = [len(set(column[column != ABSENT].tolist())) for column in x.T]
+    count = [len(set(column[column != ABSENT].tolist())) for column in x[inside].T]
     parents = {dim.parent[0] for dim in space.dims if dim.parent is not None}
     shared: list[int] = []
     for k, dim in enumerate(space.dims):        # parents come before their children
@@ -133,7 +140,25 @@ def _shared(path: str, space: Space, x: Tensor, names: Sequence[str], theirs: Se
             f"warm_start: a study that varied a hyperparameter of this one is needed, but {path} has {', '.join(theirs)}, and this one has "
             f"{', '.join(names)}. Give what is meant alike the same name, or leave that study out."
         )
-    return shared
+    return shared, inside
+
+
+def _missing(space: Space, x: Tensor, shared: Sequence[int]) -> Tensor:
+    """Which trials (n,) bool have no value of a `shared` hyperparameter, though they are in its branch or it is in none.
+
+    Any value that stood for it would be made up.
+    """
+    missing, exists = torch.zeros(len(x), dtype=torch.bool), {}
+    place = {dim.name: k for k, dim in enumerate(space.dims)}
+    for k, dim in enumerate(space.dims):        # parents come before their children
+        exists[dim.name] = torch.ones_like(missing)
+        if dim.parent is not None:
+            parent, level = dim.parent
+            levels = space.dims[place[parent]].levels or 1
+            exists[dim.name] = exists[parent] & ((x[:, place[parent]] * levels).floor() == level)
+        if k in shared:
+            missing |= exists[dim.name] & (x[:, k] == ABSENT)
+    return missing
 
 
 def _check_objective(path: str, theirs: Objective, ours: Objective) -> None:

@@ -12,9 +12,9 @@ Laws:
 2. A trial that ended by itself, or stands at `max_t`, is fully trained: its best stands for whatever would come. Where `max_t` is not
    known, so does one at the largest step that was told.
 3. A trial that failed, or whose last value was NaN or infinite, is the worst of those that were trained as far.
-4. As long as at least half of those that did not fail, and one or more, are fully trained, they keep their values, tamed, the others lie between them by
-   their places, and one that never had a finite value has none. Otherwise places are all there is: y is the normal score of a trial's
-   place, and equals that were trained as far share one.
+4. As long as at least half of those that did not fail, and at least one, are fully trained, they keep their values, tamed, the others lie
+   between them by their places, and one that never had a finite value has none. Otherwise places are all there is: y is the normal score
+   of a trial's place, and equals that were trained as far share one.
 5. All is a function of what was told; y has mean 0 and variance 1, or is all 0. Smaller is better.
 
 Normal scores of ranks where values of several scales meet: Salinas, Shen and Perrone, "A quantile-based approach for hyperparameter
