@@ -95,6 +95,29 @@ def test_a_restored_search_suggests_what_the_saved_one_would_have(tmp_path: Path
         GPSearch({"x": hp.uniform(0.0, 1.0)}).restore(str(tmp_path / "state"))
 
 
+def test_a_restored_search_has_the_arguments_of_the_saved_one(tmp_path: Path) -> None:
+    search = ready(startup=2, exact=16, warp=True, seed=2)
+    driven(search, 4)
+    search.save(str(tmp_path / "state"))
+    following = search.suggest("next")
+    for other in (GPSearch(), ready()):
+        other.restore(str(tmp_path / "state"))
+        assert other.suggest("next") == following
+
+
+def test_a_result_that_recovered_is_no_failure_and_the_last_one_is() -> None:
+    def after(first: float, last: float) -> Any:
+        search = ready(startup=2, seed=0)
+        driven(search, 3)
+        search.suggest("one")
+        search.on_trial_result("one", {"loss": first, "training_iteration": 1})
+        search.on_trial_result("one", {"loss": last, "training_iteration": 2})
+        search.on_trial_complete("one", {"loss": last, "training_iteration": 2})
+        return search._process._history.failed
+
+    assert after(math.nan, 3.0) == after(9.0, 3.0) == set() and after(3.0, math.nan) == {3}
+
+
 CALLED: list[Any] = []
 
 

@@ -11,7 +11,8 @@ objectives. As for every relative sampler of Optuna, what is suggested together 
 parameters, and the first trial, are drawn at random.
 
 Laws, beside those of Optuna's own suite for samplers (optuna.testing.pytest_samplers, run in our tests):
-1. What is learned is a function of the trials in the study's storage alone; what was told before is kept, never told twice.
+1. What is learned is a function of the trials in the study's storage alone, in the order in which they ended (by the storage's clock);
+   what was told before is kept, never told twice.
 2. The value of a finished trial is the one it ended with: an intermediate value of it that is better counts as no better.
 """
 
@@ -45,7 +46,11 @@ _OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 class GPSampler(optuna.samplers.BaseSampler):  # type: ignore[misc]
     """Suggests by `GPSearch`. `startup`, `exact`, `warp`: its arguments. `seed`: of everything drawn; None: a fresh one.
 
-    Raises ConfigurationError as GPSearch does, and SpaceError for an integer range of more than 2**40 values.
+    A copy, or one that was pickled, learns from the storage anew and suggests the same.
+
+    Raises ConfigurationError as GPSearch does. Where a trial is first suggested from it, SpaceError for a range that cannot be searched:
+    integers of more than 2**40 values, or with log beyond 2**43; floats closer together than 1e-12 of their size (with log 1e-9), or
+    not 1e-100 to 1e100 in size.
     """
 
     def __init__(self, *, startup: int | None = None, exact: int = 1000, warp: bool = False, seed: int | None = None) -> None:
@@ -58,9 +63,18 @@ class GPSampler(optuna.samplers.BaseSampler):  # type: ignore[misc]
         self._lock = Lock()
 
     def reseed_rng(self) -> None:
-        """Optuna calls this in each process or thread that shares a study: they must not all suggest the same."""
-        self._seed = secrets.randbits(63)
+        """Optuna calls this before every trial of a study with n_jobs > 1: what is drawn at random must not be the same in each.
+
+        What the process suggests differs by the trial's number, so its seed, and all that was learned, is kept.
+        """
         self._independent.reseed_rng()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_learned", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._learned, self._lock = WeakKeyDictionary(), Lock()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return {name: found for name, found in self._common.calculate(study).items() if not found.single()}
@@ -87,7 +101,8 @@ class GPSampler(optuna.samplers.BaseSampler):  # type: ignore[misc]
         if learned is None or not learned.is_of(searched, looks, self._seed):
             searcher = GPSearch(self._startup, self._exact, self._warp)
             learned = self._learned[study] = _Learned(searcher, searched, study.directions, looks=looks, seed=self._seed)
-        learned.tell([past for past in trials if past.state in _OVER])
+        over = [past for past in trials if past.state in _OVER]
+        learned.tell(sorted(over, key=lambda past: (past.datetime_complete, past.number)))
         return learned.ask(trial, [other for other in trials if other.state == TrialState.RUNNING and other.number != trial.number])
 
 

@@ -8,7 +8,9 @@
     )).fit()
 
 It learns from every result of every trial that is over. One that a scheduler stopped early is a look at a share of the largest
-`training_iteration` so far, not a result; one that failed says where trials fail; one that runs is kept away from.
+`training_iteration` so far, not a result; one that failed says where trials fail; one that runs is kept away from. Of a class Trainable
+that returned done=True, or met Ray's `stop=`, Ray says what it says of one that a scheduler stopped, so it counts as one: fully trained
+only if none was trained for longer.
 
 Laws:
 1. The space is Ray's `param_space`, or ours (`space=`), which knows branches and constraints. What cannot be searched is refused.
@@ -107,15 +109,20 @@ class GPSearch(Searcher):  # type: ignore[misc]
     def save(self, checkpoint_path: str) -> None:
         state = {
             "metric": self._metric, "mode": self._mode, "seed": self._seed, "numbers": self._numbers, "told": self._told,
+            "searcher": {"startup": self._process.startup, "exact": self._process.exact, "warp": self._process.warp},
             "running": [[number, x, self._seen[number]] for number, x in self._running.items()],
             "space": None if self._suggester is None else self._suggester.space.describe(),
         }  # fmt: skip
         Path(checkpoint_path).write_text(json.dumps(state))
 
     def restore(self, checkpoint_path: str) -> None:
-        """ConfigurationError where it was saved for another space; SpaceError where the space holds functions: pass `space`."""
+        """All that was saved, its seed and arguments too.
+
+        ConfigurationError where it was saved for another space; SpaceError where the space holds functions: pass `space`.
+        """
         state = json.loads(Path(checkpoint_path).read_text())
         self._metric, self._mode, self._seed = state["metric"], state["mode"], state["seed"]
+        self._process = Process(**state["searcher"])
         if state["space"] is None:
             return
         if self._suggester is None:
@@ -125,7 +132,6 @@ class GPSearch(Searcher):  # type: ignore[misc]
             space = self._suggester.space
             if space.describe() != state["space"]:
                 raise ConfigurationError(f"space: {checkpoint_path} was saved for {state['space']}, but this is {space.describe()}.")
-        self._process = Process(self._process.startup, self._process.exact, self._process.warp)
         self._begin(space)
         self._numbers, self._told = state["numbers"], []
         for entry in state["told"]:

@@ -1,14 +1,16 @@
 """GPSearch in a study that somebody else runs: trials by number, configs in, configs out.
 
 Laws:
-1. A config is told, or running, as what it decodes to; one that the space cannot hold is left out, and `holds` says so.
-2. A trial is told once it is over, looks first; nothing is told of it afterwards.
+1. A config is told, or running, as what it decodes to; one that the space cannot hold is left out: its `point` is None.
+2. A trial is told once it is over, looks first; nothing is told of it afterwards. A look that is not finite is told only if it is the
+   last: a trial that recovered has not failed.
 3. `ask` changes nothing that is told: same tellings, same running configs, same index, same config.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -46,6 +48,7 @@ class Suggester:
     ) -> None:
         """Looks (step, values) of a trial that is over, steps from 1. `ended`: by itself, so that its last look is all there is to see."""
         told = [Report(trial, step, tuple(values), 0, x) for step, values in looks]
+        told = [report for report in told[:-1] if all(map(math.isfinite, report.values))] + told[-1:]
         if failed:
             told.append(Report(trial, told[-1].step if told else 1, (float("inf"),) * self._objectives, 0, x, done=True, failed=True))
         elif told and ended:
