@@ -57,6 +57,17 @@ def test_a_mapped_value_is_mapped_back() -> None:
     assert shared({"a": "wide"}, space) == {space.names[0]: OUTSIDE}
 
 
+def test_a_mapped_group_whose_inverse_fails_or_gives_no_group_is_outside() -> None:
+    pair = {"a": uniform(0.0, 1.0), "b": choice({"x": {"c": uniform(0.0, 1.0)}, "y": {}})}
+
+    def inverse(value: Any) -> Any:
+        return None if value == "nothing" else {"a": value[0], "b": value[1]}
+
+    space = Space({"p": mapped(pair, lambda v: (v["a"], v["b"]), inverse)})
+    assert shared({"p": (0.25, {"name": "x", "c": 0.5})}, space) == dict(zip(space.names, (0.25, 0.25, 0.5)))
+    assert set(shared({"p": 3.0}, space).values()) == {OUTSIDE} == set(shared({"p": "nothing"}, space).values())
+
+
 def test_of_rows_a_config_is_a_row_or_outside() -> None:
     space = Space.from_rows([{"a": 1.0, "b": "x"}, {"a": 2.0, "b": "y"}])
     assert shared({"a": 2.0, "b": "y"}, space) == {"a": 1.0, "b": 0.75}

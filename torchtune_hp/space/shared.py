@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,9 +43,27 @@ def _fill(node: Node, value: Any, out: Points) -> None:
             inner = node.inverse(value)
         except Exception:       # a user's function, of a value that it was not made for
             inner = _NOTHING
-        _fill(node.inner, inner, out)
+        if isinstance(node.inner, Group) and not isinstance(inner, Mapping):
+            out[0, list(_columns(node.inner))] = OUTSIDE
+        else:
+            _fill(node.inner, inner, out)
     elif not isinstance(node, Constant):        # a table of rows: each is a point as a whole
         _fill_row(node, value, out)
+
+
+def _columns(node: Node) -> Iterator[int]:
+    """Where the coordinates below a node of a tree stand."""
+    if isinstance(node, (Leaf, Branches)):
+        yield node.at
+    parts: Sequence[Node] = ()
+    if isinstance(node, Group):
+        parts = [child for _, child in node.children]
+    elif isinstance(node, Branches):
+        parts = node.groups
+    elif isinstance(node, Mapped):
+        parts = [node.inner]
+    for part in parts:
+        yield from _columns(part)
 
 
 def _place(column: Column, value: Any) -> float:
