@@ -148,8 +148,9 @@ def test_a_finished_trial_is_worth_what_it_ended_with() -> None:
 
 def test_a_trial_that_recovered_from_an_infinite_value_has_not_failed() -> None:
     complete = optuna.trial.TrialState.COMPLETE
-    unseen, wild = ([ended(x, 1 - x, {**first, 1: 1 - x}, complete) for x in (0.05, 0.3, 0.55, 0.8)] for first in ({}, {0: math.inf}))
-    assert suggested(*unseen) == suggested(*wild)
+    left = [ended(x, 1 - x, {1: 1 - x}, complete) for x in (0.05, 0.2, 0.35)]
+    unseen, wild = ([ended(x, 1 - x, {**first, 1: 1 - x}, complete) for x in (0.5, 0.65, 0.8)] for first in ({}, {0: math.inf}))
+    assert suggested(*left, *unseen) == suggested(*left, *wild) > 0.8
 
 
 def test_where_trials_fail_is_suggested_less() -> None:

@@ -151,6 +151,16 @@ def test_any_quantized_integer_is_a_legal_multiple(low: int, n: int, q: int, wor
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.integers(1, 45), st.integers(1, 2**20), st.lists(st.floats(0, 1), min_size=1, max_size=20), st.integers(1, 1000))
+def test_any_integer_of_a_narrow_range_on_a_log_scale_comes_back(size: int, width: int, share: list[float], q: int) -> None:
+    high = 2**size * q
+    low = max(q, high - width * q)
+    space = Space({"p": hp.qlograndint(low - (low == high), high, q) if q > 1 else hp.lograndint(low, high + 1)})
+    configs = [{"p": low + round(u * ((high - low) // q)) * q} for u in share]
+    assert space.decode(space.encode(configs)) == configs
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(low=bound, n=st.integers(2, 10**5), q=st.floats(1e-3, 1e3), u=st.lists(unit, min_size=1, max_size=8))
 def test_any_quniform_is_a_multiple_within_its_bounds(low: float, n: int, q: float, u: list[float]) -> None:
     high = low + (n + 1) * q

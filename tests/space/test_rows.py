@@ -72,6 +72,13 @@ def test_a_config_that_was_changed_changes_no_row() -> None:
     assert space.encode(ROWS)[2, 0] == 1.0
 
 
+def test_a_config_whose_nested_list_was_changed_changes_no_row() -> None:
+    space = Space.from_rows([{"net": [[8], [1]]}, {"net": [[16], [1]]}])
+    assert space.rows is not None
+    space.decode(space.rows)[0]["net"][0].append(9)
+    assert space.decode(space.rows) == [{"net": [[8], [1]]}, {"net": [[16], [1]]}]
+
+
 @pytest.mark.parametrize("config", [{"a": 3}, {"a": 1, "b": 1}, {}, 7, {"a": [1]}, {"a": {}}])
 def test_a_config_that_is_no_row_is_an_error(config: Any) -> None:
     with pytest.raises(SpaceError, match="is none of the 2 rows of this space"):

@@ -87,8 +87,20 @@ def test_choice_gives_the_very_objects() -> None:
     items: list[Any] = [[64], torch.ones(2), torch.ones(3), np.zeros(2), math.sin]
     space = Space({"p": hp.choice(items)})
     found = space.decode(torch.tensor([[0.1], [0.3], [0.5], [0.7], [0.9]]))
-    assert all(config["p"] is item for config, item in zip(found, items))
+    assert all(config["p"] is item for config, item in zip(found[1:], items[1:])) and found[0]["p"] == items[0]
     assert space.encode([{"p": [64]}, {"p": torch.ones(3)}, {"p": np.zeros(2)}]).flatten().tolist() == [0.1, 0.5, 0.7]
+
+
+def test_a_trial_that_changes_what_it_was_given_changes_no_other_trials_choice() -> None:
+    marker = object()
+    items: list[Any] = [[8, [1]], {"a": [1]}, {3}, ([2], marker)]
+    space = Space({"p": hp.choice(items)})
+    x = (torch.arange(4)[:, None] + 0.5) / 4
+    before = [config["p"] for config in space.decode(x)]
+    assert before[3][1] is marker
+    before[0][1].append(9), before[1]["a"].append(9), before[2].add(9), before[3][0].append(9), items[0].append(9)
+    assert [config["p"] for config in space.decode(x)] == [[8, [1]], {"a": [1]}, {3}, ([2], marker)]
+    assert torch.equal(space.encode(space.decode(x)), x.double())
 
 
 def test_the_middle_of_an_unequal_cell_is_the_canonical_point() -> None:
@@ -131,6 +143,9 @@ def test_encode_accepts_what_means_a_legal_value(domain: Domain, value: Any) -> 
         (hp.uniform(0, 1), "0.5"),
         (hp.uniform(0, 1), None),
         (hp.uniform(0, 1), 10**400),
+        *((domain, value) for value in (math.inf, -math.inf, 10**400, -(10**400)) for domain in (
+            hp.loguniform(0.1, 1), hp.randn(), hp.randint(0, 5), hp.lograndint(1, 5), hp.quniform(0, 1, 0.1), hp.qrandint(0, 10, 5),
+        )),
         (hp.loguniform(0.1, 1), 0.09),
         (hp.loguniform(0.1, 1), 0.0),
         (hp.loguniform(0.1, 1), -1),
@@ -274,3 +289,8 @@ def test_encode_names_a_key_that_is_missing_or_too_many(config: Any, words: str)
 def test_constants_may_be_left_out_or_repeated() -> None:
     space = Space({"lr": hp.uniform(0, 1), "epochs": 3})
     assert space.encode([{"lr": 0.5}, {"lr": 0.25, "epochs": 3}]).tolist() == [[0.5], [0.25]]
+    space = Space({"lr": hp.uniform(0, 1), "opt": {"name": "adam", "betas": {"first": 0.9}}, "none": {}})
+    given = [{"lr": 0.5}, {"lr": 0.25, "opt": {}}, {"lr": 0.75, "opt": {"betas": {"first": 0.9}}, "none": {}}]
+    assert space.encode(given).tolist() == [[0.5], [0.25], [0.75]]
+    with pytest.raises(SpaceError, match="opt.betas.first: the constant 0.9 is expected, but got 0.8"):
+        space.encode([{"lr": 0.5, "opt": {"betas": {"first": 0.8}}}])

@@ -49,7 +49,7 @@ class GPSampler(optuna.samplers.BaseSampler):  # type: ignore[misc]
     A copy, or one that was pickled, learns from the storage anew and suggests the same.
 
     Raises ConfigurationError as GPSearch does. Where a trial is first suggested from it, SpaceError for a range that cannot be searched:
-    integers of more than 2**40 values, or with log beyond 2**43; floats closer together than 1e-12 of their size (with log 1e-9), or
+    integers of more than 2**40 values, or with log beyond 2**45; floats closer together than 1e-12 of their size (with log 1e-9), or
     not 1e-100 to 1e100 in size.
     """
 

@@ -15,6 +15,7 @@ A cell has a canonical point, its middle; a continuum's canonical point is the p
 
 from __future__ import annotations
 
+import copy
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -234,7 +235,8 @@ class Items:
         return self.cells.middle(self.cells.index(u))
 
     def values(self, u: Array) -> list[Any]:
-        return list(map(self.items.__getitem__, self.cells.index(u).tolist()))
+        found = list(map(self.items.__getitem__, self.cells.index(u).tolist()))
+        return found if self.table is not None else list(map(own, found))
 
     def places(self, values: Sequence[Any]) -> Array:
         return self.cells.middle(self.positions(values))
@@ -255,6 +257,15 @@ class Items:
         raise outside(self.name, self.text, value)
 
 
+def own(value: Any) -> Any:
+    """A value that its reader may change: its containers copied, what they hold the same, so that it is still found among the items."""
+    if type(value) in (list, tuple):
+        return type(value)(map(own, value))
+    if type(value) is dict:
+        return {key: own(part) for key, part in value.items()}
+    return copy.copy(value) if isinstance(value, (list, dict, set)) else value
+
+
 def same(a: Any, b: Any) -> bool:
     """Equal as a user means it: arrays and tensors by all of their elements."""
     if a is b:
@@ -266,15 +277,18 @@ def same(a: Any, b: Any) -> bool:
 
 
 def numbers(name: str, text: str, values: Sequence[Any]) -> Array:
-    """The values as floats. bool and str are no numbers here, though Python would let them pass."""
+    """The values as floats, all finite. bool and str are no numbers here, though Python would let them pass."""
     if not set(map(type, values)) <= {int, float}:
         for value in values:
             if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
                 raise outside(name, text, value)
     try:
-        return np.array(values, np.float64)
+        found = np.array(values, np.float64)
     except OverflowError:       # an integer beyond the largest float lies outside of everything
-        return np.array([float(value) if abs(value) < 2**1000 else np.inf for value in values], np.float64)
+        found = np.array([float(value) if abs(value) < 2**1000 else np.inf for value in values], np.float64)
+    if not np.isfinite(found).all():
+        raise outside(name, text, values[int(np.flatnonzero(~np.isfinite(found))[0])])
+    return found
 
 
 def _floats(v: Array) -> Sequence[float]:

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 
 from ..errors import SpaceError
-from .columns import Column, Continuum, Equal, Integers, Items, Multiples, Rounded, same
+from .columns import Column, Continuum, Equal, Integers, Items, Multiples, Rounded, own, same
 from .domains import FUNCTIONS, Domain
 from .scales import TAIL, Linear, Log, Normal, to_decimals
 
 MOST = 2**40
 """The most cells a coordinate can have; beyond it a float64 cannot tell them apart everywhere."""
+
+_LOG_MOST = 2**45
+"""The largest integer, in units of q, on a log scale: from 2**48 on, neighbors have the same logarithm in float64."""
 
 _LABELS = {
     "uniform": ("lower", "upper"), "loguniform": ("lower", "upper"), "randint": ("lower", "upper"), "lograndint": ("lower", "upper"),
@@ -80,6 +83,12 @@ def _integers(name: str, domain: Domain) -> Column:
     n = last - first + 1
     if rest or n > MOST:
         _count(name, domain, n)
+    if log and last > _LOG_MOST:
+        linear = domain.word.replace("log", "")
+        raise SpaceError(
+            f"{name}: `upper <= 2**45{' * q' if rest else ''}` must hold on a log scale, but got {domain!r}; the logarithms of larger ones "
+            f"cannot be told apart. Use {linear}: so far up it spaces {n:,} integers alike, to 4 %."
+        )
     low, high = float(first * q), float(last * q + 1)
     cells = Equal(n) if q == 1 and not log else Rounded(n, Log(low, high) if log else Linear(low, high), low, float(q), 0.5)
     return Integers(name, repr(domain), cells, first * q, q)
@@ -189,7 +198,8 @@ def _items(name: str, domain: Domain) -> Column:
     except TypeError:
         table = None
     _distinct(name, domain.word, values, table)
-    return Items(name, repr(domain), "ordinal" if domain.word == "ordinal" else "category", tuple(values), table)
+    items = tuple(values if table is not None else map(own, values))
+    return Items(name, repr(domain), "ordinal" if domain.word == "ordinal" else "category", items, table)
 
 
 def listed(name: str, word: str, given: Any) -> list[Any]:

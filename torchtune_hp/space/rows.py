@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import SpaceError
 from ..trial import Dim
-from .columns import Indices
+from .columns import Indices, own
 from .scales import Array
 from .tree import Points
 
@@ -134,4 +134,4 @@ def _frozen(value: Any) -> Any:
 
 
 def _copied(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: list(value) if type(value) is list else value for key, value in row.items()}
+    return {key: own(value) for key, value in row.items()}

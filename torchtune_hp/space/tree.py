@@ -95,7 +95,7 @@ class Group:
             node.settle(x, rows, out)
 
     def places(self, values: Sequence[Any], rows: Indices, out: Points) -> None:
-        needed = {key for key, node in self.children if not isinstance(node, Constant)}
+        needed = {key for key, node in self.children if _searched(node)}
         known = {key for key, _ in self.children} | self.computed
         for value in values:
             if type(value) is not dict and not isinstance(value, Mapping):      # the first test is ten times faster
@@ -103,10 +103,10 @@ class Group:
             if not needed <= value.keys() <= known:
                 raise self._wrong_keys(value, needed, known)
         for key, node in self.children:
-            if isinstance(node, Constant):
-                node.places([value[key] for value in values if key in value], rows, out)
-            else:
+            if key in needed:
                 node.places([value[key] for value in values], rows, out)
+            else:       # no coordinate: whose config it is does not matter
+                node.places([value[key] for value in values if key in value], rows, out)
 
     def _wrong_keys(self, value: Mapping[Any, Any], needed: set[str], known: set[str]) -> SpaceError:
         prefix = f"{self.name}." if self.name else ""
@@ -115,6 +115,13 @@ class Group:
             return SpaceError(f"{prefix}{missing[0]}: missing in the config {dict(value)!r}. Give a value for it.")
         unknown = next(key for key in value if key not in known)
         return SpaceError(f"{prefix}{unknown}: not a parameter of this space; there are {sorted(known)}. Leave it out or change the space.")
+
+
+def _searched(node: Node) -> bool:
+    """Whether any coordinate stands below, so that a config needs a value here."""
+    if isinstance(node, Group):
+        return any(_searched(child) for _, child in node.children)
+    return not isinstance(node, Constant)
 
 
 @dataclass(frozen=True, slots=True)
