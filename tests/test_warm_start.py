@@ -108,6 +108,16 @@ def test_a_metric_among_those_of_an_earlier_study_is_enough(tmp_path: Path) -> N
     assert {value[1] for value in both.values} == {1.0}
 
 
+def test_of_several_objectives_a_trial_is_worth_a_report_of_its_own(tmp_path: Path) -> None:
+    def curve(config: Any, step: int) -> dict[str, float]:
+        return {"loss": config["a"] + step, "size": config["b"] - step}
+
+    given = {"trainable": None, "executor": hp.Simulated(2, curve=curve), "scheduler": hp.FullRuns(max_t=3), "metric": ["loss", "size"]}
+    hp.Tuner(**arguments(tmp_path, **given, trials=5)).fit()
+    found, _ = one(str(tmp_path / "source"), objective=Objective(["loss", "size"], "min"))
+    assert sum(found.values, ()) == pytest.approx(sum(((a + 3, b - 3) for a, b in found.x), ()))
+
+
 def test_no_more_trials_than_stated_are_taken(tmp_path: Path) -> None:
     def curve(config: Any, step: int) -> dict[str, float]:
         return {"loss": (config["a"] - 0.3) ** 2}

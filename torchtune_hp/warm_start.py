@@ -6,7 +6,8 @@ Laws:
 2. A hyperparameter is shared if it has one name in both, and several values in the earlier study that are legal here. The others are
    left out, and so are trials with a value that is not legal here, or without one of a shared hyperparameter that they would have
    here; the log says which and how many.
-3. A trial counts as of its last finite look, and is worth the best it had reported: an unfinished study as far as it came, a failed
+3. A trial counts as of its last finite look, and is worth the best it had reported (several
+   objectives: `gp_history`, law 2): an unfinished study as far as it came, a failed
    trial as long as it was finite.
 4. Of one study PER_SOURCE trials are taken at most, of all together MOST: the best, the newest, and others spread over the study.
 """
@@ -28,7 +29,7 @@ from .journal import Journal
 from .journal_text import from_json, to_json
 from .objective import Objective
 from .result import flat
-from .searchers.gp_history import Row, chosen
+from .searchers.gp_history import Row, chosen, worth
 from .space import Space
 from .space.shared import ABSENT, OUTSIDE
 from .trial import Config, Source
@@ -38,7 +39,7 @@ _PLACED = 4096      # trials of one study whose configs are read at all
 
 
 class _Look(NamedTuple):
-    """The last finite look at a trial, `t` being the share of the budget it had spent; `values`: the best until there."""
+    """The last finite look at a trial, `t` being the share of the budget it had spent; `values`: what it was worth there."""
 
     trial: int
     config: Config
@@ -180,8 +181,8 @@ def _looks(journal: Journal, objective: Objective) -> list[_Look]:
         values = objective.values(metrics)
         furthest = max(furthest, step)
         if metrics.keys() >= needed and all(map(math.isfinite, values)):    # without a constraint's metric it would be a violator
-            before = last[trial].values if trial in last else values
-            last[trial] = Row((float(trial),), step, bool(done), tuple(map(min, before, values)))
+            before = last[trial].values if trial in last else None
+            last[trial] = Row((float(trial),), step, bool(done), worth(values, before))
     horizon = max(journal.header.get("max_t") or 1, furthest)
     try:
         space = recorded_space(journal.header)

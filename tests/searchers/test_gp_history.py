@@ -53,6 +53,17 @@ def test_a_look_is_worth_the_best_its_trial_reported_up_to_there() -> None:
     assert rows(history) == [(1, False, 5.0), (4, False, 1.0), (5, False, 0.5)]
 
 
+def test_of_several_objectives_a_look_is_worth_one_report_of_its_trial_and_no_mixture() -> None:
+    reported = [(0.0, 10.0), (10.0, 0.0), (11.0, 1.0), (5.0, 5.0), (6.0, 12.0), (5.0, 5.0), (4.0, 4.0)]
+    expected = [(0.0, 10.0), (10.0, 0.0), (10.0, 0.0), (5.0, 5.0), (5.0, 5.0), (5.0, 5.0), (4.0, 4.0)]
+    history, newest = History(None, 1000, objectives=2), []
+    for step, values in enumerate(reported, 1):
+        history.tell([look(0, step, *values)])
+        newest.append(history.training_set()[-1].values)
+    assert newest == expected
+    assert [row.values for row in history.training_set()] == [(0.0, 10.0), (5.0, 5.0), (4.0, 4.0)]
+
+
 def test_an_end_without_a_further_step_takes_the_place_of_the_look_at_it() -> None:
     assert rows(looked(look(0, 4, 1.0), look(0, 4, 1.0, done=True))) == [(4, True, 1.0)]
 
