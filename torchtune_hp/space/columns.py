@@ -15,7 +15,6 @@ A cell has a canonical point, its middle; a continuum's canonical point is the p
 
 from __future__ import annotations
 
-import copy
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 
 from ..errors import SpaceError
 from ..trial import DimKind
+from .domains import own
 from .scales import Array, Scale, between, to_decimals, to_digits
 
 Indices = NDArray[np.int64]
@@ -255,15 +255,6 @@ class Items:
             if same(item, value):
                 return k
         raise outside(self.name, self.text, value)
-
-
-def own(value: Any) -> Any:
-    """A value that its reader may change: its containers copied, what they hold the same, so that it is still found among the items."""
-    if type(value) in (list, tuple):
-        return type(value)(map(own, value))
-    if type(value) is dict:
-        return {key: own(part) for key, part in value.items()}
-    return copy.copy(value) if isinstance(value, (list, dict, set)) else value
 
 
 def same(a: Any, b: Any) -> bool:

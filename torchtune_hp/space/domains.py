@@ -6,12 +6,13 @@ A word only takes down what it was given; `Space` checks it, because only there 
     in steps      quniform  qloguniform  qrandn                  multiples of q
     integers      randint  lograndint                            upper excluded
                   qrandint  qlograndint                          multiples of q, upper included
-    listed        choice  ordinal  grid_search                   the very objects that were given
+    listed        choice  ordinal  grid_search                   the very objects that were given, lists, dicts and sets copied
     computed      sample_from  mapped
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -139,3 +140,12 @@ def kept(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: kept(part) for key, part in value.items()}
     return list(value) if type(value) is list else value
+
+
+def own(value: Any) -> Any:
+    """A value that its reader may change: its containers copied, what they hold the same, so that it is still found among the items."""
+    if type(value) in (list, tuple):
+        return type(value)(map(own, value))
+    if type(value) is dict:
+        return {key: own(part) for key, part in value.items()}
+    return copy.copy(value) if isinstance(value, (list, dict, set)) else value

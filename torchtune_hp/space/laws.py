@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import SpaceError
-from .columns import Column, Continuum, Equal, Integers, Items, Multiples, Rounded, own, same
-from .domains import FUNCTIONS, Domain
+from .columns import Column, Continuum, Equal, Integers, Items, Multiples, Rounded, same
+from .domains import FUNCTIONS, Domain, own
 from .scales import TAIL, Linear, Log, Normal, to_decimals
 
 MOST = 2**40

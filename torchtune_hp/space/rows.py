@@ -10,7 +10,8 @@ import numpy as np
 
 from ..errors import SpaceError
 from ..trial import Dim
-from .columns import Indices, own
+from .columns import Indices
+from .domains import own
 from .scales import Array
 from .tree import Points
 
