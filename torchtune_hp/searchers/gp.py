@@ -245,6 +245,8 @@ class GPSearch(Base):
         count, turn = int(theirs.sum()), (index + 1) // 2       # of even indices the turn is half
         if len(self._history) < FEWEST:
             found = self._champions(count, taken, index, seed, turn)
+        elif not self._heard():
+            return self._even(n, taken, index, seed)
         else:
             found = self._by_process(count, tried, pending, index, seed, turn)
         if self.setting.rows is not None:
@@ -253,11 +255,24 @@ class GPSearch(Base):
         even[theirs.nonzero()[: len(found), 0]] = found
         return even
 
+    def _heard(self) -> bool:
+        """Whether a source has weight."""
+        self._fit()
+        x, y = self._observed()
+        with bounded(len(x)):
+            return any(self._process(which, x, told).trend is not None for which, told in enumerate(y))
+
+    def _observed(self) -> tuple[Tensor, Tensor]:
+        """Points (n, d + 1) and outcomes (k, n)."""
+        rows = self._history.training_set()
+        return self._history.points(rows), self._outcomes(rows)[0]
+
     def _champions(self, n: int, taken: Tensor, index: int, seed: int, turn: int) -> Tensor:
         """Up to n points (m, d) where sources were best."""
         assert self._sources is not None
         other = self._even(n, taken, index, seed)
-        found = self._sources.champions(turn, n, taken, other)
+        told = self._observed() if len(self._history) > 1 else None
+        found = self._sources.champions(turn, n, taken, other, told)
         if self.setting.rows is None:
             found = self._cube.canonical(trained(found))[:, :-1]
             return found[self.setting.feasible(found)]

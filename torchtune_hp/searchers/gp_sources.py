@@ -44,23 +44,29 @@ class Sources:
         self._setting, self._kernel, self._outcomes = setting, kernel, outcomes
         self._theirs = kernel_of(setting, looks=True, warp=bool(kernel.warped))
 
-    def champions(self, turn: int, count: int, taken: Tensor, other: Tensor) -> Tensor:
+    def champions(self, turn: int, count: int, taken: Tensor, other: Tensor, told: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Up to `count` of the sources' best points (m, d), the sources in turns, none near another or near what is `taken`.
 
         A hyperparameter that a source does not share is as in `other` (count, d). Point j is the best by outcome `turn` + j, modulo k.
+        `told`: this study's points (n, d + 1) and outcomes (k, n). Sources that order a pair of them the other way round are left out.
         """
         near = _APART * len(self._setting.dims) ** 0.5
         x = torch.cat(self._points)[:, :-1]
         shared = torch.cat([known.expand(len(points), -1) for known, points in zip(self._shared, self._points)])
         places = torch.cat([told.argsort(stable=True).argsort() for told in self._told], 1)
         order = places.argsort(stable=True)     # (k, n): the best of every source, then the second best, ...
+        sizes = torch.tensor([len(points) for points in self._points])
+        refuted = torch.zeros(len(order), len(x), dtype=torch.bool)
+        if told is not None:
+            refuted = self._contradicted(*told).repeat_interleave(sizes, 1)
         left = torch.ones(len(x), dtype=torch.bool)
         found = other[:0]
         for j in range(count):
             at = torch.where(shared, x, other[j])
             far = left & ~(torch.cdist(at, torch.cat([taken, found])) < near).any(1)
-            best = order[(turn + j) % len(order)]
-            best = best[far[best]][:1]
+            which = (turn + j) % len(order)
+            best = order[which]
+            best = best[(far & ~refuted[which])[best]][:1]
             if not len(best):
                 break
             found, left[best] = torch.cat([found, at[best]]), False
@@ -84,6 +90,14 @@ class Sources:
         found = line(said(x), y, weight[heard])
         hyper = hyper._replace(outputscale=hyper.outputscale * found.unexplained)
         return condition(self._kernel, x, y, hyper, trend=lambda at: found.slope @ (said(at) - found.center[:, None]))
+
+    def _contradicted(self, x: Tensor, y: Tensor) -> Tensor:
+        """(k, m) bool: by outcome, whose mean orders a pair of x (n, d + 1), trained as far, other than y (k, n) does."""
+        seen, alike = torch.where(self._knows, x, REST), x[:, -1, None] == x[:, -1]
+        said = torch.stack([means(element(self._fitted, (slice(None), which)), seen) for which in range(len(y))])   # (k, m, n)
+        told = y[:, None]
+        wrong = (said[..., :, None] - said[..., None, :]) * (told[..., :, None] - told[..., None, :]) < 0
+        return (wrong & alike).flatten(2).any(2)
 
     def _weights(self, which: int, target: Fitted) -> Tensor:
         """(m,): of the sources."""
