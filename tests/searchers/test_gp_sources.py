@@ -89,6 +89,45 @@ def test_the_second_of_a_sources_points_is_not_beside_the_first_nor_beside_what_
     assert torch.dist(ask(searcher, 1, 2)[0], found[0]) > 0.14
 
 
+def told_in_turn(searcher: GPSearch, f: Callable[[Tensor], Tensor], n: int) -> Tensor:
+    """The first n points (n, d), one at a time."""
+    found = NONE
+    for k in range(n):
+        x = ask(searcher, 1, k)
+        searcher.tell(reports(x, f(x), first=k))
+        found = torch.cat([found, x])
+    return found
+
+
+def test_a_source_that_is_wrong_about_all_costs_one_of_the_first_points() -> None:
+    """Its best is found to be worse than the even point after it, so no second one is asked for; nor is a process without its help."""
+    x = points(40, seed=9)
+    misled, alone = warm(source(lambda x: -branin(x), x)), begun()
+    assert torch.equal(told_in_turn(misled, branin, 8)[1:], told_in_turn(alone, branin, 8)[1:])
+
+
+def test_while_no_source_has_weight_early_points_are_those_without() -> None:
+    x = points(7)
+    for n in (3, 4, 7):
+        misled, alone = warm(source(lambda x: -branin(x), points(40, seed=9))), begun()
+        for searcher in (misled, alone):
+            searcher.tell(reports(x[:n], branin(x[:n])))
+        assert torch.equal(ask(misled, 4, n), ask(alone, 4, n))
+
+
+def test_of_several_sources_those_that_have_the_first_pair_right_are_asked_for_more() -> None:
+    x = points(30, seed=9)
+    searcher = warm(source(lambda x: -valley(x), x), source(valley, x))
+    assert torch.equal(told_in_turn(searcher, valley, 3)[2], x[valley(x).argmin()])
+
+
+def test_a_pair_that_is_as_good_refutes_no_source() -> None:
+    x = points(30, seed=9)
+    searcher = warm(source(valley, x))
+    searcher.tell(reports(points(2), torch.ones(2, dtype=torch.float64)))
+    assert torch.equal(ask(searcher, 1, 2)[0], x[valley(x).argmin()])
+
+
 def test_a_hyperparameter_that_no_source_knows_is_searched_evenly() -> None:
     searcher, sobol = warm(source(valley, shared=(0,))), SobolSearch()
     sobol.begin(PLANE)
@@ -241,6 +280,19 @@ def of_two_objectives(**given: Any) -> GPSearch:
     reports = of_two(points(20, seed=9))
     both = Source("a", (0, 1), tuple(one.x for one in reports), (1.0,) * 20, tuple(one.values for one in reports))
     return warm(both, setting=replace(PLANE, objectives=2), **given)
+
+
+def test_a_source_of_several_objectives_gives_its_best_in_those_that_it_orders_right() -> None:
+    """The first objective of the pair is turned round, the second is not: point 2 is the best in the second."""
+    first, second = of_two_objectives(), of_two_objectives()
+    x = points(20, seed=9)
+    pair = x[[int(valley(x).argmin()), int(valley(x).argmax())]]
+    for searcher, sign in ((first, 1.0), (second, -1.0)):
+        values = zip((sign * valley(pair)).tolist(), bowl(pair).tolist())
+        searcher.tell([Report(k, 1, both, 0, tuple(at), done=True) for k, (at, both) in enumerate(zip(pair.tolist(), values))])
+    assert torch.equal(ask(first, 1, 2), ask(second, 1, 2)), "of the second objective"
+    theirs, even = ask(first, 1, 4)[0], ask(second, 1, 4)[0]
+    assert (x == theirs).all(1).any() and not (x == even).all(1).any()
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 4])

@@ -9,8 +9,9 @@ Laws:
    see 3). From then on every point is the process's, but where no untried one can be found: then the rest come from SobolSearch again.
 2. Hyperparameters are fitted at the milestones of `gp_history`, each fit started from the milestone's before it, and are functions of what
    was told alone: whether and when `ask` was called changes no bit. Between milestones they are kept, and all rows are conditioned on.
-3. Of earlier studies (`Setting.sources`, see `gp_sources`) every second of the first points is what their best points or, from three
-   looks on, the process with them suggests; from then on they are its mean, as far as they rank this study's trials right.
+3. Of earlier studies (`Setting.sources`, see `gp_sources`) every second of the first points is one of their best or, from three looks
+   on, what the process with them suggests; later they are its mean, as far as they rank this study's trials right. Where none of them
+   does, points are what the same trials would lead to without them, the first ones too.
 4. Two or three objectives are a process each, fitted as one batch, and improvement is that of their front's hypervolume (`gp.fronts`);
    points take turns between the two reference points of `gp_objectives`. More are 8 scalarizations with fixed weights (ParEGO), a process
    each; points take turns.
@@ -97,7 +98,7 @@ class GPSearch(Base):
             self._weights = drawn / drawn.sum(1, keepdim=True)
         self._sources = Sources(setting, self._kernel, self._reported) if setting.sources else None
         kind = "a seeded permutation of the rows" if setting.rows is not None else "a Sobol sequence"
-        first = ", but for every second one, which is of the earlier studies" if setting.sources else ""
+        first = ", but for every second one, which is of the earlier studies while one ranks the trials right" if setting.sources else ""
         self._notes = [
             f"GPSearch: until {self._first} trials are told, two of them with finite values, points are {kind}{first}; then the Gaussian "
             f"process suggests them, and {kind} again only where it finds nothing untried"
@@ -237,7 +238,7 @@ class GPSearch(Base):
     # Beside the process ----------------------------------------------------------------------------------------------
 
     def _early(self, n: int, tried: Tensor, pending: Tensor, index: int, seed: int) -> Tensor:
-        """The first points (n, d): even ones; where there are sources, every second one is theirs (law 3)."""
+        """The first points (n, d): even ones; every second one is the sources' while one of them ranks trials right (law 3)."""
         taken = torch.cat([tried, pending])
         theirs = torch.arange(index, index + n) % 2 == 0
         if self._sources is None or not theirs.any():

@@ -3,7 +3,8 @@
 Laws:
 1. All of this is a function of the setting and of what is asked about: whether and when it was asked before changes no bit.
 2. A source knows the hyperparameters that it shares with this study; what it says is the same wherever the others stand.
-3. Where no source has weight, the process is the one that there would be without sources, bit for bit.
+3. Where no source has weight, the process is the one that there would be without sources, bit for bit. Of two trials, one of them a
+   source's best, the order already says much: a source that has it wrong is not asked for another point.
 4. Trials are ranked, to weigh sources by: of one objective all, by their standings; of several those that were trained as far, each as of
    its newest look.
 """
@@ -55,18 +56,17 @@ class Sources:
         shared = torch.cat([known.expand(len(points), -1) for known, points in zip(self._shared, self._points)])
         places = torch.cat([told.argsort(stable=True).argsort() for told in self._told], 1)
         order = places.argsort(stable=True)     # (k, n): the best of every source, then the second best, ...
-        sizes = torch.tensor([len(points) for points in self._points])
-        refuted = torch.zeros(len(order), len(x), dtype=torch.bool)
-        if told is not None:
-            refuted = self._contradicted(*told).repeat_interleave(sizes, 1)
         left = torch.ones(len(x), dtype=torch.bool)
+        trusted = torch.ones_like(order, dtype=torch.bool)
+        if told is not None:
+            trusted = ~self._contradicted(*told).repeat_interleave(torch.tensor([len(points) for points in self._points]), 1)
         found = other[:0]
         for j in range(count):
             at = torch.where(shared, x, other[j])
             far = left & ~(torch.cdist(at, torch.cat([taken, found])) < near).any(1)
             which = (turn + j) % len(order)
             best = order[which]
-            best = best[(far & ~refuted[which])[best]][:1]
+            best = best[(far & trusted[which])[best]][:1]
             if not len(best):
                 break
             found, left[best] = torch.cat([found, at[best]]), False
@@ -92,10 +92,10 @@ class Sources:
         return condition(self._kernel, x, y, hyper, trend=lambda at: found.slope @ (said(at) - found.center[:, None]))
 
     def _contradicted(self, x: Tensor, y: Tensor) -> Tensor:
-        """(k, m) bool: by outcome, whose mean orders a pair of x (n, d + 1), trained as far, other than y (k, n) does."""
-        seen, alike = torch.where(self._knows, x, REST), x[:, -1, None] == x[:, -1]
-        said = torch.stack([means(element(self._fitted, (slice(None), which)), seen) for which in range(len(y))])   # (k, m, n)
-        told = y[:, None]
+        """(k, m) bool: by outcome, the sources whose mean orders two points of x (n, d + 1), trained as far, other than y (k, n) does."""
+        seen, alike, told = torch.where(self._knows, x, REST), x[:, -1, None] == x[:, -1], y[:, None]
+        with bounded(len(x)):
+            said = torch.stack([means(element(self._fitted, (slice(None), which)), seen) for which in range(len(y))])   # (k, m, n)
         wrong = (said[..., :, None] - said[..., None, :]) * (told[..., :, None] - told[..., None, :]) < 0
         return (wrong & alike).flatten(2).any(2)
 
