@@ -138,10 +138,9 @@ class GPSearch(Base):
 
     def _by_process(self, n: int, tried: Tensor, pending: Tensor, index: int, seed: int, turn: int) -> Tensor:
         """n points (n, d) of the process, or of SobolSearch where it finds no more. `turn`: whose the first one is, modulo k."""
-        history, taken = self._history, torch.cat([tried, pending])
-        rows = history.training_set()
+        taken = torch.cat([tried, pending])
         self._fit()
-        x, (y, references) = history.points(rows), self._outcomes(rows)
+        x, y, references = self._observed()
         k = len(y if references is None else references)
         found = pending[:0]
         for j in range(min(n, k)):
@@ -155,6 +154,11 @@ class GPSearch(Base):
         return found if len(found) == n else torch.cat([found, self._even(n - len(found), taken, index, derive(seed, "more"))])
 
     # The process -----------------------------------------------------------------------------------------------------
+
+    def _observed(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Points (n, d + 1), and `_outcomes` there."""
+        rows = self._history.training_set()
+        return self._history.points(rows), *self._outcomes(rows)
 
     def _outcomes(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor | None]:
         """(k, n): one for each process. And the reference points (2, k), if their front is searched for."""
@@ -259,20 +263,15 @@ class GPSearch(Base):
     def _heard(self) -> bool:
         """Whether a source has weight."""
         self._fit()
-        x, y = self._observed()
+        x, y, _ = self._observed()
         with bounded(len(x)):
             return any(self._process(which, x, told).trend is not None for which, told in enumerate(y))
-
-    def _observed(self) -> tuple[Tensor, Tensor]:
-        """Points (n, d + 1) and outcomes (k, n)."""
-        rows = self._history.training_set()
-        return self._history.points(rows), self._outcomes(rows)[0]
 
     def _champions(self, n: int, taken: Tensor, index: int, seed: int, turn: int) -> Tensor:
         """Up to n points (m, d) where sources were best."""
         assert self._sources is not None
         other = self._even(n, taken, index, seed)
-        told = self._observed() if len(self._history) > 1 else None
+        told = self._observed()[:2] if len(self._history) > 1 else None
         found = self._sources.champions(turn, n, taken, other, told)
         if self.setting.rows is None:
             found = self._cube.canonical(trained(found))[:, :-1]
