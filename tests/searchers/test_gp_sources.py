@@ -128,6 +128,15 @@ def test_a_pair_that_is_as_good_refutes_no_source() -> None:
     assert torch.equal(ask(searcher, 1, 2)[0], x[valley(x).argmin()])
 
 
+def test_looks_at_different_budgets_refute_no_source() -> None:
+    sources = warm(source(valley), setting=replace(PLANE, max_t=4))._sources
+    assert sources is not None
+    near_and_far = torch.stack([ELSEWHERE, torch.zeros(2, dtype=torch.float64)])
+    for early, refuted in ((1.0, True), (0.25, False)):
+        x = torch.cat([near_and_far, torch.tensor([[early], [1.0]], dtype=torch.float64)], 1)
+        assert sources._contradicted(x, torch.tensor([[1.0, 0.0]], dtype=torch.float64)).tolist() == [[refuted]]
+
+
 def test_a_hyperparameter_that_no_source_knows_is_searched_evenly() -> None:
     searcher, sobol = warm(source(valley, shared=(0,))), SobolSearch()
     sobol.begin(PLANE)
