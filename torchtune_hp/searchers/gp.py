@@ -10,8 +10,7 @@ Laws:
 2. Hyperparameters are fitted at the milestones of `gp_history`, each fit started from the milestone's before it, and are functions of what
    was told alone: whether and when `ask` was called changes no bit. Between milestones they are kept, and all rows are conditioned on.
 3. Of earlier studies (`Setting.sources`, see `gp_sources`) every second of the first points is one of their best or, from three looks
-   on, what the process with them suggests; later they are its mean, as far as they rank this study's trials right. Where none of them
-   does, points are what the same trials would lead to without them, the first ones too.
+   on, what the process with them suggests; later they are its mean, as far as they rank trials right. Where none does, all is as without.
 4. Two or three objectives are a process each, fitted as one batch, and improvement is that of their front's hypervolume (`gp.fronts`);
    points take turns between the two reference points of `gp_objectives`. More are 8 scalarizations with fixed weights (ParEGO), a process
    each; points take turns.
@@ -245,13 +244,11 @@ class GPSearch(Base):
         """The first points (n, d): even ones; every second one is the sources' while one of them ranks trials right (law 3)."""
         taken = torch.cat([tried, pending])
         theirs = torch.arange(index, index + n) % 2 == 0
-        if self._sources is None or not theirs.any():
+        if self._sources is None or not theirs.any() or (len(self._history) >= FEWEST and not self._heard()):
             return self._even(n, taken, index, seed)
         count, turn = int(theirs.sum()), (index + 1) // 2       # of even indices the turn is half
         if len(self._history) < FEWEST:
             found = self._champions(count, taken, index, seed, turn)
-        elif not self._heard():
-            return self._even(n, taken, index, seed)
         else:
             found = self._by_process(count, tried, pending, index, seed, turn)
         if self.setting.rows is not None:
@@ -270,9 +267,8 @@ class GPSearch(Base):
     def _champions(self, n: int, taken: Tensor, index: int, seed: int, turn: int) -> Tensor:
         """Up to n points (m, d) where sources were best."""
         assert self._sources is not None
-        other = self._even(n, taken, index, seed)
         told = self._observed()[:2] if len(self._history) > 1 else None
-        found = self._sources.champions(turn, n, taken, other, told)
+        found = self._sources.champions(turn, n, taken, self._even(n, taken, index, seed), told)
         if self.setting.rows is None:
             found = self._cube.canonical(trained(found))[:, :-1]
             return found[self.setting.feasible(found)]
