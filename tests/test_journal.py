@@ -439,7 +439,7 @@ class Interrupted:
         return getattr(self._db, name)
 
 
-@pytest.mark.parametrize(("statement", "there"), [("BEGIN", 1), ("COMMIT", 2), ("INSERT INTO look", 2)])
+@pytest.mark.parametrize(("statement", "there"), [("BEGIN", 2), ("COMMIT", 2), ("INSERT INTO look", 2)])
 def test_an_interrupt_as_a_turn_is_committed_neither_doubles_nor_halves_it(tmp_path: Path, statement: str, there: int) -> None:
     journal = Journal.create(tmp_path, HEADER)
     journal.append((), ONE, [Launch(trial(0), 1)])

@@ -44,6 +44,17 @@ def test_every_part_answers_so(cls: Any) -> None:
         cls(no_such_word=1)
 
 
+def test_who_comes_after_a_part_in_a_subclass_takes_its_own_arguments() -> None:
+    class Mixin:
+        def __init__(self, factor: int = 2) -> None:
+            self.factor = factor
+
+    class Mine(hp.RandomSearch, Mixin):
+        """Cooperates."""
+
+    assert Mine().factor == 2 and Mine(factor=3).factor == 3
+
+
 def test_a_part_has_the_signature_it_was_written_with_and_a_subclass_its_own() -> None:
     assert list(inspect.signature(hp.GPSearch).parameters) == ["startup", "exact", "warp"]
     assert not inspect.signature(hp.RandomSearch).parameters and inspect.signature(hp.ASHA).parameters["max_t"].default == 100

@@ -154,3 +154,14 @@ def test_a_grid_ends_and_says_nothing() -> None:
     given = {"metric": "loss", "mode": "min", "executor": executor, "storage": None, "verbose": 0}
     results = hp.tune(None, SIX, searcher=hp.GridSearch(), scheduler=hp.FullRuns(1), **given)
     assert len(results) == 6 and not any("repeat" in note.text for note in results.log)
+    results = hp.tune(None, SIX, searcher=hp.GridSearch(), scheduler=hp.FullRuns(1), points=[results[5].config], **given)
+    assert len(results) == 7 and not any("repeat" in note.text for note in results.log), "the own point is extra"
+
+
+def test_who_searches_a_part_of_it_by_grid_is_not_sent_to_a_grid_of_that_part() -> None:
+    executor = hp.Simulated(2, curve=lambda config, step: {"loss": config["a"]})
+    space = {"a": hp.grid_search([1, 2]), "b": hp.choice([1, 2])}
+    given = {"metric": "loss", "mode": "min", "executor": executor, "storage": None, "verbose": 0, "trials": 40}
+    results = hp.tune(None, space, searcher=hp.RandomSearch(), scheduler=hp.FullRuns(1), **given)
+    (said,) = [note.text for note in results.log if "repeat" in note.text]
+    assert "each of the space's 4 configs was tried" in said and "GridSearch" not in said

@@ -672,6 +672,20 @@ def test_a_signal_ends_the_session_and_a_resumed_study_is_the_uninterrupted_one(
     assert kept[0] == kept[1] and len(kept[0]) == 1
 
 
+def test_a_study_that_is_refused_takes_nothing_away_that_was_there_before(tmp_path: Path) -> None:
+    folder = tmp_path / "x"
+    (folder / "study.db.old").mkdir(parents=True)
+    (folder / "trials").mkdir()
+    (folder / "study.db.bak").write_text("a copy")
+    for _ in range(2):
+        with pytest.raises(hp.ConfigurationError):
+            hp.Tuner(
+                lambda config: 1.0, {"x": hp.uniform(0.0, 1.0)}, metric="y", mode="min", trials=1, executor=hp.Fused(), storage=tmp_path,
+                name="x", verbose=0,
+            ).fit()  # fmt: skip
+        assert sorted(path.name for path in folder.iterdir()) == ["study.db.bak", "study.db.old", "trials"]
+
+
 def test_an_interrupt_whose_word_nobody_reads_fails_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Pressed(Counter):
         def step(self) -> dict[str, Any]:

@@ -198,6 +198,19 @@ def test_a_trial_without_a_value_that_it_would_have_here_is_left_out(tmp_path: P
     assert len(same.x) == 12
 
 
+def test_what_most_trials_have_no_value_of_is_not_shared_rather_than_all_of_them_left_out(tmp_path: Path) -> None:
+    def curve(config: Any, step: int) -> dict[str, float]:
+        return {"loss": abs(config["lr"] - 0.5)}
+
+    half = {"momentum": hp.uniform(0.0, 1.0)}
+    branches = {"lr": hp.uniform(0.0, 1.0), "opt": hp.choice({"sgd": half, "adam": {"beta": hp.uniform(0.0, 1.0)}})}
+    simulated = {"trainable": None, "executor": hp.Simulated(4, curve=curve), "scheduler": hp.FullRuns(max_t=1)}
+    hp.Tuner(**arguments(tmp_path, space=branches, searcher=hp.RandomSearch(), **simulated)).fit()
+    both = {"lr": hp.uniform(0.0, 1.0), "opt": {**half, "beta": hp.uniform(0.0, 1.0)}}
+    found, said = one(str(tmp_path / "source"), both)
+    assert found.shared[0] == 0 and len(found.x) > 6 and "lr" in said
+
+
 # What is refused
 
 

@@ -259,11 +259,18 @@ class Journal:
                     with suppress(sqlite3.Error):
                         db.rollback()
                     raise
-                except BaseException:       # a second Ctrl-C, maybe just after the COMMIT: what is in the file is not to be written again
-                    self._give_up()
+                except BaseException:       # a second Ctrl-C, maybe just after the COMMIT
+                    self._settle()
                     raise
             self._failed = False
             return given
+
+    def _settle(self) -> None:
+        """Of a transaction that was interrupted, all or nothing is in the file: what is there is not pending any more."""
+        if self._db.in_transaction:
+            self._db.rollback()
+        elif self._read_stand().turns == self._stand.turns:
+            self._pending.clear()
 
     def _give_up(self) -> None:
         """What is pending is forgotten: the next turn follows the last one in the file."""

@@ -26,6 +26,9 @@ def part(cls: C) -> C:
 
     @functools.wraps(init)
     def checked(self: Any, *given: Any, **named: Any) -> None:
+        if init is _nothing and type(self) is not cls:      # whoever comes after it in a subclass may take arguments
+            super(cls, self).__init__(*given, **named)  # type: ignore[arg-type]
+            return
         lines = [f"`{name}` is not an argument{_way_out(name, names)}" for name in named if name not in names]
         if len(given) > len(names):
             lines.append(f"at most {len(names)} arguments are taken, but got {len(given)}.")

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 ARRIVAL = (
-    "order: decisions are made in the order in which processes finish, which is another one in each run; this run can be resumed all the "
+    "decisions are made in the order in which processes finish, which is another one in each run; this run can be resumed all the "
     "same. Runs that repeat each other: executor=hp.Processes(ordered=True)"
 )
 
@@ -181,8 +181,8 @@ class Session:
     def _note_arrival(self, capacity: int) -> None:
         """That the order in which trials finish is an input of this study, and so another one in another run."""
         if isinstance(self.plan.executor, Processes) and not self.plan.executor.ordered and capacity > 1:
-            if all(note.text != ARRIVAL for note in self.journal.notes("choice")):
-                self.journal.note(Note("choice", ARRIVAL))
+            if all(note.text != ARRIVAL for note in self.journal.notes("order")):
+                self.journal.note(Note("order", ARRIVAL))
 
     def _first(self) -> Trial:
         """The trial that this study begins with, or would on one slot; asked of copies."""

@@ -51,7 +51,7 @@ class Supply:
         self._setting = setting
         self._own = own
         self._block: Iterator[Point] = iter(())
-        self._tried = Tried(space) if watched(space) else None
+        self._tried = Tried(space) if searcher.left() is None and watched(space) else None
         self._notes: list[str] = []
 
     def left(self, trials: int | None) -> int:

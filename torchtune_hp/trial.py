@@ -57,8 +57,8 @@ class Source:
     """What an earlier study found, in the coordinates of this one: n of its trials, each as of its last finite look.
 
     `shared`: the dimensions (places in `Setting.dims`) that its trials vary too; `x`, n rows of d, rests at 0.5 in the others.
-    `budget`: the share of its full budget that each trial had spent, in (0, 1]. `values`: for each trial the best it had reported
-    of every objective, smaller is better, finite.
+    `budget`: the share of its full budget that each trial had spent, in (0, 1]. `values`: what each trial is worth,
+    a report of its own, one number for each objective, smaller is better, finite.
     """
 
     name: str

@@ -3,8 +3,9 @@
 Laws:
 1. It is said once, with the first trial that repeats a config when no other is left; a config that comes twice by chance says nothing.
 2. It depends on the trials alone, in their order, so a replay says the same.
-3. A space is watched if it has at most MOST points, ASKED with constraints. One of rows gives each once, and needs no watching; of one
-   with sample_from a point is no config. Forks count for nothing: they are where a scheduler puts them.
+3. A space is watched if it has at most MOST points, ASKED with constraints, and the searcher has no end of its own. One of rows gives
+   each once, and needs no watching; of one with sample_from a point is no config. Forks count for nothing: they are where a scheduler
+   puts them.
 4. Where a constraint raises on a config that nobody drew, nothing is said: whether that one is left is not known.
 """
 
@@ -47,9 +48,10 @@ class Tried:
         if self._left:
             self._left.discard(x)
             return None
+        grid = {dim.grid for dim in self._space.dims}       # with `grid_search` for some, a grid is of these alone
+        way = "" if len(grid) > 1 else ". hp.GridSearch() tries each once, and ends"
         return (
-            f"each of the space's {self._configs:,} configs was tried: from trial {trial} on they repeat, under other seeds. "
-            "hp.GridSearch() tries each once, and ends"
+            f"each of the space's {self._configs:,} configs was tried: from trial {trial} on they repeat, under other seeds{way}"
         )
 
     def _untried(self) -> set[X]:

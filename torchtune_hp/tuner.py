@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from .arguments import refuse_foreign
 from .errors import ConfigurationError, SpaceError, StudyExistsError
 from .journal import Journal
-from .journal_file import NAME as STUDY
+from .journal_file import BESIDE, NAME as STUDY
 from .lock import DriverLock
 from .parts import as_int
 from .plan import Plan, make_plan
@@ -140,13 +140,14 @@ class Tuner:
         if self._given["warm_start"] and not plan.sources:      # the study that had its own record of them is gone since
             plan = self._plan = make_plan(self._given)
         header = plan.header() | {"name": folder.name}
+        before = {path for path in _places(folder) if plan.name and path.exists()}      # an unnamed study's folder was made for it
         with DriverLock(folder) as lock, Journal.create(folder, header, every=_every(plan)) as journal:
             try:
                 Session(plan, folder, _learned(plan, journal), shown).run()
             except (ConfigurationError, SpaceError):
                 if not len(journal):
                     journal.close()
-                    _take_away(lock)
+                    _take_away(lock, before)
                 raise
         return Results.open(folder, trainable=plan.trainable, space=plan.space)
 
@@ -231,15 +232,23 @@ def _next_folder(storage: Path, name: str) -> Path:
         return folder
 
 
-def _take_away(lock: DriverLock) -> None:
-    """A study that was refused before its first turn leaves its name free, and nothing of its own on disk."""
+def _places(folder: Path) -> tuple[Path, ...]:
+    """The folders of a study, the innermost first."""
+    return folder / "trials", folder / "checkpoints", folder
+
+
+def _take_away(lock: DriverLock, before: Collection[Path]) -> None:
+    """A study that was refused before its first turn leaves its name free, and nothing of its own on disk. `before`: what was there."""
     folder = lock.path.parent
-    for file in folder.glob(f"{STUDY}*"):       # and the log beside it
-        file.unlink()
-    lock.remove()
-    for made in ("trials", "checkpoints", "."):
-        with suppress(OSError):                 # not there, or holds files of somebody else's
-            (folder / made).rmdir()
+    for name in (STUDY, *BESIDE):
+        with suppress(OSError):
+            (folder / name).unlink()
+    for place in _places(folder):
+        if place == folder:
+            lock.remove()
+        if place not in before:
+            with suppress(OSError):             # not there, or holds files of somebody else's
+                place.rmdir()
 
 
 def _learned(plan: Plan, journal: Journal) -> Journal:

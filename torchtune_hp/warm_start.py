@@ -5,10 +5,10 @@ Laws:
    one resumes to the same result.
 2. A hyperparameter is shared if it has one name in both, and several values in the earlier study that are legal here. The others are
    left out, and so are trials with a value that is not legal here, or without one of a shared hyperparameter that they would have
-   here; the log says which and how many.
-3. A trial counts as of its last finite look, and is worth the best it had reported (several
-   objectives: `gp_history`, law 2): an unfinished study as far as it came, a failed
-   trial as long as it was finite.
+   here; where half of the trials or more would be left out, what most of
+   them lack is not shared, if anything else is. The log says which and how many.
+3. A trial counts as of its last finite look, and is worth the best it had reported (several objectives: `gp_history`, law 2): an
+   unfinished study as far as it came, a failed trial as long as it was finite.
 4. Of one study PER_SOURCE trials are taken at most, of all together MOST: the best, the newest, and others spread over the study.
 """
 
@@ -96,9 +96,11 @@ def _source(path: str, space: Space, objective: Objective, fidelity: bool, most:
     names = [dim.name for dim in space.dims]
     theirs = list(dict.fromkeys(name.removeprefix("config.") for look in further for name in flat(look.config)))
     shared, inside = _shared(path, space, x, names, theirs)
-    missing = _missing(space, x, shared)
+    while 2 * (missing := _missing(space, x, shared) & inside[:, None]).any(1).sum() >= inside.sum() and len(shared) > 1:
+        x[:, missing.sum(0).argmax()] = ABSENT      # to share it would cost most trials: the study says nothing of it instead
+        shared, inside = _shared(path, space, x, names, theirs)
     if missing.any():
-        x[missing] = OUTSIDE
+        x[missing.any(1)] = OUTSIDE
         shared, inside = _shared(path, space, x, names, theirs)     # fewer trials may vary less
     x[:, [k for k in range(len(names)) if k not in shared]] = 0.5
     x[x < 0] = 0.5
@@ -145,20 +147,20 @@ def _shared(path: str, space: Space, x: Tensor, names: Sequence[str], theirs: Se
 
 
 def _missing(space: Space, x: Tensor, shared: Sequence[int]) -> Tensor:
-    """Which trials (n,) bool have no value of a `shared` hyperparameter, though they are in its branch or it is in none.
+    """Which trials have no value of which `shared` hyperparameter, (n, d) bool, though they are in its branch or it is in none.
 
     Any value that stood for it would be made up.
     """
-    missing, exists = torch.zeros(len(x), dtype=torch.bool), {}
+    missing, exists = torch.zeros_like(x, dtype=torch.bool), {}
     place = {dim.name: k for k, dim in enumerate(space.dims)}
     for k, dim in enumerate(space.dims):        # parents come before their children
-        exists[dim.name] = torch.ones_like(missing)
+        exists[dim.name] = torch.ones_like(missing[:, k])
         if dim.parent is not None:
             parent, level = dim.parent
             levels = space.dims[place[parent]].levels or 1
             exists[dim.name] = exists[parent] & ((x[:, place[parent]] * levels).floor() == level)
         if k in shared:
-            missing |= exists[dim.name] & (x[:, k] == ABSENT)
+            missing[:, k] = exists[dim.name] & (x[:, k] == ABSENT)
     return missing
 
 

@@ -75,7 +75,7 @@ def test_there_is_nothing_to_wait_for_when_nothing_runs():
 def test_that_plain_processes_do_not_repeat_a_run_is_said_once(tmp_path):
     def said(results):
         text = "decisions are made in the order in which processes finish, which is another one in each run"
-        return sum(text in note.text and "hp.Processes(ordered=True)" in note.text for note in results.log if note.kind == "choice")
+        return sum(text in note.text and "hp.Processes(ordered=True)" in note.text for note in results.log if note.kind == "order")
 
     given = {"space": {"x": hp.uniform(0.0, 1.0), "y": hp.uniform(0.0, 1.0)}, "metric": "loss", "mode": "min", "trials": 2, "verbose": 0}
     given |= {"trainable": toys.Quadratic, "scheduler": hp.FullRuns(1), "searcher": hp.RandomSearch(), "storage": tmp_path}

@@ -202,6 +202,16 @@ def test_a_source_says_the_same_wherever_a_hyperparameter_stands_that_it_does_no
     assert found.trend(line).std() < 1e-9
 
 
+def test_looks_at_one_trial_are_one_place_and_silence_no_source() -> None:
+    searcher, x = of_two_objectives(max_t=27), points(20, seed=9)
+    best = x[int(valley(x).argmin())]
+    told = [Report(0, step, (float(valley(best[None])), float(bowl(best[None]))), 0, tuple(best.tolist())) for step in (1, 4, 16)]
+    searcher.tell(told[:2])
+    before = ask(searcher, 1, 2)
+    searcher.tell(told[2:])
+    assert torch.equal(ask(searcher, 1, 2), before) and (x == before[0]).all(1).any()
+
+
 def test_fewer_trials_than_can_be_ranked_leave_the_process_as_it_is() -> None:
     found, alone = conditioned(source(valley), n=2)
     assert torch.equal(found.alpha, alone.alpha) and found.trend is None
@@ -285,10 +295,10 @@ def of_two(x: Tensor) -> list[Report]:
     return [Report(k, 1, both, 0, tuple(x), done=True) for k, (x, both) in enumerate(zip(x.tolist(), values))]
 
 
-def of_two_objectives(**given: Any) -> GPSearch:
+def of_two_objectives(max_t: int | None = None, **given: Any) -> GPSearch:
     reports = of_two(points(20, seed=9))
     both = Source("a", (0, 1), tuple(one.x for one in reports), (1.0,) * 20, tuple(one.values for one in reports))
-    return warm(both, setting=replace(PLANE, objectives=2), **given)
+    return warm(both, setting=replace(PLANE, objectives=2, max_t=max_t or PLANE.max_t), **given)
 
 
 def test_a_source_of_several_objectives_gives_its_best_in_those_that_it_orders_right() -> None:

@@ -122,7 +122,8 @@ class GPSearch(Searcher):  # type: ignore[misc]
         """
         state = json.loads(Path(checkpoint_path).read_text())
         self._metric, self._mode, self._seed = state["metric"], state["mode"], state["seed"]
-        self._process = Process(**state["searcher"])
+        if "searcher" in state:         # not in files of older versions
+            self._process = Process(**state["searcher"])
         if state["space"] is None:
             return
         if self._suggester is None:

@@ -244,10 +244,11 @@ class GPSearch(Base):
         """The first points (n, d): even ones; every second one is the sources' while one of them ranks trials right (law 3)."""
         taken = torch.cat([tried, pending])
         theirs = torch.arange(index, index + n) % 2 == 0
-        if self._sources is None or not theirs.any() or (len(self._history) >= FEWEST and not self._heard()):
+        few = len({row.x for row in self._history.training_set()}) < FEWEST      # of places, as a source is weighed
+        if self._sources is None or not theirs.any() or not (few or self._heard()):
             return self._even(n, taken, index, seed)
         count, turn = int(theirs.sum()), (index + 1) // 2       # of even indices the turn is half
-        if len(self._history) < FEWEST:
+        if few:
             found = self._champions(count, taken, index, seed, turn)
         else:
             found = self._by_process(count, tried, pending, index, seed, turn)
