@@ -274,8 +274,6 @@ class Journal:
 
     def _give_up(self) -> None:
         """What is pending is forgotten: the next turn follows the last one in the file."""
-        with suppress(sqlite3.Error):
-            self._db.rollback()
         self._stand = self._read_stand()
         self._pending = self._empty()
 

@@ -5,8 +5,8 @@ Laws:
    one resumes to the same result.
 2. A hyperparameter is shared if it has one name in both, and several values in the earlier study that are legal here. The others are
    left out, and so are trials with a value that is not legal here, or without one of a shared hyperparameter that they would have
-   here; where half of the trials or more would be left out, what most of
-   them lack is not shared, if anything else is. The log says which and how many.
+   here; where half of the trials or more would be left out, what most of them lack is not shared, if anything else is. The log says
+   which and how many.
 3. A trial counts as of its last finite look, and is worth the best it had reported (several objectives: `gp_history`, law 2): an
    unfinished study as far as it came, a failed trial as long as it was finite.
 4. Of one study PER_SOURCE trials are taken at most, of all together MOST: the best, the newest, and others spread over the study.
