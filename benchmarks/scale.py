@@ -10,8 +10,8 @@ part runs in a process of its own, one after the other, so that its memory is it
     open      Results.open on that study, in a fresh process; best: results.best after it, both without torch
     resume    Tuner.resume(trials="+512") until the replay is done and the first new turn may come
 
-"first tenth" and "last tenth" are the cost of a report over these parts of all reports, some seconds each: a machine that is slower for
-a moment moves their ratio. So the first two parts are run `--rounds` times, in turn, and each of their figures is the median of its rounds.
+"first tenth" and "last tenth" are the cost of a report over these parts of all reports, some seconds each, measured side by side in two
+processes that take turns (see scale_pace.py). The first two parts are run `--rounds` times, in turn; their figures are medians.
 Memory is the high-water mark of the process, the import of torch (some 300 MB) included.
 
 The claim would be false if reports were skipped (they are counted, and in the journal as well), if the curve were trivial (it
@@ -30,14 +30,15 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from scale_pace import Pace, side_by_side
 
 BEGAN = time.perf_counter()
 WORKERS = 512
 MAX_T = 64
-MARKS = 2048        # reports between two looks at the clock
+Tenth = Literal["first", "last"] | None
 
 
 def curve(config: dict[str, float], step: int) -> dict[str, float]:
@@ -45,42 +46,6 @@ def curve(config: dict[str, float], step: int) -> dict[str, float]:
     a, b, c = config["a"] - 0.3, config["b"] - 0.6, config["c"] - 0.5
     floor = a * a + b * b + 0.1 * c * c * config["d"]
     return {"loss": floor + (1.0 - floor) * math.exp(-(0.05 + 0.4 * config["e"] * config["f"]) * step)}
-
-
-class Pace:
-    """When how many reports had come. As an observer it counts a Tuner's."""
-
-    def __init__(self) -> None:
-        self.reports = 0
-        self.marks: list[tuple[int, float]] = [(0, time.perf_counter())]
-        self.replayed = math.nan
-
-    def begin(self, info: Any) -> None:
-        self.marks = [(0, time.perf_counter())]
-        self.replayed = time.perf_counter() - BEGAN
-
-    def told(self, events: Sequence[Any], commands: Sequence[Any]) -> None:
-        self.reports += len(events)
-        if self.reports - self.marks[-1][0] >= MARKS:
-            self.marks.append((self.reports, time.perf_counter()))
-
-    def end(self, results: Any) -> None:
-        """The journal's last commit came before this."""
-        self.marks.append((self.reports, time.perf_counter()))
-
-    def figures(self, trials: int) -> dict[str, Any]:
-        seconds = self.marks[-1][1] - self.marks[0][1]
-        first, last = self._cost(0.0, 0.1), self._cost(0.9, 1.0)
-        return {
-            "trials": trials, "reports": self.reports, "seconds": seconds, "reports_per_s": self.reports / seconds,
-            "us_first_tenth": first * 1e6, "us_last_tenth": last * 1e6, "last_to_first": last / first if first else math.nan,
-            "rss_GB": high_water(),
-        }  # fmt: skip
-
-    def _cost(self, low: float, high: float) -> float:
-        """Seconds a report between two shares of all reports, from the marks nearest to them."""
-        (n0, t0), (n1, t1) = (min(self.marks, key=lambda mark: abs(mark[0] - share * self.reports)) for share in (low, high))
-        return (t1 - t0) / max(1, n1 - n0)
 
 
 def high_water() -> float:
@@ -98,7 +63,7 @@ def high_water() -> float:
 # The parts, each in a process of its own ---------------------------------------------------------------------------------------
 
 
-def loop(trials: int, eta: float, folder: str) -> dict[str, Any]:
+def loop(trials: int, eta: float, folder: str, tenth: Tenth = None) -> dict[str, Any]:
     import common
 
     import torchtune_hp as hp
@@ -108,7 +73,8 @@ def loop(trials: int, eta: float, folder: str) -> dict[str, Any]:
         space(), hp.ASHA(max_t=MAX_T, reduction_factor=eta), curve, workers=WORKERS, seed=0, look_every="grant"
     )
     limits = Limits(WORKERS, trials)
-    pace = Pace()
+    pace = Pace(reports(trials, eta), tenth)
+    pace.begin(None)
     commands = study.step((), limits)
     while True:
         for command in commands:
@@ -119,28 +85,28 @@ def loop(trials: int, eta: float, folder: str) -> dict[str, Any]:
         commands = study.step(events, limits)
         pace.told(events, commands)
     pace.end(None)
-    return pace.figures(study.trials)
+    return {"trials": study.trials} | pace.figures() | {"rss_GB": high_water()}
 
 
-def journal(trials: int, eta: float, folder: str) -> dict[str, Any]:
+def journal(trials: int, eta: float, folder: str, tenth: Tenth = None) -> dict[str, Any]:
     import common  # noqa: F401
 
     import torchtune_hp as hp
 
-    pace = Pace()
+    pace = Pace(reports(trials, eta), tenth)
     tuner = hp.Tuner(
         None, space(), metric="loss", mode="min", trials=trials, searcher=hp.RandomSearch(), executor=executor(), observers=[pace],
         scheduler=hp.ASHA(max_t=MAX_T, reduction_factor=eta), storage=folder, name="scale", verbose=0, look_every="grant",
     )  # fmt: skip
     results = tuner.fit()
-    figures = pace.figures(len(results))
+    figures = {"trials": len(results)} | pace.figures() | {"rss_GB": high_water()}
     held = next(results.journal.rows("SELECT count(*) FROM report"))[0]
     if held != pace.reports:
         raise RuntimeError(f"the journal holds {held} reports, but {pace.reports} were made.")
     return figures | {"file_GB": (Path(folder) / "scale" / "study.db").stat().st_size / 1e9, "best": results.best.metrics["loss"]}
 
 
-def opened(trials: int, eta: float, folder: str) -> dict[str, Any]:
+def opened(trials: int, eta: float, folder: str, tenth: Tenth = None) -> dict[str, Any]:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     import torchtune_hp as hp
 
@@ -158,16 +124,23 @@ def opened(trials: int, eta: float, folder: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def resume(trials: int, eta: float, folder: str) -> dict[str, Any]:
+def resume(trials: int, eta: float, folder: str, tenth: Tenth = None) -> dict[str, Any]:
     import common  # noqa: F401
 
     import torchtune_hp as hp
 
-    pace = Pace()
+    pace = Pace(WORKERS)
     results = hp.Tuner.resume(
         Path(folder) / "scale", trials=f"+{WORKERS}", space=space(), executor=executor(), observers=[pace], verbose=0
     ).fit()
-    return {"until_first_new_turn_s": pace.replayed, "trials": len(results), "new_reports": pace.reports, "rss_GB": high_water()}
+    return {"until_first_new_turn_s": pace.replayed - BEGAN, "trials": len(results), "new_reports": pace.reports, "rss_GB": high_water()}
+
+
+def reports(trials: int, eta: float) -> int:
+    """About how many there will be: 1/eta of a rung's trials go on to the next."""
+    from torchtune_hp.schedulers.rungs import exact, levels
+
+    return round(trials * sum(eta**-k for k in range(len(levels(1, MAX_T, exact(eta))))))
 
 
 def space() -> Any:
@@ -194,10 +167,11 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--storage", help="folder in which the study is made; default: a temporary one")
     parser.add_argument("--results", help="folder for the result; the full form's default is benchmarks/results")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--tenth", choices=("first", "last"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     trials = options.trials or (50_000 if options.quick else 1_000_000)
     if options.part:
-        figures = PARTS[options.part](trials, options.eta, options.storage)
+        figures = PARTS[options.part](trials, options.eta, options.storage, options.tenth)
         print(json.dumps(figures))
         return figures
     import common
@@ -211,8 +185,13 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         for part in [*("loop", "journal") * rounds, "open", "resume"]:
             if part == "journal":
                 shutil.rmtree(Path(folder) / "scale", ignore_errors=True)
-            said = ["--part", part, "--trials", str(trials), "--eta", str(options.eta), "--storage", folder]
-            each[part].append(common.child(__file__, *said))
+            said = ["--part", part, "--trials", str(trials), "--eta", str(options.eta), "--storage"]
+            if part in ("loop", "journal"):
+                other = str(Path(folder) / "other")
+                each[part].append(side_by_side(__file__, [*said, folder, "--tenth", "last"], [*said, other, "--tenth", "first"]))
+                shutil.rmtree(other, ignore_errors=True)
+            else:
+                each[part].append(common.child(__file__, *said, folder))
             print(f"  {part}: " + ", ".join(f"{key} {common.number(value)}" for key, value in each[part][-1].items()), flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -34,9 +34,9 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     yield load
     for name in (
-        "cifar10", "cifar10_tasks", "common", "early_stopping", "fused_costs", "networks", "overhead", "pairing", "scale", "study_vs_peers",
-        "suggest_fit", "suggest_latency", "suggest_objectives", "suggest_objectives_tasks", "suggest_ours", "suggest_peers",
-        "suggest_quality", "suggest_tasks", "warm_start",
+        "cifar10", "cifar10_tasks", "common", "early_stopping", "fused_costs", "networks", "overhead", "pairing", "scale", "scale_pace",
+        "study_vs_peers", "suggest_fit", "suggest_latency", "suggest_objectives", "suggest_objectives_tasks", "suggest_ours",
+        "suggest_peers", "suggest_quality", "suggest_tasks", "warm_start",
     ):  # fmt: skip
         sys.modules.pop(name, None)
 
@@ -105,6 +105,41 @@ def test_scale_counts_the_same_reports_with_and_without_a_journal(benchmark: Any
     resumed = scale.resume(600, 4, str(tmp_path))
     assert resumed["trials"] == 600 + scale.WORKERS
     assert resumed["new_reports"] > 0
+
+
+RUN = """
+import json, sys, time
+sys.path.insert(0, sys.argv[1])
+from scale_pace import MARKS, Pace
+pace = Pace(20 * MARKS, sys.argv[2])
+pace.begin(None)
+for report in range(20):
+    time.sleep(0.5 if sys.argv[2] == "first" else 0.01)
+    with open(sys.argv[3], "a") as file:
+        file.write(sys.argv[2][0])
+    pace.told([None] * MARKS, ())
+pace.end(None)
+print(json.dumps(pace.figures()))
+"""
+
+
+def test_a_first_and_a_last_tenth_take_turns_and_no_clock_runs_for_who_waits(benchmark: Any, tmp_path: Path) -> None:
+    pace = benchmark("scale_pace")
+    script, said = tmp_path / "run.py", tmp_path / "said"
+    script.write_text(RUN)
+    figures = pace.side_by_side(str(script), [str(FOLDER), "last", str(said)], [str(FOLDER), "first", str(said)])
+    assert said.read_text() == 18 * "l" + "lflf"
+    assert figures["reports"] == 20 * pace.MARKS
+    assert figures["last_to_first"] == figures["us_last_tenth"] / figures["us_first_tenth"]
+    assert figures["us_last_tenth"] * pace.MARKS < 0.4e6 < figures["us_first_tenth"] * pace.MARKS
+
+
+def test_what_fails_in_its_turn_is_an_error(benchmark: Any, tmp_path: Path) -> None:
+    pace = benchmark("scale_pace")
+    script = tmp_path / "run.py"
+    script.write_text("raise SystemExit(3)")
+    with pytest.raises(RuntimeError, match="ended with 3"):
+        pace.side_by_side(str(script), [], [])
 
 
 def test_our_fits_are_compared_with_botorchs_of_the_same_problems(benchmark: Any, tmp_path: Path, monkeypatch: Any) -> None:

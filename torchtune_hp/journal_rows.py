@@ -279,9 +279,8 @@ class Pending:
         if self.notes:
             many("INSERT INTO note (turn, place, kind, text, trial, time) VALUES (?, ?, ?, ?, ?, ?)", self.notes)
         looked, moved = [], []
-        for trial, move in self._moves.items():
-            if trial in new:
-                continue
+        for trial in sorted(self._moves.keys() - new):      # as they lie in the table: late in a large study they are all over it
+            move = self._moves[trial]
             if move.step is None:
                 moved.append((move.state, move.kind, trial))
             else:
@@ -291,7 +290,7 @@ class Pending:
         if moved:
             many(_MOVED, moved)
         if self._dropped:
-            many("INSERT OR IGNORE INTO dropped VALUES (?)", self._dropped)
+            many("INSERT OR IGNORE INTO dropped VALUES (?)", sorted(self._dropped))
 
 
 _LAUNCHED = Move()

@@ -110,6 +110,29 @@ def test_the_hopeless_are_those_who_rest_behind_what_can_still_be_promoted(
             assert rung.promotable() != best
 
 
+@quick
+@given(scores, st.sampled_from([2, 3, 1.5, 1.1]), st.integers(0, 1), st.lists(st.integers(-5, 20), min_size=1, max_size=40))
+def test_the_share_is_the_same_whoever_was_called_hopeless_and_though_more_came_than_was_said(
+    entries: list[tuple[float, bool]], eta: float, least: int, mores: list[int]
+) -> None:
+    rung = Rung(exact(eta), least)
+    rests: set[int] = set()
+    seen: list[tuple[float, int]] = []
+    for trial, (value, resting) in enumerate(entries):
+        rung.add(value, trial, resting and value < math.inf)
+        if value < math.inf:
+            seen.append((value, trial))
+            rests |= {trial} if resting else set()
+        best = sorted(seen)[: max(least, int(rung.n / exact(eta)))]
+        assert {key for key in seen if rung.shares(*key)} == set(best)
+        assert rung.promotable() == next((trial for _, trial in best if trial in rests), None)
+        if trial % 2 == 0:
+            gone = rung.hopeless(max(0, rung.n + mores[trial % len(mores)]))
+            assert rests.issuperset(gone)
+            rests.difference_update(gone)
+            assert rung.resting == len(rests)
+
+
 def test_a_rung_nobody_can_leave_keeps_nobody() -> None:
     rung = Rung(Fraction(4))
     for trial in range(3):

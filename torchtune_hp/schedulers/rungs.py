@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from heapq import heappop, heappush, heappushpop, heapreplace
+from heapq import heapify, heappop, heappush, heappushpop, heapreplace
 from struct import Struct
 
 from ..trial import Report
@@ -17,7 +17,6 @@ _AS_FLOAT = Struct("<d")
 _AS_INTEGER = Struct("<q")
 _ID_BITS = 48
 _ID_MASK = (1 << _ID_BITS) - 1
-_ALL = -1
 
 
 def exact(reduction_factor: float) -> Fraction:
@@ -81,16 +80,17 @@ class Rung:
     crosses into the share goes to `_ready` as well. A crossing back is noticed only when `_ready` is read. All hold `rank_key`s,
     negated where the worst comes first.
 
-    Of the best that may still be promoted, those that were there when they were first counted are sorted, and the later ones are a heap:
-    late in a large study most of what there is leaves this way, from the end of a list, where a heap of a hundred thousand would be gone
-    through by cache misses.
+    Once some are hopeless, who comes behind the last that may be promoted, `_bar`, is only put aside: in a large study that is most. Of
+    the best that may be, those that were there when they were first counted are sorted, and the later ones are a heap: most of what
+    there is leaves this way, from the end of a list, where a heap of a hundred thousand would be gone through by cache misses.
     """
 
     key = staticmethod(score)
     worst = math.inf
 
     __slots__ = (
-        "_doomed", "_hope", "_kept", "_late", "_over", "_ready", "_rest", "_rests", "_times", "_top", "heading", "least", "n", "resting",
+        "_aside", "_bar", "_doomed", "_hope", "_kept", "_late", "_over", "_ready", "_rest", "_rests", "_times", "_top",
+        "heading", "least", "n", "resting",
     )
 
     def __init__(self, eta: Fraction, least: int = 0) -> None:
@@ -106,15 +106,19 @@ class Rung:
         self._rest: list[int] = []
         self._ready: list[int] = []
         self._rests = bytearray()           # by trial id: one byte a trial, where a set takes sixty
+        self._kept = math.inf               # how many may still be promoted; inf: all
+        self._bar = math.inf                # the last of them
         self._hope: list[int] = []          # with `_late` the best `_kept`, in order; empty while nobody is hopeless
         self._late: list[int] = []          # those of them that came later: a heap, worst first
-        self._kept = _ALL
-        self._doomed: list[int] = []        # who fell out of `_hope` since it was last asked for
+        self._aside: list[int] = []         # who came behind `_bar`: in neither heap
+        self._doomed: list[int] = []        # who fell behind it, or came there, since it was last asked for
 
     def add(self, value: float, trial: int, rests: bool) -> None:
         """Records a trial's score. `rests`: it stays here and may be promoted later."""
         self.n += 1
         size = max(self.least, self.n * self._times // self._over)
+        if size > self._kept:       # more came than was said
+            self._hope_all()
         top, rest = self._top, self._rest
         if not value < math.inf:
             if len(top) < size and rest:
@@ -126,7 +130,13 @@ class Rung:
         if rests:
             self._rests[trial] = 1
             self.resting += 1
-        if self._kept != _ALL:
+        if key > self._bar:
+            self._doomed.append(key)
+            self._aside.append(key)
+            if len(top) < size:
+                self._cross(heappop(rest))
+            return
+        if self._kept < math.inf:
             self._doomed.append(self._displaced(key))
         # One trial came and the share grew by one at most, so one crossing restores the cut.
         if len(top) < size:
@@ -162,7 +172,7 @@ class Rung:
         Ranks only grow, and the share never exceeds floor(most / eta): who ranks behind that is never promoted.
         """
         keep = max(self.least, most * self._times // self._over)
-        if keep != self._kept and (self._kept != _ALL or keep < len(self._top) + len(self._rest)):
+        if keep != self._kept and (self._kept < math.inf or keep < len(self._top) + len(self._rest)):
             self._expect(keep)
         if not self._doomed:
             return []
@@ -176,33 +186,46 @@ class Rung:
 
     def _expect(self, keep: int) -> None:
         """From now on the best `keep` are in `_hope`, and all others have been in `_doomed`."""
+        if keep > self._kept:
+            self._hope_all()
         if keep >= len(self._top) + len(self._rest):
-            self._hope.clear()
-            self._late.clear()
-            self._doomed.clear()
-            self._kept = _ALL
             return
-        if keep > self._kept:       # the first time, or more trials may come than was said before
+        if self._kept == math.inf:
             self._hope = sorted([*(-key for key in self._top), *self._rest])
-            self._late.clear()
-            self._doomed.clear()
         self._kept = keep
         for _ in range(len(self._hope) + len(self._late) - keep):
             self._doomed.append(self._hope.pop() if self._ends() else -heappop(self._late))
+        self._set_bar()
+
+    def _hope_all(self) -> None:
+        """Nobody is hopeless: more trials may come than was said before."""
+        self._rest += self._aside
+        heapify(self._rest)
+        for keys in (self._hope, self._late, self._aside, self._doomed):
+            keys.clear()
+        self._kept = self._bar = math.inf
 
     def _displaced(self, key: int) -> int:
-        """The worst of `_hope`, `_late` and this one, which goes to `_late` otherwise."""
-        if not self._ends():
-            return -heappushpop(self._late, -key)
-        if key > self._hope[-1]:
-            return key
-        heappush(self._late, -key)
-        return self._hope.pop()
+        """The worst that may be promoted, in whose place is this better one now."""
+        if self._ends():
+            heappush(self._late, -key)
+            out = self._hope.pop()
+        else:
+            out = -heapreplace(self._late, -key)
+        self._set_bar()
+        return out
 
     def _ends(self) -> bool:
-        """Whether the worst of those with hope is in `_hope`."""
+        """Whether the worst that may be promoted is in `_hope`."""
         hope, late = self._hope, self._late
         return bool(hope) and (not late or hope[-1] > -late[0])
+
+    def _set_bar(self) -> None:
+        hope, late = self._hope, self._late
+        if self._ends():
+            self._bar = hope[-1]
+        else:
+            self._bar = -late[0] if late else -math.inf
 
     def _cross(self, key: int) -> None:
         heappush(self._top, -key)
