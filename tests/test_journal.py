@@ -192,6 +192,28 @@ def test_a_trials_state_follows_its_story(story: str, every: int) -> None:
         assert list(journal.rows("SELECT state, kind FROM trials ORDER BY id")) == [expected, ("running", None)]
 
 
+def test_who_was_dropped_is_known_among_thousands_and_after_every_opening(tmp_path: Path) -> None:
+    def states(journal: Journal) -> dict[str, int]:
+        return dict(journal.rows("SELECT state, count(*) FROM trials GROUP BY state"))
+
+    looks = tuple(Reached(id, 1, {"loss": 1.0}, 1.0) for id in range(3000))
+    with Journal.create(tmp_path, HEADER) as journal:
+        journal.append((), ONE, [Launch(trial(id), 1) for id in range(3000)])
+        journal.append(looks, ONE, [])
+        journal.append((), ONE, [Drop(id) for id in (0, 1023, 2047, 2999)])
+    with Journal.open(tmp_path, write=True) as journal:
+        assert states(journal) == {"resting": 2996, "stopped": 4}
+        journal.append((), ONE, [Drop(1024), Drop(2998)])
+        with pytest.raises(AttributeError):
+            journal.append((), ONE, [Drop(5), None])  # type: ignore[list-item]
+        journal.append((), ONE, [Drop(6)])         # in the block of 5, which is not dropped
+        assert states(journal) == {"resting": 2993, "stopped": 7}
+    with Journal.open(tmp_path) as journal:
+        dropped = [id for (id,) in journal.rows("SELECT id FROM trials WHERE state = 'stopped'")]
+        assert dropped == [0, 6, 1023, 1024, 2047, 2998, 2999]
+        assert next(journal.rows("SELECT state FROM trials WHERE id = 2999")) == ("stopped",)
+
+
 def test_without_a_full_budget_a_dropped_trial_was_stopped() -> None:
     with Journal.create(None, HEADER | {"max_t": None}) as journal:
         journal.append((), ONE, [Launch(trial(0), 1), Launch(trial(1), 1)])
@@ -507,7 +529,7 @@ def test_another_format_is_told_and_not_written(tmp_path: Path, off: int, whose:
         db.execute(f"PRAGMA user_version = {journal_rows.SCHEMA + off}")
     db.close()
     before = (tmp_path / "study.db").read_bytes()
-    with pytest.raises(JournalError, match=rf"made by {whose} version of .* \(format {4 + off}; this version reads 4\).* {way} to open it"):
+    with pytest.raises(JournalError, match=rf"made by {whose} version of .* \(format {5 + off}; this version reads 5\).* {way} to open it"):
         Journal.open(tmp_path, write=True)
     assert (tmp_path / "study.db").read_bytes() == before
 

@@ -232,6 +232,8 @@ class Journal:
                 stand.best = best
             ((noted,),) = self._db.execute("SELECT max(time) FROM note")
             stand.layouts = {form: id for id, form in rows.layouts(self._db.execute(journal_turns.LAYOUTS)).items()}
+            if self.write:
+                stand.dropped = rows.dropped_of(self._db.execute("SELECT block, trials FROM dropped ORDER BY block"))
         stand.seconds = max(stand.seconds, noted or 0.0)
         return stand
 

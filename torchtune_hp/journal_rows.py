@@ -7,7 +7,8 @@
     layout       how a config of floats alone lies behind its x: d coordinates, then the values by these names (JSON)
     trial        x as float64, the config as JSON (or the row of its layout, and its values behind x), study time at its launch, where it
                  stands, its last and its best report
-    dropped      trials that were dropped some time after their last look (else their state says so already)
+    dropped      trials that were dropped some time after their last look (else their state says so already): a byte for each, 1 if it was,
+                 in blocks of 1024, for late in a large study they are thousands a commit, from anywhere among all trials
     trials       the same as `trial`, as a view in which those that were dropped are stopped, completed or failed; with their layouts
     failure      one failed trial, with its traceback
     note         what is worth knowing; `place` is NULL for a note that was written between two turns
@@ -39,7 +40,7 @@ from .trial import Command, Drop, Event, Failed, Launch, Limits, Note, Reached, 
 APPLICATION = 0x74746870
 """Stamped into every study.db ("tthp"), so that another program's database is not taken for a study."""
 
-SCHEMA = 4
+SCHEMA = 5
 """Raised whenever a table changes; a journal with another number was made by another version."""
 
 TABLES = """
@@ -50,13 +51,14 @@ CREATE TABLE layout (id INTEGER PRIMARY KEY, d INTEGER NOT NULL, names TEXT NOT 
 CREATE TABLE trial (id INTEGER PRIMARY KEY, x BLOB NOT NULL, config BLOB NOT NULL, seed INTEGER NOT NULL, tag INTEGER NOT NULL,
     parent INTEGER, turn INTEGER NOT NULL, time REAL NOT NULL, state TEXT NOT NULL, kind TEXT, step INTEGER NOT NULL, bad INTEGER NOT NULL,
     last INTEGER, best INTEGER, value REAL);
-CREATE TABLE dropped (id INTEGER PRIMARY KEY);
+CREATE TABLE dropped (block INTEGER PRIMARY KEY, trials BLOB NOT NULL);
 CREATE VIEW trials AS SELECT t.id, x, config, (SELECT names FROM layout l WHERE l.id = config) AS names,
     seed, tag, parent, turn, time, step, last, best, value,
-    CASE WHEN d.id IS NULL THEN state WHEN state = 'failed' OR bad THEN 'failed' WHEN state = 'completed' OR
+    CASE WHEN NOT gone THEN state WHEN state = 'failed' OR bad THEN 'failed' WHEN state = 'completed' OR
         step >= (SELECT value FROM header WHERE key = 'max_t') THEN 'completed' ELSE 'stopped' END AS state,
-    CASE WHEN d.id IS NOT NULL AND state <> 'failed' AND bad THEN 'diverged' ELSE kind END AS kind
-    FROM trial t LEFT JOIN dropped d ON d.id = t.id;
+    CASE WHEN gone AND state <> 'failed' AND bad THEN 'diverged' ELSE kind END AS kind
+    FROM (SELECT t.*, ifnull(substr(d.trials, t.id % 1024 + 1, 1) = x'01', 0) AS gone
+        FROM trial t LEFT JOIN dropped d ON d.block = t.id / 1024) t;
 CREATE TABLE report (id INTEGER PRIMARY KEY, turn INTEGER NOT NULL, trial INTEGER NOT NULL, step INTEGER NOT NULL,
     metrics TEXT NOT NULL, value REAL, time REAL NOT NULL, done INTEGER NOT NULL, best INTEGER, commands TEXT);
 CREATE TABLE failure (turn INTEGER NOT NULL, place INTEGER NOT NULL, trial INTEGER NOT NULL, step INTEGER NOT NULL,
@@ -113,7 +115,7 @@ class Move:
 @dataclass(slots=True)
 class Stand:
     """How far a journal goes: the next turn and report, the largest time, the limits of the last turn, the best
-    (value, turn, trial) with its report, and the layouts with their rows."""
+    (value, turn, trial) with its report, the layouts with their rows, and, where it is written, what `dropped` holds, by trial."""
 
     turns: int = 0
     reports: int = 1
@@ -122,6 +124,7 @@ class Stand:
     best: tuple[float, int, int] = (VIOLATED, 0, 0)
     report: int | None = None
     layouts: dict[Layout, int] = field(default_factory=dict)
+    dropped: bytearray = field(default_factory=bytearray)
 
 
 class Pending:
@@ -140,7 +143,7 @@ class Pending:
         self._reports: list[tuple[Any, ...]] = []
         self._failures: list[tuple[Any, ...]] = []
         self._moves: defaultdict[int, Move] = defaultdict(Move)
-        self._dropped: list[tuple[int]] = []
+        self._blocks: set[int] = set()      # of `dropped`, that have changed
 
     def __bool__(self) -> bool:
         return bool(self.turns or self.notes)
@@ -148,7 +151,7 @@ class Pending:
     def clear(self) -> None:
         """All of it is in the tables, or is given up."""
         self.turns = 0
-        for rows in (self.notes, self._turns, self._trials, self._layouts, self._reports, self._failures, self._moves, self._dropped):
+        for rows in (self.notes, self._turns, self._trials, self._layouts, self._reports, self._failures, self._moves, self._blocks):
             if rows:
                 rows.clear()
 
@@ -240,7 +243,11 @@ class Pending:
     def _drop(self, trial: int) -> None:
         move = self._moves.get(trial)
         if move is None or (move.step is None and move.state != "failed"):
-            self._dropped.append((trial,))      # its last look is in the tables already, or there was none
+            dropped = self._stand.dropped       # its last look is in the tables already, or there was none
+            if trial >= len(dropped):
+                dropped.extend(bytes(trial + 1 - len(dropped)))
+            dropped[trial] = 1
+            self._blocks.add(trial // 1024)
         elif move.state != "failed":
             if move.bad:
                 move.state, move.kind = "failed", "diverged"
@@ -251,7 +258,7 @@ class Pending:
         """Whether there is nothing but one look at one trial: then it was written, as a transaction of its own."""
         if not (self.turns == len(self._reports) == len(self._moves) == 1):
             return False
-        if self._turns or self._trials or self._failures or self.notes or self._dropped:
+        if self._turns or self._trials or self._failures or self.notes or self._blocks:
             return False
         ((trial, move),) = self._moves.items()
         (report,) = self._reports
@@ -289,8 +296,10 @@ class Pending:
             many(_LOOKED, looked)
         if moved:
             many(_MOVED, moved)
-        if self._dropped:
-            many("INSERT OR IGNORE INTO dropped VALUES (?)", sorted(self._dropped))
+        if self._blocks:
+            dropped = self._stand.dropped
+            blocks = [(block, dropped[1024 * block : 1024 * (block + 1)]) for block in sorted(self._blocks)]
+            many("INSERT OR REPLACE INTO dropped VALUES (?, ?)", blocks)
 
 
 _LAUNCHED = Move()
@@ -305,6 +314,15 @@ def layouts(rows: Iterable[Sequence[Any]]) -> dict[int, Layout]:
         if form is None:
             raise ValueError("malformed: the names of a layout are no texts")
         found[id] = form
+    return found
+
+
+def dropped_of(rows: Iterable[tuple[int, bytes]]) -> bytearray:
+    """From (block, trials): a byte for each trial."""
+    found = bytearray()
+    for block, trials in rows:
+        found.extend(bytes(1024 * block - len(found)))
+        found += trials
     return found
 
 
