@@ -89,7 +89,7 @@ def side_by_side(script: str, last: Sequence[str], first: Sequence[str]) -> dict
         for child in (whole, other):
             if child.figures is None:
                 child.go_on()
-    figures = whole.figures | other.figures
+    figures = whole.figures | {"us_first_tenth": other.figures.get("us_first_tenth", math.nan)}     # NaN: fewer reports than a mark
     return figures | {"last_to_first": figures["us_last_tenth"] / figures["us_first_tenth"]}
 
 

@@ -114,7 +114,7 @@ from scale_pace import MARKS, Pace
 pace = Pace(20 * MARKS, sys.argv[2])
 pace.begin(None)
 for report in range(20):
-    time.sleep(0.5 if sys.argv[2] == "first" else 0.01)
+    time.sleep(0.5 if sys.argv[2] == "first" and report < 2 else 0.01)
     with open(sys.argv[3], "a") as file:
         file.write(sys.argv[2][0])
     pace.told([None] * MARKS, ())
@@ -132,6 +132,14 @@ def test_a_first_and_a_last_tenth_take_turns_and_no_clock_runs_for_who_waits(ben
     assert figures["reports"] == 20 * pace.MARKS
     assert figures["last_to_first"] == figures["us_last_tenth"] / figures["us_first_tenth"]
     assert figures["us_last_tenth"] * pace.MARKS < 0.4e6 < figures["us_first_tenth"] * pace.MARKS
+
+
+def test_a_run_that_is_too_short_for_a_tenth_has_no_ratio(benchmark: Any, tmp_path: Path) -> None:
+    pace = benchmark("scale_pace")
+    script, said = tmp_path / "run.py", tmp_path / "said"
+    script.write_text(RUN.replace("[None] * MARKS", "[None]"))
+    figures = pace.side_by_side(str(script), [str(FOLDER), "last", str(said)], [str(FOLDER), "first", str(said)])
+    assert figures["reports"] == 20 and math.isnan(figures["last_to_first"])
 
 
 def test_what_fails_in_its_turn_is_an_error(benchmark: Any, tmp_path: Path) -> None:

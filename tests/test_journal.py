@@ -214,6 +214,24 @@ def test_who_was_dropped_is_known_among_thousands_and_after_every_opening(tmp_pa
         assert next(journal.rows("SELECT state FROM trials WHERE id = 2999")) == ("stopped",)
 
 
+@pytest.mark.parametrize("row", ["0, 'text'", "0, 5", "-1, x'01'", "1099511627776, x'01'", "0, zeroblob(1025)"])
+def test_who_was_dropped_is_read_from_a_damaged_table_as_an_error(tmp_path: Path, row: str) -> None:
+    with Journal.create(tmp_path, HEADER) as journal:
+        journal.append((), ONE, [Launch(trial(0), 1), Drop(0)])
+    with sqlite3.connect(tmp_path / "study.db") as db:
+        db.execute(f"INSERT OR REPLACE INTO dropped VALUES ({row})")
+    db.close()
+    with pytest.raises(JournalError, match="malformed"):
+        Journal.open(tmp_path, write=True)
+
+
+def test_states_are_counted_without_the_blocks_of_who_was_dropped(tmp_path: Path) -> None:
+    """A sorter that carried 1,024 bytes beside every trial wrote a gigabyte for a million of them."""
+    with Journal.create(tmp_path, HEADER) as journal:
+        plan = [row[-1] for row in journal.rows("EXPLAIN QUERY PLAN SELECT state, count(*) FROM trials GROUP BY state")]
+    assert not any("LEFT-JOIN" in step for step in plan) and any("SCALAR SUBQUERY" in step for step in plan)
+
+
 def test_without_a_full_budget_a_dropped_trial_was_stopped() -> None:
     with Journal.create(None, HEADER | {"max_t": None}) as journal:
         journal.append((), ONE, [Launch(trial(0), 1), Launch(trial(1), 1)])

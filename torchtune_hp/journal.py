@@ -233,7 +233,8 @@ class Journal:
             ((noted,),) = self._db.execute("SELECT max(time) FROM note")
             stand.layouts = {form: id for id, form in rows.layouts(self._db.execute(journal_turns.LAYOUTS)).items()}
             if self.write:
-                stand.dropped = rows.dropped_of(self._db.execute("SELECT block, trials FROM dropped ORDER BY block"))
+                ((last,),) = self._db.execute("SELECT ifnull(max(id), -1) FROM trial")
+                stand.dropped = rows.dropped_of(self._db.execute("SELECT block, trials FROM dropped ORDER BY block"), last + 1)
         stand.seconds = max(stand.seconds, noted or 0.0)
         return stand
 

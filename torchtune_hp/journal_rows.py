@@ -8,7 +8,7 @@
     trial        x as float64, the config as JSON (or the row of its layout, and its values behind x), study time at its launch, where it
                  stands, its last and its best report
     dropped      trials that were dropped some time after their last look (else their state says so already): a byte for each, 1 if it was,
-                 in blocks of 1024, for late in a large study they are thousands a commit, from anywhere among all trials
+                 in blocks, for late in a large study they are thousands a commit, from anywhere among all trials
     trials       the same as `trial`, as a view in which those that were dropped are stopped, completed or failed; with their layouts
     failure      one failed trial, with its traceback
     note         what is worth knowing; `place` is NULL for a note that was written between two turns
@@ -43,7 +43,10 @@ APPLICATION = 0x74746870
 SCHEMA = 5
 """Raised whenever a table changes; a journal with another number was made by another version."""
 
-TABLES = """
+BLOCK = 1024
+"""Trials of one row of `dropped`. It is looked up for each trial, not joined: a GROUP BY would sort the blocks with the trials."""
+
+TABLES = f"""
 CREATE TABLE header (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE turn (id INTEGER PRIMARY KEY, reports INTEGER NOT NULL, others INTEGER NOT NULL, capacity INTEGER NOT NULL,
     trials INTEGER, seconds REAL, target REAL, commands TEXT NOT NULL, time REAL NOT NULL);
@@ -57,8 +60,8 @@ CREATE VIEW trials AS SELECT t.id, x, config, (SELECT names FROM layout l WHERE 
     CASE WHEN NOT gone THEN state WHEN state = 'failed' OR bad THEN 'failed' WHEN state = 'completed' OR
         step >= (SELECT value FROM header WHERE key = 'max_t') THEN 'completed' ELSE 'stopped' END AS state,
     CASE WHEN gone AND state <> 'failed' AND bad THEN 'diverged' ELSE kind END AS kind
-    FROM (SELECT t.*, ifnull(substr(d.trials, t.id % 1024 + 1, 1) = x'01', 0) AS gone
-        FROM trial t LEFT JOIN dropped d ON d.block = t.id / 1024) t;
+    FROM (SELECT t.*, ifnull((SELECT substr(d.trials, t.id % {BLOCK} + 1, 1) = x'01' FROM dropped d WHERE d.block = t.id / {BLOCK}), 0)
+        AS gone FROM trial t) t;
 CREATE TABLE report (id INTEGER PRIMARY KEY, turn INTEGER NOT NULL, trial INTEGER NOT NULL, step INTEGER NOT NULL,
     metrics TEXT NOT NULL, value REAL, time REAL NOT NULL, done INTEGER NOT NULL, best INTEGER, commands TEXT);
 CREATE TABLE failure (turn INTEGER NOT NULL, place INTEGER NOT NULL, trial INTEGER NOT NULL, step INTEGER NOT NULL,
@@ -247,7 +250,7 @@ class Pending:
             if trial >= len(dropped):
                 dropped.extend(bytes(trial + 1 - len(dropped)))
             dropped[trial] = 1
-            self._blocks.add(trial // 1024)
+            self._blocks.add(trial // BLOCK)
         elif move.state != "failed":
             if move.bad:
                 move.state, move.kind = "failed", "diverged"
@@ -298,7 +301,7 @@ class Pending:
             many(_MOVED, moved)
         if self._blocks:
             dropped = self._stand.dropped
-            blocks = [(block, dropped[1024 * block : 1024 * (block + 1)]) for block in sorted(self._blocks)]
+            blocks = [(block, dropped[BLOCK * block : BLOCK * (block + 1)]) for block in sorted(self._blocks)]
             many("INSERT OR REPLACE INTO dropped VALUES (?, ?)", blocks)
 
 
@@ -317,12 +320,14 @@ def layouts(rows: Iterable[Sequence[Any]]) -> dict[int, Layout]:
     return found
 
 
-def dropped_of(rows: Iterable[tuple[int, bytes]]) -> bytearray:
-    """From (block, trials): a byte for each trial."""
+def dropped_of(rows: Iterable[tuple[int, bytes]], trials: int) -> bytearray:
+    """From (block, trials), in order: a byte for each trial of `trials`. ValueError for what no journal was given."""
     found = bytearray()
-    for block, trials in rows:
-        found.extend(bytes(1024 * block - len(found)))
-        found += trials
+    for block, flags in rows:
+        if not (isinstance(flags, bytes) and len(flags) <= BLOCK and len(found) <= BLOCK * block <= trials):
+            raise ValueError(f"malformed: block {block} of what was dropped is none of {trials} trials")
+        found.extend(bytes(BLOCK * block - len(found)))
+        found += flags
     return found
 
 

@@ -76,7 +76,7 @@ class Rung:
     A score of +inf counts in n and is never in the share: a rung with too few finite scores has a smaller share. A trial may
     rest here (be kept, to be promoted later). `hopeless` names those that rest in vain. Everything costs O(log n) per trial.
 
-    The ranking is cut in two heaps, `_top` (the share, worst first) and `_rest` (all others, best first); a trial that
+    The ranking is cut in two heaps, `_top` (the share, worst first) and `_rest` (the others, best first); a trial that
     crosses into the share goes to `_ready` as well. A crossing back is noticed only when `_ready` is read. All hold `rank_key`s,
     negated where the worst comes first.
 
@@ -106,12 +106,12 @@ class Rung:
         self._rest: list[int] = []
         self._ready: list[int] = []
         self._rests = bytearray()           # by trial id: one byte a trial, where a set takes sixty
-        self._kept = math.inf               # how many may still be promoted; inf: all
-        self._bar = math.inf                # the last of them
+        self._kept: float = math.inf        # how many may still be promoted; inf: all
+        self._bar: float = math.inf         # the key of the last of them
         self._hope: list[int] = []          # with `_late` the best `_kept`, in order; empty while nobody is hopeless
         self._late: list[int] = []          # those of them that came later: a heap, worst first
         self._aside: list[int] = []         # who came behind `_bar`: in neither heap
-        self._doomed: list[int] = []        # who fell behind it, or came there, since it was last asked for
+        self._doomed: list[int] = []        # who fell or came behind `_bar` since the hopeless were last asked for
 
     def add(self, value: float, trial: int, rests: bool) -> None:
         """Records a trial's score. `rests`: it stays here and may be promoted later."""
