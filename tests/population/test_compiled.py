@@ -151,6 +151,7 @@ def study(strategy: Any) -> hp.Results:
 
 
 def test_a_study_is_compiled() -> None:
+    """Slow: it compiles."""
     one, other = study("compile"), study("vmap")
     for mine, its in zip(one, other, strict=True):
         assert mine.config == its.config
@@ -222,6 +223,7 @@ def curves(at: float) -> list[list[Any]]:
 
 
 def test_a_trial_that_diverges_in_a_compiled_stack_ends_by_itself() -> None:
+    """Slow: it compiles."""
     well, ill = curves(999.0), curves(1.0)
     assert isinstance(ill[3][0], DivergedError)
     assert [ill[k] for k in range(K) if k != 3] == [well[k] for k in range(K) if k != 3]

@@ -158,6 +158,8 @@ def test_convolutions_that_are_flattened() -> None:
 
 
 def test_compiled() -> None:
+    """Slow: it compiles."""
+
     def members() -> list[Any]:
         found = []
         for k in range(9):      # fewer are not compiled
