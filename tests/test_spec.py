@@ -126,6 +126,7 @@ print(json.dumps([space.describe(), [spec(one) for one in sets], [to_json({"a": 
 
 
 def test_a_set_is_described_alike_in_every_process() -> None:
+    """Slow: four interpreters import torch."""
     said = set()
     for seed in ("1", "2", "3", "4"):
         command, env = [sys.executable, "-c", SET_CODE, SETS], {**os.environ, "PYTHONHASHSEED": seed}

@@ -647,6 +647,7 @@ except hp.StudyInterrupted as stopped:
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_session_and_a_resumed_study_is_the_uninterrupted_one(tmp_path: Path, signum: int) -> None:
+    """Slow: three sessions, each an interpreter of its own."""
     script = tmp_path / "script.py"
     script.write_text(SLEEPER)
 

@@ -218,6 +218,7 @@ def test_close_waits_for_what_is_to_be_kept_and_saves_if_asked():
 
 
 def test_workers_go_with_the_driver_however_it_goes(tmp_path):
+    """Slow: the driver and its fork server each import torch."""
     script = tmp_path / "driver.py"
     script.write_text(textwrap.dedent(f"""
         import os, sys, time

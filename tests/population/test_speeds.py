@@ -137,6 +137,7 @@ if __name__ == "__main__":
 
 
 def test_a_script_that_is_run_and_one_that_is_imported_give_the_same_names_however_sets_are_hashed(tmp_path: Path) -> None:
+    """Slow: two interpreters import torch."""
     (tmp_path / "the_script.py").write_text(SCRIPT)
     found = []
     for seed, command in (("1", ["the_script.py"]), ("2", ["-c", "import the_script; the_script.names()"])):
