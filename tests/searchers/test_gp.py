@@ -224,6 +224,7 @@ def test_a_setting_without_dimensions_has_points_without_coordinates() -> None:
 
 @pytest.mark.parametrize("n", [64, 1024])
 def test_many_points_of_one_call_are_distinct_spread_and_mostly_good(n: int) -> None:
+    """Slow with 1024: each is chosen beside those chosen before it."""
     x = points(30)
     searcher = begun()
     searcher.tell(reports(x, bowl(x)))
