@@ -198,14 +198,15 @@ def test_under_autocast_layers_are_in_bf16_as_alone(name: str, smaller: bool) ->
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
 @pytest.mark.parametrize("shared", [False, True], ids=["own classes", "shared classes"])
-def test_cross_entropy(reduction: str, label_smoothing: float, shared: bool, used: list[str]) -> None:
-    classes = torch.randint(OUT, (N,) if shared else (K, N), generator=torch.Generator().manual_seed(3))
+@pytest.mark.parametrize("number", [1, 2, 15, 16, 100], ids=lambda number: f"of {number}")
+def test_cross_entropy(number: int, reduction: str, label_smoothing: float, shared: bool, used: list[str]) -> None:
+    classes = torch.randint(number, (N,) if shared else (K, N), generator=torch.Generator().manual_seed(3))
     classes[..., 1] = -100
 
     def loss(logits: Tensor, classes: Tensor) -> Tensor:
         return F.cross_entropy(logits, classes, reduction=reduction, label_smoothing=label_smoothing)
 
-    both(loss, (0, None if shared else 0), rows(K, N, OUT), classes)
+    both(loss, (0, None if shared else 0), rows(K, N, number), classes)
     assert used
 
 
