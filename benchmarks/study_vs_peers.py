@@ -19,7 +19,7 @@ The claim would be false if qualities differed (best accuracies over all seeds a
 if ours is not worse than the peers' by more than a standard error), if epochs were skipped (they are counted), or if a peer were
 run against its own advice (its settings are its documentation's).
 
-    python benchmarks/study_vs_peers.py [--quick] [--seeds 5] [--trials 100] [--without ray,optuna] [--results DIR]
+    python benchmarks/study_vs_peers.py [--quick] [--seeds 5] [--ray-seeds 5] [--trials 100] [--without ray,optuna] [--results DIR]
 """
 
 from __future__ import annotations
@@ -217,6 +217,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--quick", action="store_true", help="30 trials, 1 seed, no Ray Tune; writes nothing without --results")
     parser.add_argument("--trials", type=int)
     parser.add_argument("--seeds", type=int)
+    parser.add_argument("--ray-seeds", type=int, help="seeds of Ray Tune, whose study takes many minutes (default: --seeds)")
     parser.add_argument("--without", default="", help="systems to leave out: ray, optuna, processes")
     parser.add_argument("--results", help="folder for the result; the full form's default is benchmarks/results")
     parser.add_argument("--system", choices=SYSTEMS, help=argparse.SUPPRESS)
@@ -243,15 +244,18 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         and not (name.startswith("Optuna") and where["optuna"] is None) and not (name.startswith("Ray") and where["ray"] is None)
     ]  # fmt: skip
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    ray_seeds = seeds if options.ray_seeds is None else options.ray_seeds
     for seed in range(seeds):       # interleaved
         for name in names:
+            if name == "Ray Tune" and seed >= ray_seeds:
+                continue
             runs[name].append(common.child(__file__, "--system", name, "--trials", str(trials), "--seed", str(seed)))
 
     def middle(name: str, what: str) -> float:
         return common.median([run[what] for run in runs.get(name, [])])
 
     common.table(
-        f"{trials} trials of at most {EPOCHS} epochs with ASHA; medians of {seeds} seeds",
+        f"{trials} trials of at most {EPOCHS} epochs with ASHA; medians of {seeds} seeds (Ray Tune: {min(seeds, ray_seeds)})",
         ["system", "study, s", "with imports, s", "epochs", "best accuracy", "peak memory, GB", "x ours, fused"],
         [
             [name, middle(name, "study_s"), middle(name, "whole_s"), middle(name, "epochs"), middle(name, "accuracy"),
