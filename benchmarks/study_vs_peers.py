@@ -282,7 +282,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     ]
     common.show_goals(goals)
     result = {"environment": where, "probes": probed, "quick": options.quick, "trials": trials, "seeds": seeds, "runs": runs}
-    result |= {"factors": factors, "product": product, "goals": common.goals_json(goals)}
+    result |= {"ray_seeds": min(seeds, ray_seeds), "factors": factors, "product": product, "goals": common.goals_json(goals)}
     common.save("study_vs_peers", options.results or (None if options.quick else common.HERE / "results"), result)
     return result
 

@@ -210,6 +210,22 @@ def test_cross_entropy(number: int, reduction: str, label_smoothing: float, shar
     assert used
 
 
+@pytest.mark.parametrize("number", [3, 20])
+def test_cross_entropy_of_classes_in_a_byte(number: int, used: list[str]) -> None:
+    classes = torch.randint(number, (K, N), generator=torch.Generator().manual_seed(3)).to(torch.uint8)
+    logits = rows(K, N, number)
+    with lowered():
+        found = vmap(F.cross_entropy)(logits, classes)
+    torch.testing.assert_close(found, torch.stack(list(map(F.cross_entropy, logits, classes))))
+    assert used
+
+
+def test_cross_entropy_of_no_class_at_all_is_torchs_nan() -> None:
+    with lowered():
+        found = vmap(F.cross_entropy)(torch.zeros(K, N, 0), torch.full((K, N), -100))
+    assert found.isnan().all()
+
+
 def test_cross_entropy_of_samples_that_are_all_ignored_is_torchs_nan() -> None:
     classes = torch.tensor([[7, 7], [1, 7]])
     with lowered():
