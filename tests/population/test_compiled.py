@@ -50,16 +50,45 @@ def _each_graph_is_compiled_once() -> Iterator[None]:
     known: dict[Any, Any] = {}
     compile_anew = torch.compile
 
-    def compile_once(graph: torch.fx.GraphModule, **how: Any) -> Any:
+    def compile_once(forward: Any, **how: Any) -> Any:
+        graph = forward.__self__
         constants = [getattr(graph, str(node.target)) for node in graph.graph.nodes if node.op == "get_attr"]
-        key = graph.code, str(how), str([(held.dtype, held.tolist()) for held in constants])
+        given = [node.meta.get("tensor_meta") for node in graph.graph.nodes if node.op == "placeholder"]
+        key = graph.code, str(how), str([(held.dtype, held.tolist()) for held in constants]), str(given)
         if key not in known:
-            known[key] = compile_anew(graph, **how)
+            known[key] = compile_anew(forward, **how)
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "compile", compile_once)
         yield
+
+
+def test_tensors_that_were_one_and_the_same_may_become_two() -> None:
+    """An autoencoder's batch, and then one that is to be cleaned of noise; and the other way round."""
+    def restored(model: Any, batch: Any) -> Any:
+        return F.mse_loss(model(batch[0]), batch[1])
+
+    def squares(k: int) -> tuple[list[nn.Module], list[torch.optim.Optimizer]]:
+        models: list[nn.Module] = [nn.Sequential(nn.Linear(4, 12), nn.Tanh(), nn.Linear(12, 4)) for _ in range(k)]
+        return models, [torch.optim.SGD(model.parameters(), lr=0.1) for model in models]
+
+    x, y = torch.randn(6, 4), torch.randn(6, 4)
+    for batches in ([(x, x), (x, y), (y, y)], [(x, y), (y, y), (y, x)]):
+        torch.manual_seed(0)
+        one = hp.Population(*squares(8), strategy="compile")
+        torch.manual_seed(0)
+        other = hp.Population(*squares(8), strategy="vmap")
+        for batch in batches:
+            torch.testing.assert_close(one.step(restored, batch), other.step(restored, batch), rtol=1e-4, atol=1e-5)
+
+
+def test_an_input_may_lie_in_another_order() -> None:
+    """The same shape with other strides is another form."""
+    one, other = (hp.Population(*members(8), strategy=strategy) for strategy in ("compile", "vmap"))
+    x, y = data(8)
+    for lying in (x, x.transpose(1, 2).contiguous().transpose(1, 2), x):
+        torch.testing.assert_close(one.step(loss, (lying, y), in_dims=0), other.step(loss, (lying, y), in_dims=0), rtol=1e-4, atol=1e-5)
 
 
 def test_the_compiled_step_is_the_step() -> None:

@@ -4,7 +4,7 @@ A step is compiled as two graphs, the gradients and the optimizer. Both are trac
 real tensors, and what it called is written down), for a hook is ordinary Python, of which `torch.compile` by itself takes in a part.
 What a hook computes without tensors is thus computed once for each form of a call.
 
-    form        what a program was traced for: `token`, shapes and dtypes, what is batched, autocast
+    form        what a program was traced for: `token`, shapes, strides and dtypes, what is batched, autocast, threads
     rows        the gradients are compiled for 8, 16, 32, ... rows; spare ones repeat the first, and nobody sees their results
     optimizer   one graph for any number of rows and parameters
 
@@ -57,13 +57,15 @@ class CompiledGradients:
         k = len(keys)
         if k < LEAST:
             return self._program.gradients(hook, rows, keys, batch, in_dims, more)
-        own = tree_flatten((rows._replace(shared={}), keys, more))[0]
-        leaves, spec = tree_flatten((rows._replace(shared={}), keys, more, batch, rows.shared))
-        dims = [0] * len(own) + dims_of(batch, in_dims) + [None] * len(rows.shared)
-        given = [_padded(leaf, 1 << (k - 1).bit_length(), dim) for leaf, dim in zip(leaves, dims, strict=True)]
-        shapes = tuple((tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else frozen(leaf) for leaf in given)
+        held, own = rows.tensors(), [0 if of_each else None for of_each in rows.of_each()]
+        others, spec = tree_flatten((keys, more, batch))
+        theirs = dims_of(batch, in_dims)
+        dims = [*own, *[0] * (len(others) - len(theirs)), *theirs]
+        given = [_padded(leaf, 1 << (k - 1).bit_length(), dim) for leaf, dim in zip((*held, *others), dims, strict=True)]
         device = keys.device.type
-        form = (shapes, str(spec), tuple(dims), torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+        shapes = tuple([(leaf.shape, leaf.stride(), leaf.dtype) if isinstance(leaf, Tensor) else frozen(leaf) for leaf in given])
+        around = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device), torch.get_num_threads()
+        form = shapes, rows.names(), str(spec), tuple(dims), around
         known = self._forms.get((form, token()))
         if known is None:
             if len(self._forms) == FORMS:
@@ -74,13 +76,13 @@ class CompiledGradients:
             outer: list[Any] = []
 
             def traced(*leaves: Any) -> list[Any]:
-                rows, keys, more, batch, shared = tree_unflatten(leaves, spec)
-                rows = rows._replace(
-                    flats=[flat.detach().requires_grad_() for flat in rows.flats],
-                    buffers={name: buffer.clone() for name, buffer in rows.buffers.items()},
-                    shared=shared,
+                own = rows.filled(leaves[: len(held)])
+                own = own._replace(
+                    flats=[flat.detach().requires_grad_() for flat in own.flats],
+                    buffers={name: buffer.clone() for name, buffer in own.buffers.items()},
                 )
-                outs, out_spec = tree_flatten(self._program.gradients(hook, rows, keys, batch, in_dims, more))
+                keys, more, batch = tree_unflatten(leaves[len(held) :], spec)
+                outs, out_spec = tree_flatten(self._program.gradients(hook, own, keys, batch, in_dims, more))
                 outer.append(out_spec)
                 return outs
 
@@ -123,7 +125,14 @@ class CompiledUpdate:
 def _compiled(function: Callable[..., Any], example: Sequence[Any], any_size: bool = False) -> Callable[..., Any]:
     """The function as one graph of tensor operations; it runs once here, on the example."""
     graph = make_fx(function, tracing_mode="symbolic" if any_size else "real")(*example)
-    return torch.compile(graph, fullgraph=True, dynamic=any_size)
+    options: dict[str, Any] | None = None if any_size else {"guard_filter_fn": _none}
+    return torch.compile(graph.forward, fullgraph=True, dynamic=any_size, options=options)
+
+
+def _none(guards: Sequence[Any]) -> list[bool]:
+    """Where sizes are fixed, the form says all that the compiler would look at anew before each call, for 0.1 ms. That no two inputs are
+    one tensor as Python sees it is seen to by `_padded`."""
+    return [False] * len(guards)
 
 
 def _run(compiled: Callable[..., Any], given: Sequence[Any], device: str) -> Any:
@@ -143,7 +152,7 @@ def _made(compiled: Callable[..., Any], *given: Any) -> Any:
 
 
 def _padded(leaf: Any, n: int, dim: int | None) -> Any:
-    """With n rows along `dim`; the spare ones repeat the first."""
+    """A tensor of its own, with n rows along `dim`; the spare ones repeat the first."""
     if not isinstance(leaf, Tensor) or dim is None or leaf.shape[dim] == n:
         return leaf.detach() if isinstance(leaf, Tensor) else leaf
     leaf = leaf.detach()

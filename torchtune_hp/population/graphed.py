@@ -118,8 +118,7 @@ class GraphedStep:
         device = keys.device.type
         autocast = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
         form = token(), str(spec), tuple(dims_of(batch, in_dims)), autocast
-        held = [*rows.flats, *(tensor for part in rows[1:] for tensor in part.values())]
-        graph = self._found(self._gradients, form, held, given, dry, run, hook)
+        graph = self._found(self._gradients, form, rows.tensors(), given, dry, run, hook)
         self._parts = ()
         if graph is None:
             return run(given)

@@ -50,6 +50,23 @@ class Rows(NamedTuple):
     shared: Mapping[str, Tensor]
     attributes: Attributes
 
+    def tensors(self) -> list[Tensor]:
+        """All of them, in the order of the fields."""
+        return [*self.flats, *(tensor for part in self[1:] for tensor in part.values())]
+
+    def of_each(self) -> list[bool]:
+        """Whether a tensor has a leading (k,), in the order of `tensors`."""
+        return [part is not self.shared for part in self for _ in part]
+
+    def names(self) -> tuple[tuple[Any, ...], ...]:
+        """What the tensors are called; flats are not."""
+        return tuple([tuple(part) for part in self[1:]])
+
+    def filled(self, tensors: Sequence[Tensor]) -> Rows:
+        """With other tensors in the places of these."""
+        left = iter(tensors)
+        return Rows([next(left) for _ in self.flats], *({name: next(left) for name in part} for part in self[1:]))  # type: ignore[arg-type]
+
 
 class Gradients(NamedTuple):
     """`losses` (k,); `extras`: what the hook gave besides; `parts`: one (k, D) for each block; `buffers` as they are now."""

@@ -175,7 +175,9 @@ def _clipped(
 ) -> None:  # fmt: skip
     scale = None
     if clip is not None:
-        norms = torch.stack([torch.linalg.vector_norm(gradient, dim=1) for gradient in gradients]).norm(dim=0)
+        norms, *others = [torch.linalg.vector_norm(gradient, dim=1) for gradient in gradients]
+        if others:
+            norms = torch.stack([norms, *others]).norm(dim=0)
         scale = (clip / (norms + 1e-6)).clamp(max=1.0).unsqueeze(1)
     update(flats, gradients, states, numbers, scale)
 
