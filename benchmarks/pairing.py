@@ -50,37 +50,45 @@ COST = 0.01     # of regret, where that of a median row is 1
 CODE = ("commit", "python", "torch")    # what a study of ours depends on
 
 
-def known_studies(so_far: Path, code: dict[str, Any]) -> dict[str, list[int]]:
-    """The rows of the studies that ended before. Raises SystemExit if one was made by other code than this, {commit and versions}."""
-    lines = list(map(json.loads, so_far.read_text().splitlines()))
-    other = next((line.get("code") for line in lines if line.get("code") != code), code)
-    if other != code:
-        raise SystemExit(f"--so-far: one code is compared, but {so_far} has studies of {other}, and this is {code}. Name another file.")
-    return {line["study"]: line["rows"] for line in lines}
+class SoFar:
+    """Studies that have ended, each a line of a file once there is one. What it holds is not run again.
+
+    Raises SystemExit if one was made by other code than this, {commit and versions}.
+    """
+
+    def __init__(self, path: Path | None, code: dict[str, Any]) -> None:
+        self._path, self._code = path, code
+        lines = list(map(json.loads, path.read_text().splitlines())) if path is not None and path.exists() else []
+        other = next((line.get("code") for line in lines if line.get("code") != code), code)
+        if other != code:
+            raise SystemExit(f"--so-far: one code is compared, but {path} has studies of {other}, and this is {code}. Name another file.")
+        self._known = {line["study"]: line["found"] for line in lines}
+
+    def __call__(self, study: str, run: Callable[[], list[Any]]) -> list[Any]:
+        """What a study found, by `run` if it is not known yet."""
+        if study not in self._known:
+            began = time.perf_counter()
+            self._known[study] = found = run()
+            if self._path is not None:
+                line = {"study": study, "found": found, "seconds": round(time.perf_counter() - began, 1), "code": self._code}
+                with self._path.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+        return self._known[study]
 
 
-def studies(
-    tasks: list[Task], seeds: int, budgets: tuple[int, ...], so_far: Path | None, code: dict[str, Any]
-) -> dict[str, dict[str, list[list[int]]]]:
-    """The recommended rows of each method, task and seed; {method: {task: [seed][budget]}}. What `so_far` holds is not run again."""
-    known = known_studies(so_far, code) if so_far is not None and so_far.exists() else {}
-    rows: dict[str, dict[str, list[list[int]]]] = {}
-    for scheduler, searcher in METHODS:
-        name = f"{scheduler} + {searcher}"
-        rows[name] = {task.name: [] for task in tasks}
-        for task in tasks:
-            for seed in range(seeds):
-                study = f"{name}, {task.name}, {seed}, {budgets}"
-                if study not in known:
-                    began = time.perf_counter()
-                    seen = task.looks(SCHEDULERS[scheduler](), workers=1, seed=seed, searcher=SEARCHERS[searcher]())
-                    known[study] = recommended(task, seen, budgets)
-                    if so_far is not None:
-                        with so_far.open("a") as file:
-                            seconds = round(time.perf_counter() - began, 1)
-                            file.write(json.dumps({"study": study, "rows": known[study], "seconds": seconds, "code": code}) + "\n")
-                rows[name][task.name].append(known[study])
-    return rows
+def studies(tasks: list[Task], seeds: int, budgets: tuple[int, ...], so_far: SoFar) -> dict[str, dict[str, list[list[int]]]]:
+    """The recommended rows of each method, task and seed; {method: {task: [seed][budget]}}."""
+
+    def rows(task: Task, scheduler: str, searcher: str, seed: int) -> list[int]:
+        return recommended(task, task.looks(SCHEDULERS[scheduler](), workers=1, seed=seed, searcher=SEARCHERS[searcher]()), budgets)
+
+    def named(scheduler: str, searcher: str, task: Task, seed: int) -> list[int]:
+        return so_far(f"{scheduler} + {searcher}, {task.name}, {seed}, {budgets}", lambda: rows(task, scheduler, searcher, seed))
+
+    return {
+        f"{scheduler} + {searcher}": {task.name: [named(scheduler, searcher, task, seed) for seed in range(seeds)] for task in tasks}
+        for scheduler, searcher in METHODS
+    }
 
 
 def regrets(tasks: list[Task], rows: dict[str, list[list[int]]]) -> np.ndarray:
@@ -139,7 +147,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any] | None:
     where, probed = common.environment("optuna"), common.probes()
     common.heading(where, probed)
     tasks = list(islice(tasks_of(options.curves), options.tasks or (1 if options.quick else None)))
-    rows = studies(tasks, seeds, budgets, options.so_far, {name: str(where[name]) for name in CODE})
+    rows = studies(tasks, seeds, budgets, SoFar(options.so_far, {name: str(where[name]) for name in CODE}))
     found = {name: regrets(tasks, by_task) for name, by_task in (rows | peer_rows(tasks, seeds)).items()}
     common.table(
         "mean normalized regret",

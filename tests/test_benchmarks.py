@@ -34,8 +34,8 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     yield load
     for name in (
-        "cifar10", "cifar10_tasks", "common", "early_stopping", "fused_costs", "networks", "overhead", "pairing", "scale", "scale_pace",
-        "study_vs_peers", "suggest_fit", "suggest_latency", "suggest_objectives", "suggest_objectives_tasks", "suggest_ours",
+        "cifar10", "cifar10_tasks", "common", "early_stopping", "fused_costs", "networks", "overhead", "pairing", "pairing_digits", "scale",
+        "scale_pace", "study_vs_peers", "suggest_fit", "suggest_latency", "suggest_objectives", "suggest_objectives_tasks", "suggest_ours",
         "suggest_peers", "suggest_quality", "suggest_tasks", "warm_start",
     ):  # fmt: skip
         sys.modules.pop(name, None)
@@ -223,10 +223,13 @@ def test_warm_start_counts_evaluations_to_the_target(benchmark: Any, tmp_path: P
     assert alike["reflected"]({"a": 0.9}) == pytest.approx(value({"a": 0.1}))
     found = warm.compared(space, value, alike, 3, 4, 9)
     cold = [warm.run(space, value, seed, 9) for seed in range(3)]
-    assert found["target"] == float(np.median([min(values[:4]) for values in cold]))
+    other = [warm.run(space, value, warm.OTHERS + seed, 4) for seed in range(3)]
+    assert found["target"] == float(np.median([min(values) for values in other]))
     assert found["evaluations"]["none"] == [next((k + 1 for k, v in enumerate(run) if v <= found["target"]), 9) for run in cold]
     assert np.median(found["evaluations"]["itself"]) <= np.median(found["evaluations"]["none"])
     assert warm.ratio([3, 3, 3], [2, 2, 2]) == (1.5, 1.5, 1.5)
+    counts = {"evaluations": {"none": [1, 2, 3], "reflected": [2, 4, 6], "negated": [8, 16, 24], "itself": [1, 1, 1]}}
+    assert warm.together({"a": counts}) == pytest.approx((4, 4, 4))
     monkeypatch.setattr(warm, "compared", lambda *_: found)     # what is printed and written of it
     result = warm.main(["--quick", "--results", str(tmp_path)])
     assert [row["source"] for row in result["compared"]] == list(alike) and list(tmp_path.glob("warm_start-*.json"))
@@ -340,6 +343,21 @@ def test_searchers_are_paired_with_schedulers_and_what_has_ended_is_not_run_agai
     with pytest.raises(SystemExit, match="studies of .*commit.* Name another file"):
         pairing.main(given)
     assert pairing.main([]) is None
+
+
+def test_trainings_are_the_same_for_everyone(benchmark: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    digits = benchmark("pairing_digits")
+    monkeypatch.setattr(digits, "MAX_T", 2)
+    for name in digits.SPACES:
+        space = hp.Space(digits.SPACES[name])
+        few, more = space.decode(space.canonical(torch.tensor([[0.7] * 5, [0.8] * 5], dtype=torch.float64)))
+        one, other = digits.Digits(name), digits.Digits(name)
+        alone = [other.loss(other.row(more), step) for step in (1, 2)]
+        mixed = [one.curve(config, step)["loss"] for step in (1, 2) for config in (few, more)]
+        assert mixed[1::2] == alone and mixed[0] != alone[0] and one.row(few) == 0 and math.isnan(one.loss(0, 3))
+    random = np.array([[1.0, 3.0, math.nan]])
+    found = digits.regrets(np.array([0.5, 2.0, 1.25, math.nan]).reshape(4, 1, 1, 1), random)
+    assert found.ravel().tolist() == [0.0, 1.0, 0.5, 1.0]       # the best is 0.5, the median of random ones 2
 
 
 def test_a_pair_is_compared_task_by_task_and_seed_by_seed(benchmark: Any) -> None:
