@@ -47,7 +47,8 @@ from cifar10_tasks import Convnet, NoData, Pictures, ResNet, SmallCNN, sets
 from torch import Tensor
 
 import torchtune_hp as hp
-from torchtune_hp.training.data import Loaded, data_of
+from torchtune_hp.training.data import Loaded
+from torchtune_hp.training.made import data_of
 
 ETA = 4
 NOTES = 10

@@ -25,6 +25,7 @@ LINES = {
     "cross_validation": r"mean difference between the two in accuracy: 0\.000\d",
     "digits_demo": r"Its test accuracy: +(0\.9[789]\d\d|1\.0000)",
     "ensemble": r"32 plain modules from runs.ensemble\.pt predict the same: True",
+    "folds": r"on the test set its five models have an AUC of 0\.99\d\d on average, and a vote of them is right on 9\d\.\d%",
     "function": r"best \{'lr': .*\}: loss (\S+) when reported, \1 with the weights that were kept",
     "gp_in_one_dimension": r"best of 10 trials: learning rate \S+, loss 0\.3[567]\d, of 0\.350 at best; see runs.gp_in_one_dimension\.html",
     "generator": r"best of 30: .*, accuracy 0\.9\d\d; trials: \{'completed': \d+, 'stopped': \d+\}",

@@ -328,7 +328,7 @@ def test_the_kept_model_of_the_best_report_is_loaded_and_tested(tmp_path: Path, 
         Vault(tmp_path, journal).put(0, 2, {"w": 2}, purpose="keep")
     import torchtune_hp.training.recipe as recipes
 
-    monkeypatch.setattr(recipes, "recipe_of", lambda trainable: Recipe() if trainable == "mine" else None)
+    monkeypatch.setattr(recipes, "recipe_of", lambda trainable, seeds, folds: Recipe() if trainable == "mine" else None)
     with Results.open(tmp_path, trainable="mine") as results:
         best = results.best
         spec, config, place, state, step = best.load()

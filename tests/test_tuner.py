@@ -352,12 +352,6 @@ def test_an_attribute_of_a_class_that_is_called_defaults_is_its_own() -> None:
         assert tuner._given["seed"] == 0 and dict(defaults_of(trainable)) == {}
 
 
-@pytest.mark.parametrize("word", ["seeds", "folds"])
-def test_a_word_of_the_design_that_nobody_has_written_yet_is_said_to_be_missing(word: str) -> None:
-    with pytest.raises(TypeError, match=f"`{word}` does not exist yet: a trial is trained once"):
-        hp.Tuner(train, **{word: 3})
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -28,21 +28,12 @@ OURS = {
 }  # fmt: skip
 """What Ray Tune, Optuna, Hyperopt, scikit-learn and others call it -> what it is called here."""
 
-NOT_YET = {
-    "seeds": "a trial is trained once, under a seed of its own",
-    "folds": "a trial is trained once, on one split of its data",
-}
-"""What the design names and nobody has written -> how it is meanwhile."""
-
-
 def refuse_foreign(call: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """A TypeError that says of each argument that `call` does not know what it is called here, or that there is no such thing yet."""
+    """A TypeError that says of each argument that `call` does not know what it is called here."""
     lines = []
     for name in given:
         if name in OURS:
             lines.append(f"`{name}` is {OURS[name]} here.")
-        elif name in NOT_YET:
-            lines.append(f"`{name}` does not exist yet: {NOT_YET[name]}.")
         else:
             near = nearest(name, known)
             lines.append(f"`{name}` is not an argument" + (f"; did you mean {near}=?" if near else "."))
@@ -81,6 +72,13 @@ def check_counts(given: Mapping[str, Any], problems: Problems) -> None:
         value = given.get(name, least)
         fine = (optional and value is None) or (type(value) is int and least <= value < 2**53)
         problems.need(fine, f"{name}: `{name} >= {least}` must hold for an int below 2**53, but got {value!r}.")
+
+
+def check_replicas(seeds: Any, folds: Any, problems: Problems) -> bool:
+    """How often each trial is trained: whole numbers."""
+    fine = problems.need(type(seeds) is int and seeds >= 1, f"seeds: `seeds >= 1` must hold for an int, but got {seeds!r}.")
+    wanted = f"folds: `folds >= 2` must hold for an int, or it is None, but got {folds!r}."
+    return problems.need(folds is None or (type(folds) is int and folds >= 2), wanted) and fine
 
 
 def check_part(name: str, value: Any, contract: type, such_as: str, problems: Problems) -> None:

@@ -76,6 +76,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("target", metavar="FILE:NAME", help="such as train.py:train")
     _add_limits(run, int)
     run.add_argument("--seed", type=int, help="the one seed of everything")
+    run.add_argument("--seeds", type=int, metavar="N", help="each trial is trained with so many seeds, and judged by the mean")
+    run.add_argument("--folds", type=int, metavar="N", help="each trial is trained on so many folds (of a ModelTrainable)")
     run.add_argument("--name", help="the study's name (default: <trainable>-<n>)")
     run.add_argument("--storage", metavar="DIR", help="the folder of studies (default: runs)")
     run.add_argument("--metric", action="append", metavar="M", help="what is optimized; again for several objectives")

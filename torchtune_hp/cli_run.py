@@ -121,6 +121,7 @@ def _changes(arguments: argparse.Namespace) -> dict[str, Any]:
     """The arguments of a Tuner that were typed."""
     typed = {
         "trials": arguments.trials, "time_budget": arguments.time_budget, "target": arguments.goal, "seed": arguments.seed,
+        "seeds": arguments.seeds, "folds": arguments.folds,
         "name": arguments.name, "storage": arguments.storage, "metric": _one_or_all(arguments.metric), "mode": _one_or_all(arguments.mode),
         "space": _space(arguments.space), "searcher": _searcher(arguments.searcher),
         "scheduler": _scheduler(arguments.scheduler, arguments.max_t),

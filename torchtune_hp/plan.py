@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from .arguments import Problems, check_numbers, check_part, check_points, shown
+from .arguments import Problems, check_numbers, check_part, check_points, check_replicas, shown
 from .errors import ConfigurationError
 from .executors.base import Executor
 from .executors.simulated import Simulated
@@ -53,6 +53,8 @@ class Plan:
     points: tuple[Mapping[str, Any], ...]
     keep: int
     seed: int
+    seeds: int
+    folds: int | None
     look_every: int | Literal["grant"]
     checkpoint_every: float
     trials: int | None
@@ -109,6 +111,8 @@ class Plan:
             "warm_start": described(self.sources),
             "keep": self.keep,
             "seed": self.seed,
+            "seeds": self.seeds,
+            "folds": self.folds,
             "look_every": self.look_every,
             "limits": {"trials": self.trials, "time_budget": self.time_budget, "target": self.target},
             "checkpoint_every": self.checkpoint_every,
@@ -124,9 +128,14 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
     trainable, executor = given["trainable"], given["executor"]
     recipe: Recipe | None
     pretends = isinstance(executor, Simulated) and executor.curve is not None
+    text = "seeds, folds: a curve is no training, so there is nothing to train several times. Leave them out."
+    problems.need(not pretends or (given["seeds"], given["folds"]) == (1, None), text)
     if trainable is not None:
         recipe = problems.attempt("trainable", lambda: recipe_of(trainable))
-        recipe = Nothing(recipe.name, recipe.max_t) if pretends and recipe is not None else recipe
+        if pretends and recipe is not None:
+            recipe = Nothing(recipe.name, recipe.max_t)
+        elif recipe is not None and check_replicas(given["seeds"], given["folds"], problems):
+            recipe = problems.attempt("folds", lambda: recipe_of(trainable, given["seeds"], given["folds"])) or recipe
     else:
         recipe = Nothing()
         text = "trainable: a function or a class is needed, to resume a study too: Tuner.resume(path, Digits)."
@@ -185,8 +194,8 @@ def make_plan(given: Mapping[str, Any]) -> Plan:
     sources, learned = _sources(given, lambda: read(warm, space, objective, fidelity=max_t != 1), problems)
     problems.raise_any()
     plan = Plan(
-        trainable, recipe, space, objective, searcher, scheduler, executor, stop, points, given["keep"], given["seed"],
-        given["look_every"], float(given["checkpoint_every"]), given["trials"], given["time_budget"], given["target"],
+        trainable, recipe, space, objective, searcher, scheduler, executor, stop, points, given["keep"], given["seed"], given["seeds"],
+        given["folds"], given["look_every"], float(given["checkpoint_every"]), given["trials"], given["time_budget"], given["target"],
         None if given["storage"] is None else Path(given["storage"]).expanduser().absolute(),
         given["name"], given["resume"], int(given["verbose"]), tuple(given["observers"]), sources, learned,
     )  # fmt: skip

@@ -229,7 +229,7 @@ class Results:
                 raise ConfigurationError("load() and test() need the trainable, which no journal holds: Results.open(path, trainable=...).")
             from .training.recipe import recipe_of
 
-            self._recipe = recipe_of(self._trainable)
+            self._recipe = recipe_of(self._trainable, self.header.get("seeds", 1), self.header.get("folds"))
         return self._recipe
 
     @property
@@ -246,7 +246,9 @@ class Results:
     def place(self) -> Place:
         from .training.runner import Place
 
-        return Place(max_t=self.header.get("max_t"), metrics=self.objective.needed, study=str(self.header.get("name", "")))
+        header = self.header
+        name, seed = str(header.get("name", "")), header.get("seed", 0)
+        return Place(max_t=header.get("max_t"), metrics=self.objective.needed, study=name, seed=seed)
 
     def launched(self, trial: int) -> Trial:
         """The trial as it was launched. Objects that JSON could not hold come from the space again, by the trial's x and seed."""

@@ -27,9 +27,14 @@ _FIXED: dict[str, Callable[[Any], Any]] = {
     "points": of_points,
     "keep": int,
     "seed": int,
+    "seeds": int,
+    "folds": lambda folds: folds,
     "look_every": lambda look: look,
 }
 """Arguments that are fixed for a study's life, each with how the header describes it."""
+
+_LATER = {"seeds": 1, "folds": None}
+"""What headers that were made before there was such a thing would say."""
 
 ALLOWED = ("seed", "space", "searcher", "trainable")
 """What may be changed on purpose: recorded trials stand in for what these would have given."""
@@ -60,7 +65,7 @@ def resumed_arguments(journal: Journal, given: Mapping[str, Any], allow: Sequenc
     arguments |= {name: given[name] for name in ("trainable", *SESSION) if name in given}
     changed: dict[str, list[str]] = {}
     for name, describe in _FIXED.items():
-        recorded = header[name]
+        recorded = header[name] if name in header else _LATER[name]
         if given.get(name) is None or (name in ("points", "outcome_constraints") and not given[name]):
             arguments[name] = brought_back(name, recorded)
             continue

@@ -64,7 +64,9 @@ class Tuner:
             `Processes()` for the rest.
         observers: told of every turn (see `observers.base.Observer`). keep: how many best trials keep their weights; with
             several objectives every report on the front does.
-        seed: the one seed of everything. storage: the folder of studies, from where the Tuner is made; None: in memory.
+        seed: the one seed of everything. seeds, folds: each trial is trained with so many seeds, on so many folds of the training
+            set (a ModelTrainable's); it reports the mean of each metric, and "<metric>_std" (docs/replicas.md).
+        storage: the folder of studies, from where the Tuner is made; None: in memory.
         name: the study's name; default <trainable>-<n>. resume: "never", or "auto": go on if the study exists.
         verbose: 1: progress; 0: silent. look_every: steps between looks, or "grant".
         checkpoint_every: seconds of training that a crash may cost; 0: every look is saved.
@@ -97,6 +99,8 @@ class Tuner:
         observers: Sequence[Observer] = (),
         keep: int = 1,
         seed: int = 0,
+        seeds: int = 1,
+        folds: int | None = None,
         storage: str | Path | None = "runs",
         name: str | None = None,
         resume: Literal["never", "auto"] = "never",

@@ -10,9 +10,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, Subset, TensorDataset
 
 from torchtune_hp.errors import ConfigurationError
-from torchtune_hp.training.data import Data, data_of
+from torchtune_hp.training.data import Data
 from torchtune_hp.training.drain import drain
 from torchtune_hp.training.feed import Table
+from torchtune_hp.training.made import data_of
 
 CPU = torch.device("cpu")
 X, Y = torch.arange(20.0)[:, None], torch.arange(20)
@@ -256,5 +257,5 @@ def test_what_data_draws_is_the_same_in_every_process() -> None:
 
 
 def test_data_must_return_a_data() -> None:
-    with pytest.raises(ConfigurationError, match="Counting.data must return an hp.Data, but it returned NoneType"):
+    with pytest.raises(ConfigurationError, match="Counting.data must return an hp.Data, or a dict of several by name, but .* NoneType"):
         data_of(counting(), {"size": 0}, CPU)

@@ -22,7 +22,8 @@ from ..population.room import let_go
 from ..population.sizes import Size, best_size
 from ..training.alone import ModelRunner
 from ..training.model import ModelRecipe
-from ..training.runner import Runner, State
+from ..training.replicas import Replicas, failed as failed_in
+from ..training.runner import Look, Runner, State
 from ..trial import Failed, Note, Reached, Standing, Trial
 from .base import Job, failed, forget_frames
 from .local import LocalTrials, place_of
@@ -88,8 +89,7 @@ class Fused(Serial):
                 raise LookupError("there is no trial to measure with")
             trial = job.first()
             runner = job.recipe.start(trial, place_of(job, trial.id))
-            assert isinstance(runner, ModelRunner)
-            size = best_size(runner, job.trials, self.strategy)
+            size = _slots(members_of(runner), job.trials, self.strategy)
         except (Exception, SystemExit) as error:
             kind = torch.device(job.place.device).type
             size = Size(SLOTS.get(kind, SLOTS["cpu"]), f"as ever on a {kind}, for it could not be measured: {let_go(error)}")
@@ -137,7 +137,7 @@ class _FusedTrials(LocalTrials):
 
     def tidy(self, busy: set[int]) -> None:
         super().tidy(busy)
-        self.engine.rest([self._fused(trial) for trial in self._runners if trial not in busy])
+        self.engine.rest([member for trial in self._runners if trial not in busy for member in self._row(trial).members])
 
     def train_all(self, work: Sequence[tuple[int, int]]) -> list[Reached | Failed]:
         """Trains each to its step or its own end; the answers in order of `work`. Their times are 0: the caller knows them."""
@@ -152,9 +152,9 @@ class _FusedTrials(LocalTrials):
             except (Exception, SystemExit) as error:
                 answers[trial] = self._failed(trial, self._steps[trial], error)
         while going:
-            runners = {trial: self._fused(trial) for trial in going}
+            rows = {trial: self._row(trial) for trial in going}
             try:
-                found = self.engine.advance(list(runners.values()))
+                found = self.engine.advance([member for row in rows.values() for member in row.members])
             except BaseException:       # stopped in the middle: nobody stands where a step ends, and what is not whole is not saved
                 for trial, _ in work:
                     self._dirty.discard(trial)
@@ -164,7 +164,7 @@ class _FusedTrials(LocalTrials):
             if news is not None:
                 self.notes.append(Note(STACKS, news))
             for trial, until in list(going.items()):
-                answer = self._answer(trial, until, found[runners[trial]])
+                answer = self._answer(trial, until, rows[trial].answered(found))
                 if answer is not None:
                     answers[trial] = answer
                     del going[trial]
@@ -177,7 +177,7 @@ class _FusedTrials(LocalTrials):
 
     def _answer(self, trial: int, until: int, found: Answer) -> Reached | Failed | None:
         if isinstance(found, BaseException):
-            return self._failed(trial, self._fused(trial).step, found)
+            return self._failed(trial, self._row(trial).step, found)
         try:
             self._heed(trial, found)
         except RuntimeError as error:
@@ -192,36 +192,69 @@ class _FusedTrials(LocalTrials):
         self._close(trial)
         return answer
 
-    def _fused(self, trial: int) -> ModelRunner:
-        runner = self._runners[trial]
-        assert isinstance(runner, _Row)
-        return runner.runner
+    def _row(self, trial: int) -> _Row:
+        row = self._runners[trial]
+        assert isinstance(row, _Row)
+        return row
 
     def _begun(self, spec: Trial, state: State | None, step: int) -> Runner:
         recipe = self.job.recipe
         assert isinstance(recipe, ModelRecipe)
-        return _Row(self.engine.begin(lambda: recipe.start(spec, place_of(self.job, spec.id), state, step)), self.engine)
+        runner = recipe.start(spec, place_of(self.job, spec.id), state, step, self.engine.begin)
+        if isinstance(runner, Replicas):
+            self.engine.call("replicas")
+        return _Row(runner, self.engine)
 
 
 class _Row:
-    """A runner whose tensors may lie in a stack: they are written back before anyone sees them."""
+    """A runner whose tensors may lie in stacks: they are written back before anyone sees them."""
 
-    def __init__(self, runner: ModelRunner, engine: Engine) -> None:
-        self.runner, self._engine = runner, engine
+    def __init__(self, runner: ModelRunner | Replicas, engine: Engine) -> None:
+        self.runner, self.members, self._engine = runner, members_of(runner), engine
 
     @property
     def step(self) -> int:
         return self.runner.step
 
+    def answered(self, found: Mapping[ModelRunner, Answer]) -> Answer:
+        """The trial's look, from what the engine answered of its members; or what the first of them raised that did."""
+        answers = [found[member] for member in self.members]
+        if not isinstance(self.runner, Replicas):
+            return answers[0]
+        looks = [answer for answer in answers if isinstance(answer, Look)]
+        if len(looks) == len(answers):
+            try:
+                return self.runner.looked(looks)
+            except (Exception, SystemExit) as error:
+                return error
+        return next(failed_in(part, answer) for part, answer in zip(self.runner.parts, answers) if isinstance(answer, BaseException))
+
     def advance(self) -> Any:
-        found = self._engine.advance([self.runner])[self.runner]
+        found = self.answered(self._engine.advance(self.members))
         if isinstance(found, BaseException):
             raise found
         return found
 
-    def save(self) -> Mapping[str, Any]:
+    def save(self) -> State | None:
+        if isinstance(self.runner, Replicas):
+            return self.runner.save(self._engine.save)
         return self._engine.save(self.runner)
 
     def close(self) -> None:
-        self._engine.discard(self.runner)
+        for member in self.members:
+            self._engine.discard(member)
         self.runner.close()
+
+
+def members_of(runner: Any) -> list[ModelRunner]:
+    """What is trained of a trial: one, or its replicas."""
+    return runner.members if isinstance(runner, Replicas) else [runner]
+
+
+def _slots(members: Sequence[ModelRunner], trials: int | None, strategy: Strategy) -> Size:
+    """How many trials of so many members each at once."""
+    each = len(members)
+    size = best_size(members[0], None if trials is None else trials * each, strategy)
+    if each == 1:
+        return size
+    return Size(-(-size.slots // each), f"{size.slots} members, and a trial has {each}; {size.why}")

@@ -14,14 +14,15 @@ Laws:
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from ..training.alone import ModelRunner
+from ..training.data import Source
 from ..training.drain import Tree, copied, tree_map
-from ..training.feed import Plan, TablePlan
+from ..training.feed import Plan, Table, TablePlan
 
 
 class Batches:
@@ -35,7 +36,7 @@ class Batches:
         first, *others = runners
         self._feed = first.feed
         places = {(runner.feed.epoch, runner.feed.offset) for runner in runners}
-        shared = first.data.order == "shared" and len(places) == 1
+        shared = first.data.order == "shared" and len(places) == 1 and all(runner.data is first.data for runner in others)
         plan = first.plan()
         self.in_dims = None if shared else 0
         self.waited = 0.0
@@ -67,14 +68,35 @@ class Batches:
 
     def of_row(self, row: int, batch: Tree) -> Tree:
         """What one row sees of a batch: a copy, which a hook may write on."""
-        return copied(batch if self.in_dims is None else tree_map(lambda leaf: leaf[row] if isinstance(leaf, Tensor) else leaf, batch))
+        return seen_by(row, batch, self.in_dims)
 
     def _gathered(self, n: int) -> tuple[Tree, int]:
         index = self._whole[:, self._at : self._at + n]
         self._at += n
-        flat = index.reshape(-1)
-        tree = self._feed.table.tree  # type: ignore[attr-defined]  # whoever has an order of its own has a table
-        return tree_map(lambda leaf: leaf.index_select(0, flat).view(*index.shape, *leaf.shape[1:]), tree), n
+        return gathered(self._feed.table.tree, index), n    # type: ignore[attr-defined]  # whoever has an order of its own has a table
+
+
+def of_sets(sets: Sequence[Source], size: int) -> Iterator[tuple[Tree, int, int | None]]:
+    """The batches in which rows are validated, each on its own set; their sizes, and `in_dims`: None where all have one set."""
+    first = sets[0]
+    places = [part.places for part in sets if isinstance(part, Table) and part.places is not None]
+    if len(places) < len(sets) or all(part is first for part in sets):
+        yield from ((batch, n, None) for batch, n in first.batches(size))
+        return
+    assert isinstance(first, Table)
+    for index in torch.stack(places).split(size, 1):  # type: ignore[no-untyped-call]
+        yield gathered(first.tree, index), index.shape[1], 0
+
+
+def seen_by(row: int, batch: Tree, in_dims: int | None) -> Tree:
+    """What one row sees of a batch: a copy."""
+    return copied(batch if in_dims is None else tree_map(lambda leaf: leaf[row] if isinstance(leaf, Tensor) else leaf, batch))
+
+
+def gathered(tree: Tree, index: Tensor) -> Tree:
+    """The samples at `index` (k, n): each leaf is (k, n, ...)."""
+    flat = index.reshape(-1)
+    return tree_map(lambda leaf: leaf.index_select(0, flat).view(*index.shape, *leaf.shape[1:]), tree)
 
 
 class Place:

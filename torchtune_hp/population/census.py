@@ -23,9 +23,13 @@ EARLY = 3
 
 
 class Census:
-    """`add` each round; `news` is the line to say, now and then; `small`: whether stacks are small for what there is."""
+    """`add` each round; `news` is the line to say, now and then; `small`: whether stacks are small for what there is.
+
+    `each`: what is counted, "trials" or their "replicas".
+    """
 
     def __init__(self) -> None:
+        self.each = "trials"
         self._rounds = self._trials = self._kinds = 0
         self._next = 1
         self._line = self._said = ""
@@ -41,7 +45,7 @@ class Census:
         self._trials += sum(sizes)
         self._kinds += len(sizes)
         one_by_one = f", {alone} one by one" if alone else ""
-        self._line = f"{self.mean:.3g} trials per stack (last {sum(sizes)} in {len(sizes)}{one_by_one})"
+        self._line = f"{self.mean:.3g} {self.each} per stack (last {sum(sizes)} in {len(sizes)}{one_by_one})"
 
     def news(self) -> str | None:
         """The line, if it is another than before: after 1, 2, 4, 7, 11, ... rounds, so that a log does not grow with them."""

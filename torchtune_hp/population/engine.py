@@ -62,6 +62,10 @@ class Engine:
         residents = self._residents = Residents(self._groups, self._words.tight)
         self._sorting = Sorting(lambda runner: residents.only([runner]), self._choosing.by_shape)
 
+    def call(self, each: str) -> None:
+        """What is said of members calls them so; "trials", if nothing else is said."""
+        self.census.each = self._words.each = each
+
     def begin(self, start: Callable[[], ModelRunner]) -> ModelRunner:
         """The runner that `start` makes; where there is no room for one more, made again with the device to itself."""
         runner = self._residents.begin(start)

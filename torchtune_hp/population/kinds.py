@@ -31,7 +31,7 @@ def structure_of(runner: ModelRunner, padded: bool = True) -> Structure:
     member = runner.member
     words = tuple(getattr(member, word) for word in WORDS)
     sizes = rounded(member.model, member.optimizer, member.device.type) if padded else {}
-    return type(member), id(runner.data), words, structure(member.model, member.optimizer, sizes)
+    return type(member), runner.data.tensors, words, structure(member.model, member.optimizer, sizes)
 
 
 def named(shape: Structure) -> str:
@@ -83,10 +83,10 @@ def described(kind: Kind) -> dict[str, Hashable]:
     return {"the class": cls, **dict(_worded(words)), **dict(shape), **dict(_read(values))}
 
 
-def begins(kind: Kind, k: int, number: int, first: Kind | None) -> str:
-    """What is said of a stack that is the number-th of its class. `first`: the kind of the first one, if it is another."""
+def begins(kind: Kind, members: str, number: int, first: Kind | None) -> str:
+    """What is said of a stack that is the number-th of its class. `members`: how many of what. `first`: stack 1's kind, if another."""
     (cls, _, words, shape), values = kind
-    text = f"{cls.__name__}: stack {number} begins with {k} trials"
+    text = f"{cls.__name__}: stack {number} begins with {members}"
     if first is None:
         return f"{text}."
     (_, _, its_words, its_shape), its_values = first

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..errors import TorchtuneError
 from ..training.alone import ModelRunner, finite_mean
-from ..training.drain import copied
 from ..training.evaluation import autocast, means, metrics_of, named
+from .batches import of_sets, seen_by
 from .calls import Calls, check_validation, compared
 from .keys import batch_step, keys_of, later
 from .per_member import of_row, on_host
@@ -44,15 +44,15 @@ def validated(stack: Stack, runners: Sequence[ModelRunner], due: Sequence[int], 
     raised: dict[int, BaseException] = {}
     standing = [batch_step(runner.step + 1, 0) for runner in runners]
     first_keys = keys_of([runner.validation_base for runner in runners], standing, member.device)
-    for name, part in first.data.val.items():
+    for name in first.data.val:
         found: list[tuple[dict[str, Any], int]] = []
-        for number, (batch, n) in enumerate(part.batches(first.data.batch_size)):
+        for number, (batch, n, in_dims) in enumerate(of_sets([runner.data.val[name] for runner in runners], first.data.batch_size)):
             keys, rows = later(first_keys, number), compared(own) if number == 0 and not checked else []
-            fresh = copied(batch) if rows else None         # the hook may write on what it is given
+            fresh = [seen_by(row, batch, in_dims) for row in rows]          # the hook may write on what it is given
             with autocast(member):
-                found.append((stack.evaluate(hook, batch, None, keys, own), n))
-            for row in rows:
-                check_validation(runners[row].member, stack.model_of(row), fresh, keys[row], of_row(found[0][0], row))
+                found.append((stack.evaluate(hook, batch, in_dims, keys, own), n))
+            for row, seen in zip(rows, fresh):
+                check_validation(runners[row].member, stack.model_of(row), seen, keys[row], of_row(found[0][0], row))
         found = on_host(found)
         for row in [row for row in due if row not in raised]:
             each = [({name: of_row(value, row) for name, value in values.items()}, n) for values, n in found]

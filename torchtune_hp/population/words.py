@@ -21,9 +21,10 @@ _SIZES = ("_features: ", "_channels: ", "shape of ")
 
 
 class Words:
-    """`note` hears them."""
+    """`note` hears them. `each`: what its members are, "trials" or their "replicas"."""
 
     def __init__(self, note: Note) -> None:
+        self.each = "trials"
         self._note = note
         self._said: set[Hashable] = set()
         self._numbers: dict[Any, int] = {}      # of the kinds that were stacked
@@ -40,7 +41,7 @@ class Words:
             return
         earlier = [other for other in self._numbers if other[0][0] is kind[0][0]]
         self._numbers[kind] = number = len(earlier) + 1
-        text = begins(kind, len(members), number, earlier[0] if earlier else None)
+        text = begins(kind, f"{len(members)} {self.each}", number, earlier[0] if earlier else None)
         mixing = obstacle(members[0].member.model) if any(size in text for size in _SIZES) else ""
         self.say("stack", f"{text} Widths are not padded where there is a {mixing}." if mixing else text)
 
@@ -52,8 +53,8 @@ class Words:
     def widened(self, stack: Stack, members: Sequence[ModelRunner]) -> None:
         """To what the widths of a stack are padded."""
         wide = sorted({unit for unit, times in widths(stack.model).values() if times == 1})
-        name, sizes = type(members[0].member).__name__, ", ".join(map(str, wide))
-        self.say("stack", f"{name}: widths are padded to {sizes}: {len(members)} trials of different ones share a stack.", (name, sizes))
+        name, sizes, many = type(members[0].member).__name__, ", ".join(map(str, wide)), f"{len(members)} {self.each}"
+        self.say("stack", f"{name}: widths are padded to {sizes}: {many} of different ones share a stack.", (name, sizes))
 
     def apart(self, structure: Structure, differ: Sequence[Read], why: Mapping[Read, str]) -> None:
         """What hooks read, differs and splits. `why`: what stood against lifting it."""

@@ -2,7 +2,7 @@
 
 Laws:
 1. The same data for every trial: the split of `val_fraction` depends on the number of samples alone, and what `data()` draws
-   comes from a fixed seed. Made once per (class, keywords, device) and process, shared by every trial.
+   comes from a fixed seed. Made once per (class, keywords, device) and process, shared by every trial (made.py).
 2. What fits is drained once into tensors on the device. A DataLoader is read as it comes. With `order="member"` each trial has an
    order of its own; with `order="shared"`, as every DataLoader has it, pass e of every trial is seeded by (study seed, e).
 3. The test set is seen by no search.
@@ -10,11 +10,9 @@ Laws:
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -26,7 +24,6 @@ from ..seeds import derive
 from .drain import Tree, leaves, size_of
 from .feed import SHARED, Feed, Table
 from .images import read
-from .seeding import seeded
 from .stream import Stream
 
 Order = Literal["member", "shared"]
@@ -86,10 +83,10 @@ class Data:
         self.val = sets(val, "val", like)
         self.test = sets(test, "test", like)
 
-    def on(self, device: torch.device) -> Loaded:
-        """The sets on this device, split."""
+    def on(self, device: torch.device, whole: bool = False) -> Loaded:
+        """The sets on this device, split; `whole`: the training set in one piece."""
         train, val = self.train, self.val
-        if self.val_fraction is not None and isinstance(train, Table):
+        if not whole and self.val_fraction is not None and isinstance(train, Table):
             train, held_out = split(train, self.val_fraction)
             val = {"": held_out}
         return Loaded(
@@ -104,7 +101,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Data where it is used. The name of a set is "" where it is the only one and unnamed."""
+    """Data where it is used. The name of a set is "" where it is the only one and unnamed. `folded`: how, if it is a fold."""
 
     train: Source
     val: Mapping[str, Source]
@@ -112,6 +109,15 @@ class Loaded:
     batch_size: int
     order: Order
     drop_last: bool
+    folded: str = ""
+
+    @property
+    def tensors(self) -> Hashable:
+        """Those that agree in it may be trained in one stack: samples of the same tensors, and as many."""
+        if not self.folded:
+            return id(self)
+        sets = [part for part in (self.train, *self.val.values()) if isinstance(part, Table)]       # a fold has no other
+        return id(sets[0].tree), *(part.size for part in sets)
 
     def feed(self, seed: int, study: int = SHARED) -> Feed:
         """The training batches of a trial with this seed, in a study with that one."""
@@ -170,29 +176,3 @@ def split(table: Table, fraction: float) -> tuple[Table, Table]:
     order = torch.randperm(table.size, generator=generator)
     kept, out = (part.sort().values.to(next(leaves(table.tree)).device) for part in (order[held_out:], order[:held_out]))
     return Table(table.rows(kept), len(kept)), Table(table.rows(out), len(out))
-
-
-# Made once ---------------------------------------------------------------------------------------------------------------
-
-_made: WeakKeyDictionary[type, list[tuple[Mapping[str, Any], torch.device, Loaded]]] = WeakKeyDictionary()
-_making = threading.RLock()
-
-
-def data_of(cls: type, keywords: Mapping[str, Any], device: torch.device) -> Loaded:
-    """`cls.data(**keywords)` on the device: made the first time, then the same object again."""
-    with _making:
-        for known, place, loaded in _made.get(cls, []):
-            if place == device and known.keys() == keywords.keys() and all(_same(known[key], keywords[key]) for key in keywords):
-                return loaded
-        with seeded(derive(SHARED, "data")):
-            data = cls.data(**keywords)  # type: ignore[attr-defined]
-        if not isinstance(data, Data):
-            raise ConfigurationError(f"{cls.__name__}.data must return an hp.Data, but it returned {type(data).__name__}.")
-        loaded = data.on(device)
-        _made.setdefault(cls, []).append((dict(keywords), device, loaded))
-        return loaded
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Only plain values are compared: `==` of arrays is not a bool, and other objects may change after they were compared."""
-    return a is b or (type(a) is type(b) and isinstance(a, (int, float, str, bytes, bool)) and a == b)

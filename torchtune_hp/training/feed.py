@@ -108,7 +108,7 @@ class Plan(Protocol):
 
 @dataclass(frozen=True)
 class TablePlan:
-    """`index` (samples,) int64 into the table, update by update and batch by batch."""
+    """`index` (samples,) int64 into the table's tree, update by update and batch by batch."""
 
     course: Course
     index: Tensor
@@ -128,22 +128,30 @@ class TablePlan:
 
 @dataclass(frozen=True)
 class Table:
-    """A data set as a tree of tensors, each with `size` samples."""
+    """A data set as a tree of tensors, with `size` samples: all that lie in the tree, or those at `places` (size,) int64."""
 
     tree: Tree
     size: int
+    places: Tensor | None = None
 
     def to(self, device: torch.device) -> Table:
-        return Table(tree_map(lambda leaf: leaf.to(device), self.tree), self.size)
+        places = None if self.places is None else self.places.to(device)
+        return Table(tree_map(lambda leaf: leaf.to(device), self.tree), self.size, places)
+
+    def part(self, places: Tensor) -> Table:
+        """Some of the tree's samples; the tensors are shared."""
+        return Table(self.tree, len(places), places)
 
     def rows(self, index: Tensor) -> Tree:
+        """The tree's samples at `index`."""
         return tree_map(lambda leaf: leaf.index_select(0, index), self.tree)
 
     def batches(self, size: int) -> Iterator[tuple[Tree, int]]:
         """In the order they stand, the remainder too; copies, which a hook may write on."""
         for start in range(0, self.size, size):
             part = slice(start, min(start + size, self.size))
-            yield copied(tree_map(itemgetter(part), self.tree)), part.stop - start
+            whole = copied(tree_map(itemgetter(part), self.tree)) if self.places is None else self.rows(self.places[part])
+            yield whole, part.stop - start
 
     def feed(self, seed: int, drop_last: bool) -> Feed:
         return TableFeed(self, seed, drop_last)
@@ -207,7 +215,8 @@ class TableFeed:
     def _ordered(self, epoch: int) -> Tensor:
         if self._order is None or self._order[0] != epoch:
             generator = torch.Generator().manual_seed(derive(self._seed, "order", epoch))
-            self._order = epoch, torch.randperm(self.table.size, generator=generator).to(self._device, non_blocking=True)
+            order = torch.randperm(self.table.size, generator=generator).to(self._device, non_blocking=True)
+            self._order = epoch, order if self.table.places is None else self.table.places[order]
         return self._order[1]
 
     def _turn(self) -> None:

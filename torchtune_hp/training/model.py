@@ -5,6 +5,7 @@
     data.py         hp.Data; feed.py: batches and their order; drain.py: other data sets as tensors
     evaluation.py   metrics over whole sets
     carried.py      checkpoints, and forks whose config differs
+    replicas.py     a trial trained with several seeds, or on several folds or data sets (made.py, folds.py)
 """
 
 from __future__ import annotations
@@ -21,9 +22,13 @@ from ..errors import CheckpointError, ConfigurationError
 from ..parts import as_int
 from ..trial import Scalar, Trial
 from .alone import ModelRunner
-from .data import Data, data_of
+from .data import Data, Loaded
 from .hooks import ModelTrainable, is_count, own_end
+from .made import Made, made_of
+from .replicas import Part, Replicas, Start, parts_of
 from .runner import Place, State
+
+Begin = Callable[[Callable[[], ModelRunner]], ModelRunner]
 
 __all__ = ["Data", "ModelRecipe", "ModelRunner", "ModelTrainable"]
 
@@ -31,14 +36,20 @@ __all__ = ["Data", "ModelRecipe", "ModelRunner", "ModelTrainable"]
 class ModelRecipe:
     """A ModelTrainable class with the keyword arguments of its `setup` and `data`; each gets those it names.
 
+    A trial is one ModelRunner; or Replicas, of `seeds` seeds, of `folds` folds, and of every data set where `data` gives several.
+    Fold k of n with seed s is that of scikit-learn's StratifiedKFold(n, shuffle=True, random_state=study's seed + s).
+
     Raises ConfigurationError for a class that lacks a hook, and for a keyword that neither names.
     """
 
     saves = True
     preload = "torch._dynamo"       # the first optimizer of a process imports it, in two seconds
 
-    def __init__(self, cls: type[ModelTrainable], keywords: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, cls: type[ModelTrainable], keywords: Mapping[str, Any] | None = None, seeds: int = 1, folds: int | None = None
+    ) -> None:
         self.cls = cls
+        self.seeds, self.folds = seeds, folds
         self.keywords = dict(keywords or {})
         _check_class(cls)
         self.name = cls.__name__
@@ -59,16 +70,33 @@ class ModelRecipe:
         self._setup = {key: value for key, value in self.keywords.items() if _takes(setup, key)}
         self._data = {key: value for key, value in self.keywords.items() if _takes(data, key)}
 
-    def start(self, trial: Trial, place: Place, state: State | None = None, step: int = 0) -> ModelRunner:
-        if isinstance(state, Path):
-            raise CheckpointError(f"A {self.name} starts from a dict of tensors, but the checkpoint is the folder {state}.")
-        data = data_of(self.cls, self._data, torch.device(place.device))
-        return ModelRunner(self.cls, self._setup, trial, place, data, state, step)
+    def start(
+        self, trial: Trial, place: Place, state: State | None = None, step: int = 0, begin: Begin = lambda start: start()
+    ) -> ModelRunner | Replicas:
+        """`begin`: is given what makes a ModelRunner, and returns it."""
+        made = made_of(self.cls, self._data, torch.device(place.device))
+        parts = parts_of(self.seeds, self.folds, made.names)
+        data = {part: self._data_of(made, part, place.seed) for part in parts}
 
-    def restore(self, trial: Trial, place: Place, state: State, step: int) -> nn.Module:
-        """The model with the weights of `state`, in eval mode, on the place's device."""
+        def start_on(data: Loaded) -> Start[ModelRunner]:
+            def start(trial: Trial, place: Place, state: Any, step: int) -> ModelRunner:
+                if isinstance(state, Path):
+                    raise CheckpointError(f"A {self.name} starts from a dict of tensors, but the checkpoint is the folder {state}.")
+                return begin(lambda: ModelRunner(self.cls, self._setup, trial, place, data, state, step))
+
+            return start
+
+        if len(parts) == 1:
+            return start_on(data[parts[0]])(trial, place, state, step)
+        said = _cuts(self.name, data) if trial.id == 0 and step == 0 else ()
+        return Replicas({part: start_on(data[part]) for part in parts}, trial, place, state, step, said)
+
+    def restore(self, trial: Trial, place: Place, state: State, step: int) -> nn.Module | list[nn.Module]:
+        """The model with the weights of `state`, in eval mode, on the place's device; of replicas a list of them."""
         runner = self.start(trial, place, state, step)
         runner.close()
+        if isinstance(runner, Replicas):
+            return [member.member.model.eval() for member in runner.members]
         return runner.member.model.eval()
 
     def evaluate(self, trial: Trial, place: Place, state: State, step: int) -> dict[str, Scalar]:
@@ -85,6 +113,18 @@ class ModelRecipe:
             return dict(runner.test())
         finally:
             runner.close()
+
+    def _data_of(self, made: Made, part: Part, seed: int) -> Loaded:
+        if part.fold is None or self.folds is None:
+            return made.whole(part.data)
+        return made.folds(part.data, self.folds, (seed + part.seed) % 2**32)[part.fold]
+
+
+def _cuts(name: str, data: Mapping[Part, Loaded]) -> tuple[str, ...]:
+    """How the data of each name is cut into folds."""
+    count = 1 + max(part.fold or 0 for part in data)
+    lines = (f"{name}: {count} folds{f' of {part.data!r}' if part.data else ''}, {of.folded}." for part, of in data.items() if of.folded)
+    return tuple(dict.fromkeys(lines))
 
 
 def _check_class(cls: type[ModelTrainable]) -> None:

@@ -18,6 +18,7 @@ import torch
 
 from ..errors import ConfigurationError
 from .function import FunctionRecipe, TrainFunction, check_takes_config, name_of, tune
+from .replicas import Reseeded
 from .runner import Recipe
 from .trainable import Trainable, TrainableRecipe, check_class
 
@@ -68,11 +69,25 @@ def with_parameters(target: Any, /, **keywords: Any) -> WithParameters:
     return made
 
 
-def recipe_of(trainable: Any) -> Recipe:
-    """The Recipe of anything a user may hand over; else ConfigurationError, which says what that is."""
-    if isinstance(trainable, WithParameters):
-        return _recipe(trainable.target, trainable.keywords)
-    return _recipe(trainable, {})
+def recipe_of(trainable: Any, seeds: int = 1, folds: int | None = None) -> Recipe:
+    """The Recipe of anything a user may hand over, of which each trial is trained with so many seeds, on so many folds.
+
+    ConfigurationError for anything else, which says what that is, and for folds of what has no `data()`.
+    """
+    target, keywords = (trainable.target, trainable.keywords) if isinstance(trainable, WithParameters) else (trainable, {})
+    recipe = _recipe(target, keywords)
+    if seeds == 1 and folds is None:
+        return recipe
+    from .model import ModelRecipe
+
+    if isinstance(recipe, ModelRecipe):
+        return ModelRecipe(recipe.cls, recipe.keywords, seeds, folds)
+    if folds is not None:
+        raise ConfigurationError(
+            f"folds: cut from what data() of an hp.ModelTrainable gives, but {recipe.name} has none. Subclass hp.ModelTrainable, or train "
+            "on all folds within a trial, and report the mean."
+        )
+    return Reseeded(recipe, seeds)
 
 
 def _recipe(trainable: Any, keywords: dict[str, Any]) -> Recipe:
