@@ -20,6 +20,7 @@ The claims would be false if anyone saw a loss before paying for it, or if a con
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,7 +32,7 @@ import torch
 from common import Look
 from early_stopping import BUDGETS, MAX_T, recommended
 from pairing import CODE, GP, METHODS, SCHEDULERS, SEARCHERS, TPE, SoFar, paired
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import torchtune_hp as hp
@@ -51,13 +52,19 @@ SPACES: dict[str, dict[str, Any]] = {
 DIGITS = {"sgd": (480, 32), "adamw": (160, 16)}     # how many to learn from, and of a batch
 
 
-def training(name: str, config: dict[str, Any]) -> Iterator[float]:
-    """The validation loss after each epoch; NaN from where it is no number."""
+@functools.cache
+def digits() -> tuple[Tensor, Tensor]:
+    """All of them, in an order of their own, and their labels."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    x, y = torch.as_tensor(images, dtype=torch.float32)[order] / 16, torch.as_tensor(labels)[order]
+    return torch.as_tensor(images, dtype=torch.float32)[order] / 16, torch.as_tensor(labels)[order]
+
+
+def training(name: str, config: dict[str, Any]) -> Iterator[float]:
+    """The validation loss after each epoch; NaN from where it is no number."""
+    x, y = digits()
     count, batch = DIGITS[name]
     state = torch.Generator().manual_seed(1).get_state()        # of this training's own draws; others run in between
     width, p = config["width"], config["dropout"]
