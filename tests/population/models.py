@@ -42,6 +42,18 @@ class Transformer(nn.Module):
         return self.head(self.layer(x).mean(1))
 
 
+class PaddedWords(nn.Module):
+    """Its first index stands for no word: it is not trained."""
+
+    def __init__(self, padding_idx: int = 0) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(11, 6, padding_idx)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.embedding(x).mean(1))
+
+
 class Words(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -132,6 +144,8 @@ LAYERS: dict[str, tuple[Make, Callable[[], Tensor]]] = {
     "weight norm": (lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(5, 6)), nn.Tanh(), nn.Linear(6, 3)), vectors),
     "orthogonal": (lambda: nn.Sequential(parametrizations.orthogonal(nn.Linear(5, 5)), nn.Tanh(), nn.Linear(5, 3)), vectors),
     "embedding": (Words, words),
+    "embedding with padding": (PaddedWords, words),
+    "embedding with padding from the end": (lambda: PaddedWords(-2), words),
     "lstm": (lambda: Recurrent(nn.LSTM, num_layers=2), sequences),
     "bidirectional lstm": (lambda: Recurrent(nn.LSTM, bidirectional=True), sequences),
     "gru": (lambda: Recurrent(nn.GRU), sequences),

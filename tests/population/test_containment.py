@@ -174,9 +174,10 @@ def test_a_gradient_of_nan_in_the_first_member_is_not_taken_for_a_fault_of_the_s
     others_are_the_same(well, ill, 0)
 
 
-def test_a_fault_of_the_sharing_is_still_found_once_that_member_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_the_sharing_is_still_found_once_those_that_hide_it_have_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    engine, members = Engine(lambda kind, text: said.append(text), "vmap"), runners(Steep, but(0, at=0.5))
+    configs = [*but(0, at=0.5)[:-1], but(K - 1, at=0.5)[-1]]        # the first and the last, who are compared with themselves alone
+    engine, members = Engine(lambda kind, text: said.append(text), "vmap"), runners(Steep, configs)
     gradients = Stack.gradients
 
     def wrong_loss(self: Stack, *args: Any) -> Any:
@@ -185,8 +186,10 @@ def test_a_fault_of_the_sharing_is_still_found_once_that_member_has_gone(monkeyp
 
     monkeypatch.setattr(Stack, "gradients", wrong_loss)
     engine.advance(members)
-    engine.leave(members[0])
-    engine.advance(members[1:])
+    assert len(said) == 1
+    for gone in (members[0], members[-1]):
+        engine.leave(gone)
+    engine.advance(members[1:-1])
     assert len(said) == 2 and "the loss differs" in said[1]
 
 

@@ -399,6 +399,85 @@ def test_parameters_that_the_loss_does_not_depend_on_are_left_alone() -> None:
     assert fused[0][0].metrics["spare"] == fused[0][2].metrics["spare"]
 
 
+class Switching(Toy):
+    """A second head that counts from iteration `at` on, or up to it; `on_iteration_end` turns the switch."""
+
+    def build(self, config: Any) -> nn.Module:
+        return nn.ModuleDict({"main": nn.Linear(6, 3), "more": nn.Linear(6, 3)})
+
+    def optimize(self, config: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.model.parameters(), lr=config["lr"], momentum=0.9, weight_decay=0.1)
+
+    def setup(self, config: Any) -> None:
+        super().setup(config)
+        self.on = not config["turns_on"]
+        self.iterations = 0
+
+    def training_step(self, model: Any, batch: Any) -> Any:
+        loss = F.cross_entropy(model["main"](batch[0]), batch[1])
+        return loss + F.cross_entropy(model["more"](batch[0]), batch[1]) if self.on else loss
+
+    def validation_step(self, model: Any, batch: Any) -> Any:
+        return {"loss": F.cross_entropy(model["more"](batch[0]), batch[1]), "size": model["more"].weight.square().sum()}
+
+    def on_iteration_end(self, metrics: dict[str, float]) -> None:
+        self.iterations += 1
+        self.on = (self.iterations >= self.config["at"]) == self.config["turns_on"]
+
+
+@pytest.mark.parametrize("turns_on", [True, False])
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_what_a_loss_depends_on_may_change_between_iterations(at: int, turns_on: bool) -> None:
+    configs = [{"lr": 0.02 * (1 + k), "at": at, "turns_on": turns_on} for k in range(5)]
+    fused, *_ = together(Switching, configs, 5)
+    same(fused, alone(Switching, configs, 5))
+
+
+PLANTED: dict[str, tuple[str, Callable[[Tensor], Tensor], str]] = {
+    "the first member's rate for all": ("lr", lambda values: values[:1].expand_as(values), "the Adam step"),
+    "another rate in the last row": ("lr", lambda values: torch.cat([values[:-1], 2 * values[-1:]]), "the Adam step"),
+    "another beta2": ("beta2", lambda values: 0.99 * values, "exp_avg_sq after the Adam step"),
+}
+"""(the number that is wrong, what is made of it, what is said)"""
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_a_fault_in_one_row_or_in_what_an_optimizer_keeps_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = rules.RULES[torch.optim.Adam].update
+    name, wrong, said_of = PLANTED[fault]
+
+    def update(p: Tensor, g: Tensor, state: Any, numbers: Any, flags: Any) -> None:
+        right(p, g, state, {**numbers, name: wrong(numbers[name])}, flags)
+
+    monkeypatch.setattr(rules.RULES[torch.optim.Adam], "update", update)
+    fused, said, engine = together(Toy)
+    assert not engine.stacks() and said_of in said[0], said
+    same(fused, alone(Toy))
+
+
+@pytest.mark.parametrize("lr", [1e-2, 1e-5])
+def test_a_small_step_that_goes_wrong_is_found(lr: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32, where it is far less than the parameters."""
+
+    class Small(Toy):
+        def setup(self, config: Any) -> None:
+            self.model = self.build(config)
+            self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr, weight_decay=0.1)
+
+        @classmethod
+        def data(cls) -> hp.Data:
+            return hp.Data((X[:64].float(), Y[:64]), val=(X[64:].float(), Y[64:]), batch_size=16)
+
+    assert together(Small)[2].stacks() == [5]
+    right = rules.RULES[torch.optim.AdamW].update
+
+    def undecayed(p: Tensor, g: Tensor, state: Any, numbers: Any, flags: Any) -> None:
+        right(p, g, state, {**numbers, "weight_decay": 0.0 * numbers["weight_decay"]}, flags)
+
+    monkeypatch.setattr(rules.RULES[torch.optim.AdamW], "update", undecayed)
+    assert "the AdamW step differs" in together(Small)[1][0]
+
+
 FAULTS = [("loss", "the loss differs"), ("update", "the Adam step differs between stacked and alone"), ("grad", "the gradient of")]
 
 
@@ -431,6 +510,40 @@ def test_a_fault_in_the_shared_step_is_found_at_the_first_and_costs_nothing(
     fused, said, engine = together(Toy)
     assert not engine.stacks() and len(said) == 1 and said_of in said[0], said
     same(fused, alone(Toy))
+
+
+class OnHost(Toy):
+    """Its validation needs numbers on the host, as scikit-learn does; its training does not. A buffer counts validations."""
+
+    def build(self, config: Any) -> nn.Module:
+        model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+        model.register_buffer("validations", torch.zeros(()))
+        return model
+
+    def validation_step(self, model: nn.Module, batch: Any) -> Any:
+        model.validations += 1
+        found = model(batch[0]).argmax(-1).numpy() == batch[1].numpy()
+        if self.config.get("fails") and model.validations > 2:
+            raise ArithmeticError("on purpose")
+        return {"loss": 1.0 - found.mean(), "validations": model.validations}
+
+
+def test_a_validation_that_no_stack_takes_is_each_member_s_own_and_training_stays_at_once() -> None:
+    fused, said, engine = together(OnHost)
+    assert engine.stacks() == [5] and [text for text in said if "validated" in text] == [
+        "OnHost: trained at once, but validated one by one: RuntimeError: Cannot access data pointer of Tensor that doesn't have storage."
+    ]
+    same(fused, alone(OnHost))
+
+
+def test_a_validation_by_itself_that_raises_ends_its_member_alone() -> None:
+    configs = [{**config, "fails": k == 2} for k, config in enumerate(CONFIGS)]
+    engine, members = Engine(strategy="vmap"), runners(OnHost, configs)
+    answers = [engine.advance(members), engine.advance(members)]
+    assert isinstance(answers[1][members[2]], ArithmeticError)
+    expected = alone(OnHost, n=2)
+    for k in (0, 1, 3, 4):
+        same([[answer[members[k]] for answer in answers]], [expected[k]])
 
 
 # Containment ------------------------------------------------------------------------------------------------------------------

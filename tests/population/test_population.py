@@ -305,3 +305,62 @@ def test_what_is_no_loss_is_told(case: str, strategy: Any) -> None:
     loss, text = LOSSES[case]
     with pytest.raises(ValueError, match=text):
         population(strategy=strategy).step(loss, X)
+
+
+class Headed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.main, self.head = nn.Linear(5, 3), nn.Linear(5, 3)
+
+
+def headed(strategy: Any, optimizer: Any) -> Population:
+    torch.manual_seed(7)
+    models = [Headed().double() for _ in range(4)]
+    optimizers = [optimizer(model.parameters(), lr=0.02 * (1 + k), weight_decay=0.1) for k, model in enumerate(models)]
+    return Population(models, optimizers, strategy=strategy)
+
+
+def only_main(model: Any, batch: Any) -> Tensor:
+    return F.cross_entropy(model.main(batch[0].double()), batch[1])
+
+
+def with_head(model: Any, batch: Any) -> Tensor:
+    return only_main(model, batch) + F.cross_entropy(model.head(batch[0].double()), batch[1])
+
+
+ORDERS = {
+    "never": [only_main] * 4, "from the third step on": [only_main] * 2 + [with_head] * 3,
+    "until the second": [with_head] * 2 + [only_main] * 3, "in turns": [only_main, with_head] * 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
+@pytest.mark.parametrize("order", ORDERS)
+def test_parameters_that_no_loss_depends_on_are_left_alone_as_torch_does(order: str, optimizer: Any) -> None:
+    fused, alone = headed("auto", optimizer), headed("loop", optimizer)
+    for loss in ORDERS[order]:
+        close(fused.step(loss, (X, Y)), alone.step(loss, (X, Y)))
+    for one, other in zip(fused.unstack(), alone.unstack()):
+        close(one.state_dict(), other.state_dict())
+    if order == "never":
+        assert fused.reason == "4 at once" and "exp_avg" not in fused._rows.members[0][1].state[fused._rows.members[0][0].head.weight]
+
+
+def test_a_compiled_step_leaves_them_alone_too() -> None:
+    """Slow: it compiles."""
+    fused, alone = headed("compile", torch.optim.SGD), headed("loop", torch.optim.SGD)
+    for loss in (only_main, only_main, with_head):
+        close(fused.step(loss, (X, Y)), alone.step(loss, (X, Y)))
+    close([one.state_dict() for one in fused.unstack()], [one.state_dict() for one in alone.unstack()])
+
+
+def test_what_no_stack_holds_after_it_was_changed_outside_is_trained_one_by_one() -> None:
+    fused = headed("auto", torch.optim.AdamW)
+    fused.step(with_head, (X, Y))
+    (model, optimizer), *_ = zip(fused.unstack(), [member[1] for member in fused._rows.members])
+    optimizer.zero_grad()
+    only_main(model, (X, Y)).backward()
+    optimizer.step()
+    fused.reload()
+    assert fused.reason.startswith("one by one: torch.optim.AdamW: the parameters of a group must have made the same steps")
+    assert fused.step(with_head, (X, Y)).shape == (4,)

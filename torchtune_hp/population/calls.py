@@ -72,10 +72,10 @@ class Calls:
         return {"hparams": hparams, "lifted": self._reads.tensors(members, members[0].device)}
 
 
-def compared(own: Own) -> list[int]:
-    """The rows that are compared with themselves alone: the first, and for what is lifted one that has another value than it."""
+def compared(own: Own, k: int) -> list[int]:
+    """The rows of k that are compared with themselves alone: the first and the last, and for what is lifted one unlike the first."""
     others = [(values != values[0]).reshape(len(values), -1).any(1) for values in own["lifted"].values()]
-    return [0, *dict.fromkeys(int(other.nonzero()[0]) for other in others if bool(other.any()))]
+    return list(dict.fromkeys([0, *(int(other.nonzero()[0]) for other in others if bool(other.any())), k - 1]))
 
 
 def alone(member: ModelTrainable, batch: Any, key: Tensor, share: float) -> Callable[[nn.Module], Tensor]:

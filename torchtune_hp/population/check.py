@@ -1,8 +1,10 @@
-"""Checked, not assumed: on a stack's first step one member is also stepped alone, and the two must agree.
+"""Checked, not assumed: on a stack's first step some members are also stepped alone, and the two must agree.
 
 Compared are the loss, the gradient of every parameter (by the norm of its difference, against the norm of the whole gradient: a
-bias before a normalization has none of its own), and what the optimizer makes of that same gradient. Parameters that the loss
-does not depend on are found out here too: alone they have no gradient, and their optimizer leaves them as they are.
+bias before a normalization has none of its own), and what the optimizer makes of that same gradient: how it moves the parameters, against
+the norm of that move, and its state. Who is compared is said in `calls.compared`: the first row, for which nearly any mistake in a rule of
+vmap comes out right, and the last. Parameters that the loss does not depend on are found out here too: alone they have no gradient, and
+their optimizer leaves them as they are.
 
 Where alone is not finite nothing is compared: NaN in one member says nothing of the sharing, and the check waits for a later step.
 """
@@ -10,7 +12,7 @@ Where alone is not finite nothing is compared: NaN in one member says nothing of
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,8 +20,10 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.utils._pytree import tree_flatten
 
-from .layout import flatten, parameters_of, trained
+from .layout import Block, parameters_of, trained
 from .stack import Stack
+
+_ROUNDING = 4.0         # units in the last place by which two ways to the same parameters may differ
 
 
 class Differs(Exception):
@@ -69,7 +73,9 @@ class FirstStep:
 
     def update(self, gradients: Sequence[Tensor], clip: Tensor | None) -> Callable[[], None]:
         """To be called before the stack's update, and what it returns after it. Raises Differs."""
+        before = []
         for number, (block, gradient) in enumerate(zip(self._stack.layout.blocks, gradients)):
+            before.append(self._flat(block))
             for part, parameter in zip(self._parts(number, gradient), parameters_of(self._model, block)):
                 parameter.grad = part.detach().view_as(parameter).clone()
         if clip is not None:
@@ -77,24 +83,42 @@ class FirstStep:
         self._optimizer.step()
 
         def compare() -> None:
+            step = f"{type(self._optimizer).__name__} step"
             for number, (block, flat) in enumerate(zip(self._stack.layout.blocks, self._stack.flats)):
-                row = self._stack.own(number, flat.detach(), self.row)
-                own = torch.empty_like(row)
-                flatten(parameters_of(self._model, block), own)
-                if bool(own.isfinite().all()):
-                    self._agree(f"the {type(self._optimizer).__name__} step", row, own, own.norm())
-                else:
+                own = self._flat(block)
+                if not bool(own.isfinite().all()):
                     self.conclusive = False
+                    continue
+                rounding = _ROUNDING * torch.finfo(own.dtype).eps * own.norm()      # a small step of large parameters is little else
+                self._agree(f"the {step}", self._stack.own(number, flat.detach(), self.row), own, (own - before[number]).norm(), rounding)
+            for name, stacked, alone in self._states() if self.conclusive else ():
+                self._agree(f"{name} after the {step}", stacked, alone, alone.norm())
 
         return compare
+
+    def _flat(self, block: Block) -> Tensor:
+        parameters = parameters_of(self._model, block)
+        return torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
+
+    def _states(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """What the optimizers keep of all parameters, by name: as the stack gives it back, and alone."""
+        stacked = self._stack.copy_of(self.row)[1]
+        pairs = [(stacked.state[one], self._optimizer.state[other]) for one, other in zip(trained(stacked), trained(self._optimizer))]
+        for name in dict.fromkeys(name for _, kept in pairs for name in kept):
+            both = [(one.get(name), other[name]) for one, other in pairs if isinstance(other.get(name), Tensor)]
+            if both and any(not isinstance(one, Tensor) for one, _ in both):
+                raise Differs(f"{name} of {type(self._optimizer).__name__} is kept alone, and not stacked")
+            if both:
+                one, other = (torch.cat([part.double().reshape(-1) for part in parts]) for parts in zip(*both))
+                yield name, one.to(other.device), other
 
     def _parts(self, number: int, rows: Tensor) -> tuple[Tensor, ...]:
         parameters = parameters_of(self._model, self._stack.layout.blocks[number])
         return self._stack.own(number, rows, self.row).split_with_sizes([parameter.numel() for parameter in parameters])
 
-    def _agree(self, what: str, stacked: Tensor, alone: Any, scale: Tensor) -> None:
+    def _agree(self, what: str, stacked: Tensor, alone: Any, scale: Tensor, rounding: Tensor | float = 0.0) -> None:
         off = (stacked - alone).norm()
-        if not bool(off <= self._bound * scale):
+        if not bool(off <= self._bound * scale + rounding):
             raise Differs(f"{what} differs between stacked and alone, by {float(off):.3g} where {float(scale):.3g} is its scale")
 
 

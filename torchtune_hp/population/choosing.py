@@ -86,6 +86,9 @@ class Choosing:
     def trained(self, structure: Structure, group: Group, k: int) -> None:
         """Says what was chosen where a group trained k."""
         self._said_of_graphs(structure, group, k)
+        if group.speeds is not None and (found := group.speeds.wins(k)) is not None:
+            text = f"{structure[0].__name__}: trained at once where there are {k} or so: {found}."
+            self._words.say("choice", text, (structure, "at once"))
         if len(self._choices) > self._given:
             self._words.timed(structure[0].__name__)
 

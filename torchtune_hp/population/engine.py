@@ -20,7 +20,7 @@ Laws:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from ..training.alone import ModelRunner
@@ -198,8 +198,10 @@ class Engine:
         else:
             answers.update(found)
             if len(reads.seen) > known:
-                self._again(structure)
+                self._again(structure, group.trained_as)
             self._words.formed(self._sorting.kind(members[0]), members)
+            if group.validates_alone:
+                self._words.say("stack", f"{structure[0].__name__}: trained at once, but validated one by one: {group.validates_alone}.")
             if group.stack is not None and group.stack.outside:
                 self._words.widened(group.stack, members)
             self._choosing.trained(structure, group, len(members))
@@ -240,19 +242,23 @@ class Engine:
                 del self._groups[kind]
         self._sorting.forget_all(structure)
 
-    def _again(self, structure: Any) -> None:
-        """More was read than before, so kinds have other keys: those that are there, as those to come will have."""
+    def _again(self, structure: Any, trained_as: Mapping[ModelRunner, Hashable]) -> None:
+        """More was read than before, so kinds have other keys: those that are there, as those to come will have.
+
+        `trained_as`: what was read of those whose hooks may have changed it since. They are named by it, so that they are seen to be of
+        another kind now, and a stack keeps what it found out to itself.
+        """
         reads = self._sorting.reads[structure]
         for kind, group in [(kind, group) for kind, group in self._groups.items() if kind[0] == structure]:
             del self._groups[kind]
-            values = {reads.values(runner.member) for runner in group.present}
+            values = {trained_as.get(runner) or reads.values(runner.member) for runner in group.present}
             if len(values) != 1:
                 self._residents.take_out(group.present)
                 continue
             new = (structure, values.pop())
             self._groups[new] = group
             self._words.renamed(kind, new)
-        for kind, new in self._sorting.renamed(structure):
+        for kind, new in self._sorting.renamed(structure, trained_as):
             if kind in self._most:
                 self._most[new] = self._most[kind]
             if kind in self._alone:

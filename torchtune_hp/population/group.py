@@ -47,9 +47,11 @@ class Group(Seats):
         super().__init__(compiled, graphed)
         self.reads = reads
         self.speeds = speeds
+        self.trained_as: dict[ModelRunner, Hashable] = {}       # what was read, before `on_iteration_end` may have changed it
         self._founder: dict[Read, Hashable] = {}    # attributes of the member that the stack's model is a copy of
         self.proven = False                         # what is lifted was compared with members alone, in training,
         self._validated = False                     # and in validation
+        self.validates_alone = ""                   # why members are validated one by one, if they are
         self._calls = Calls(reads)
         self._widths = Widths(reads, self._calls)
         self._warm = False                          # every hook has run once
@@ -80,6 +82,7 @@ class Group(Seats):
             self._widths.check(stack, self.runners)
             trained, validated = self._attempt(stack)
         self.proven = self.proven or stack.checked
+        self.trained_as = {runner: self.reads.values(runner.member) for runner in self.runners if runner.hooked}
         answers: dict[ModelRunner, Look | BaseException] = {}
         for row, (runner, metrics) in enumerate(zip(self.runners, trained)):
             if isinstance(metrics, BaseException):
@@ -206,7 +209,7 @@ class Group(Seats):
         losses: list[Tensor] = []
         extras: list[dict[str, Tensor]] = []
         weights: list[int] = []
-        rows = [] if stack.checked else compared(own)
+        rows = [] if stack.checked else compared(own, len(runners))
         for row in rows:        # it is stepped alone from where it stands
             self.settle(runners[row])
         first_steps = [FirstStep(stack, member.precision == "bf16", row) for row in rows]
@@ -228,7 +231,7 @@ class Group(Seats):
                 singles = [batches.of_row(each.row, batch) for each in comparing]
                 with autocast(member), _no_other_draws(self._warm or update > 0):
                     keys = later(first_keys[micros], update * micros + micro)
-                    loss, extra, part, _ = stack.gradients(hook, batch, batches.in_dims, keys, own, token)
+                    loss, extra, part, *_ = stack.gradients(hook, batch, batches.in_dims, keys, own, token)
                 if n != samples:
                     part = tuple(each_part * (n / samples) for each_part in part)
                 for each, single in zip(comparing, singles):
@@ -265,7 +268,20 @@ class Group(Seats):
         if not due:
             return {}
         checked = self._validated or not self.reads.lifted
-        found = looks.validated(stack, self.runners, due, self._calls, checked)
+        before = None if self._validated else stack.snapshot()
+        try:
+            if self.validates_alone:
+                found = looks.validated_alone(stack, [(row, self.runners[row]) for row in due], self.settle)
+            else:
+                found = looks.validated(stack, self.runners, due, self._calls, checked)
+        except (Idle, CompilerFailed, JournalError, Differs, *OUT_OF_MEMORY):
+            raise
+        except Exception as error:
+            if not checked or before is None or self._differ():     # it may be for the tensors in the place of what is lifted or differs
+                raise
+            stack.restore(before)
+            self.validates_alone = line_of(error)
+            return self._validate(stack, trained)
         self._validated = True
         for row, metrics in found.items():
             if isinstance(metrics, BaseException):

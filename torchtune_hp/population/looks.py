@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -36,6 +36,22 @@ def trained(runners: Sequence[ModelRunner], losses: Tensor, extras: list[dict[st
     return found
 
 
+def validated_alone(
+    stack: Stack, due: Sequence[tuple[int, ModelRunner]], settle: Callable[[ModelRunner], None]
+) -> dict[int, Metrics]:
+    """Of members by row, each by itself, after `settle` has made its own module what it was trained to."""
+    found: dict[int, Metrics] = {}
+    for row, runner in due:
+        settle(runner)
+        try:
+            found[row] = runner.validate()
+        except (Exception, SystemExit) as error:
+            found[row] = error
+        if stack.buffers:       # a validation may count in them
+            stack.load(row)
+    return found
+
+
 def validated(stack: Stack, runners: Sequence[ModelRunner], due: Sequence[int], calls: Calls, checked: bool) -> dict[int, Metrics]:
     """Of the rows that are `due`. Unless they are `checked`, rows with different values of what is lifted are compared with alone."""
     first, member = runners[0], runners[0].member
@@ -47,12 +63,12 @@ def validated(stack: Stack, runners: Sequence[ModelRunner], due: Sequence[int], 
     for name in first.data.val:
         found: list[tuple[dict[str, Any], int]] = []
         for number, (batch, n, in_dims) in enumerate(of_sets([runner.data.val[name] for runner in runners], first.data.batch_size)):
-            keys, rows = later(first_keys, number), compared(own) if number == 0 and not checked else []
+            keys, rows = later(first_keys, number), compared(own, len(runners)) if number == 0 and not checked else []
             fresh = [seen_by(row, batch, in_dims) for row in rows]          # the hook may write on what it is given
             with autocast(member):
                 found.append((stack.evaluate(hook, batch, in_dims, keys, own), n))
             for row, seen in zip(rows, fresh):
-                check_validation(runners[row].member, stack.model_of(row), seen, keys[row], of_row(found[0][0], row))
+                check_validation(runners[row].member, stack.copy_of(row)[0], seen, keys[row], of_row(found[0][0], row))
         found = on_host(found)
         for row in [row for row in due if row not in raised]:
             each = [({name: of_row(value, row) for name, value in values.items()}, n) for values, n in found]

@@ -57,7 +57,7 @@ def compared(stack: Stack, runners: Sequence[ModelRunner], calls: Calls) -> list
                 check_validation(runner.member, model, batch, keys[row], of_row(found, row))
         before = copies.snapshot()
         with autocast(first):
-            losses, _, gradients, _ = copies.gradients(hook, copied(train), batches.in_dims, keys, own)
+            losses, _, gradients, *_ = copies.gradients(hook, copied(train), batches.in_dims, keys, own)
         copies.restore(before)
         for row, (runner, step) in enumerate(zip(runners, steps)):
             step.loss(alone(runner.member, batches.of_row(row, train), keys[row], 1.0), losses, gradients)

@@ -5,6 +5,8 @@
                     backward with 1 to 64 channels, 8x8 to 32x32, kernels of 3 and 5, a grouped one took 1.4 to 2.5 times as long
                     for 3, 4 and 6 channels, and 0.7 to 1.3 times for 1, 2 and multiples of 8. im2col and a product took longer
                     than both but for one channel of 8x8. An input that all share is one convolution with all channels, vmap's own
+    embedding       where one index is not trained (`padding_idx`): vmap's rule leaves that of the first member as it is, and trains the
+                    others'
     cross_entropy   one of k * n samples, where vmap takes torch's nll_loss to pieces in Python; on CPUs, of few classes, sample beside
                     sample
     batch_norm      in float32 where autocast gives it less, as torch computes it within: vmap's rule takes one dtype only.
@@ -150,6 +152,16 @@ def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any
     return _functorch._add_batch_dim(torch.stack(each), 0, level)
 
 
+def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None, *args: Any, **options: Any) -> Tensor | None:
+    """`F.embedding` of one member, with a `padding_idx`; None where torch's own serves."""
+    level = _functorch.maybe_current_level()
+    if level is None or padding_idx is None or not _of_members(weight, level):
+        return None
+    found = F.embedding(input, weight, None, *args, **options)
+    untrained = input == (padding_idx if padding_idx >= 0 else weight.shape[0] + padding_idx)
+    return torch.where(untrained.unsqueeze(-1), found.detach(), found)
+
+
 def cross_entropy(
     input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: Any = None, ignore_index: int = -100, reduce: Any = None,
     reduction: str = "mean", label_smoothing: float = 0.0,
@@ -240,7 +252,7 @@ def autocast(layer: Callable[..., Tensor], first: Callable[..., Tensor | None] |
 
 _CONVOLUTIONS = (F.conv1d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 _LOWERED: dict[Any, Callable[..., Tensor | None]] = {
-    F.linear: linear, F.conv2d: autocast(F.conv2d, conv2d), F.cross_entropy: cross_entropy,
+    F.linear: linear, F.conv2d: autocast(F.conv2d, conv2d), F.embedding: embedding, F.cross_entropy: cross_entropy,
     **{layer: in_float32(layer) for layer in (F.batch_norm, F.instance_norm, F.prelu)},
     **{layer: autocast(layer) for layer in (*_CONVOLUTIONS, F.scaled_dot_product_attention)},
 }   # fmt: skip

@@ -29,7 +29,7 @@ from .room import OUT_OF_MEMORY
 from .rows import Member
 from .seats import line_of
 from .signature import Signature, difference, signature
-from .stack import Stack
+from .stack import OtherUse, Stack
 from .stackable import Unstackable
 from .written import written
 
@@ -106,7 +106,12 @@ class Population:
         if self._clips is not None and self._norms is None:
             self._norms = torch.tensor(self._clips, device=self._device)
         clip = None if self._clips is None else self._norms
-        losses, _ = self._rows.step(loss_fn, batch, in_dims, keys, clip)
+        try:
+            losses, _ = self._rows.step(loss_fn, batch, in_dims, keys, clip)
+        except OtherUse as other:       # torch.optim leaves alone what no loss depends on, so it has no row
+            self.unstack()
+            self._rows = self._made(self._rows.members, other.idle)
+            losses, _ = self._rows.step(loss_fn, batch, in_dims, keys, clip)
         if isinstance(self._rows, Stack) and self._rows.graphs is not None and self._rows.graphs.why:
             self.reason = f"{len(self)} at once, not from a graph: {self._rows.graphs.why}"
         self._steps = [step + 1 for step in self._steps]
@@ -169,8 +174,12 @@ class Population:
 
     def reload(self) -> None:
         """Reads every member from its own module and optimizer again, after they were changed from outside."""
-        for row in range(len(self)):
-            self._rows.load(row)
+        try:
+            for row in range(len(self)):
+                self._rows.load(row)
+        except (Unstackable, ValueError) as error:      # what no stack holds, such as parameters of one group after different steps
+            self._let_go(error)
+            self._rows = Loop(self._rows.members)
 
     def _are_there(self, word: str, places: Sequence[int]) -> None:
         wrong = [place for place in places if not isinstance(place, int) or not 0 <= place < len(self)]
@@ -195,7 +204,8 @@ class Population:
     def _keys(self) -> Tensor:
         return keys_of(self._seeds, self._steps, self._device) if self._next is None else self._next
 
-    def _made(self, members: Sequence[Member]) -> Stack | Loop:
+    def _made(self, members: Sequence[Member], idle: Sequence[str] = ()) -> Stack | Loop:
+        """`idle`: parameters that no loss depends on."""
         strategy = self.strategy
         if strategy == "loop":
             self.reason = "one by one, as asked for"
@@ -203,7 +213,8 @@ class Population:
             self.reason = f"one by one: {len(members)} gain nothing from a stack"
         else:
             try:
-                stack = Stack(members, compiled=strategy == "compile", graphed=strategy == "graph")
+                stack = Stack(members, idle, strategy == "compile", graphed=strategy == "graph")
+                stack.watches = True
                 self.reason = f"{len(members)} at once" + {"compile": ", compiled", "graph": ", from a graph"}.get(strategy, "")
                 return stack
             except OUT_OF_MEMORY:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -69,12 +70,14 @@ class Rows(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """`losses` (k,); `extras`: what the hook gave besides; `parts`: one (k, D) for each block; `buffers` as they are now."""
+    """`losses` (k,); `extras`: what the hook gave besides; `parts`: one (k, D) for each block; `buffers` as they are now; `unused`: the
+    parameters that the losses do not depend on, if that was asked for."""
 
     losses: Tensor
     extras: Any
     parts: tuple[Tensor, ...]
     buffers: dict[str, Tensor]
+    unused: tuple[str, ...] = ()
 
 
 class Program:
@@ -90,8 +93,13 @@ class Program:
         for parameter in self.model.parameters():
             parameter.requires_grad_(False)     # the rows are trained, not the prototype
 
-    def gradients(self, hook: Hook, rows: Rows, keys: Tensor, batch: Any, in_dims: Any, more: Any = None) -> Gradients:
-        """In training mode. The flats must require gradients."""
+    def gradients(
+        self, hook: Hook, rows: Rows, keys: Tensor, batch: Any, in_dims: Any, more: Any = None, idle: Sequence[str] | None = None
+    ) -> Gradients:
+        """In training mode. The flats must require gradients.
+
+        `idle`: parameters that are in no block, for no loss depended on them; None: `unused` is not asked for.
+        """
         def checked(*given: Any) -> Any:
             found = hook(*given)
             loss = found[0] if isinstance(found, tuple) and len(found) == 2 else found
@@ -99,27 +107,41 @@ class Program:
                 raise ValueError(f"The loss of a member must be a 0-dim tensor, but is a {type(loss).__name__}.")
             return found
 
-        found, buffers = self.run(checked, rows, keys, batch, in_dims, more, training=True)
+        asleep = {name: _asleep(rows, name) for name in idle or ()}
+        rows = rows._replace(**{  # type: ignore[arg-type]
+            part: {name: asleep.get(name, tensor) for name, tensor in getattr(rows, part).items()} for part in ("stacked", "shared")
+        }) if asleep else rows  # fmt: skip
+        used: set[str] | None = None if idle is None else set()
+        found, buffers = self.run(checked, rows, keys, batch, in_dims, more, training=True, used=used)
         losses, extras = found if isinstance(found, tuple) and len(found) == 2 else (found, {})
         if losses.dim() != 1:
             raise ValueError(f"The loss of a member must be a 0-dim tensor, but is {tuple(losses.shape[1:])}. Take its mean().")
         if not losses.requires_grad:
             raise ValueError(NO_GRADIENT)
-        parts = torch.autograd.grad(losses, list(rows.flats), torch.ones_like(losses))      # of their sum
-        return Gradients(losses.detach(), mapped(detached, extras), parts, {name: buffer.detach() for name, buffer in buffers.items()})
+        inputs = [*rows.flats, *asleep.values()]
+        parts = torch.autograd.grad(losses, inputs, torch.ones_like(losses), allow_unused=bool(asleep))     # of their sum
+        parts, woken = parts[: len(rows.flats)], parts[len(rows.flats) :]
+        unused = [name for block in self._blocks for name in block.names if used is not None and name not in used]
+        unused += [name for name, part in zip(asleep, woken) if part is None]
+        after = {name: buffer.detach() for name, buffer in buffers.items()}
+        return Gradients(losses.detach(), mapped(detached, extras), parts, after, tuple(unused))
 
     def run(
-        self, hook: Hook, rows: Rows, keys: Tensor, batch: Any, in_dims: Any, more: Any, training: bool
+        self, hook: Hook, rows: Rows, keys: Tensor, batch: Any, in_dims: Any, more: Any, training: bool, used: set[str] | None = None
     ) -> tuple[Any, dict[str, Tensor]]:
         """All members -> (what the hook gives, buffers), each tensor with a leading (k,).
 
         `in_dims`: as of torch.func.vmap, for `batch`. `keys`: (k,) int64, from which each member's random numbers come. `more`: None,
-        or a tree of (k, ...) tensors, a member's own each, which the hook is given as a third argument.
+        or a tree of (k, ...) tensors, a member's own each, which the hook is given as a third argument. `used`: to it are added, when
+        what came out is differentiated, the names of trained parameters that a gradient reaches.
         """
         k = len(keys)
         tensors = {**rows.buffers, **rows.stacked}
         for block, flat in zip(self._blocks, rows.flats):
-            tensors.update(block.views(flat))
+            views = block.views(flat)
+            tensors.update(views)
+            if used is not None:
+                _watch(views, used)
         self._turn(training)
         with members(k) as level:
             held = {name: own(tensor, level) for name, tensor in tensors.items()}
@@ -174,6 +196,19 @@ def _places(model: nn.Module) -> Iterator[tuple[dict[str, Any], str, str, bool]]
                 if tensor is not None:
                     name = first.setdefault(id(tensor), f"{path}.{key}" if path else key)
                     yield registry, key, name, registry is module._buffers
+
+
+def _watch(views: Mapping[str, Tensor], used: set[str]) -> None:
+    def reached(name: str, gradient: Tensor) -> None:
+        used.add(name)
+
+    for name, view in views.items():
+        view.register_hook(partial(reached, name))  # type: ignore[no-untyped-call]
+
+
+def _asleep(rows: Rows, name: str) -> Tensor:
+    """A parameter that is not trained, as a leaf of its own: whether a loss depends on it shows in its gradient."""
+    return (rows.stacked[name] if name in rows.stacked else rows.shared[name]).detach().requires_grad_()
 
 
 def detached(part: Any) -> Any:

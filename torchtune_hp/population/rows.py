@@ -82,12 +82,12 @@ class MemberRows:
         block = self.layout.blocks[number]
         return cut(rows, row, corner(block, parameters_of(self.members[row][0], block)))[0]
 
-    def model_of(self, row: int) -> nn.Module:
-        """A row as a module of its own; the member's stays as it is."""
+    def copy_of(self, row: int) -> Member:
+        """A row as a module and an optimizer of its own; the member's stay as they are."""
         own = self.members[row]
         self.members[row] = copy.deepcopy(own)
         try:
-            return self.dump(row)[0]
+            return self.dump(row)
         finally:
             self.members[row] = own
 

@@ -6,7 +6,7 @@ changed something (`on_iteration_end`), or its lazy layers saw their first batch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 from torch.nn.parameter import is_lazy
 
@@ -74,11 +74,14 @@ class Sorting:
         self.forget(runner)
         return bool(self.kind(runner) != before)
 
-    def renamed(self, structure: Structure) -> Iterator[tuple[Kind, Kind]]:
-        """More was read than before, so kinds have other names: of each trial of this structure the old one, and the new."""
+    def renamed(self, structure: Structure, trained_as: Mapping[ModelRunner, Hashable]) -> Iterator[tuple[Kind, Kind]]:
+        """More was read than before, so kinds have other names: of each trial of this structure the old one, and the new.
+
+        `trained_as`: of some, what was read of them when it was.
+        """
         for runner, kind in list(self._kinds.items()):
             if kind[0] == structure:
-                self._kinds[runner] = (structure, self.reads[structure].values(runner.member))
+                self._kinds[runner] = (structure, trained_as.get(runner) or self.reads[structure].values(runner.member))
                 yield kind, self._kinds[runner]
 
 

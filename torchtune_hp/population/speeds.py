@@ -96,6 +96,11 @@ class Speeds:
             return None
         return self._shown(k) if k.bit_length() in self._stacked else BEFORE
 
+    def wins(self, k: int) -> str | None:
+        """In figures, why k are better trained at once, without graphs in the choice; None where that was not timed, or is not so."""
+        timed = not self.graphs and self.alone is not None and k.bit_length() in self._stacked
+        return self._shown(k) if timed and self.chosen(k) == "vmap" else None
+
     def graph(self, k: int) -> str | None:
         """What was found of graphs for k, in figures, or that they were taken before; None where they were not timed, or not yet."""
         if self.graphs and self.alone is not None and k.bit_length() in self._stacked and not self._tries(k):

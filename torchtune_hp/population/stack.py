@@ -34,6 +34,14 @@ if TYPE_CHECKING:
     from .graphed import GraphedStep
 
 
+class OtherUse(Exception):
+    """`idle`: the parameters that the losses of a step do not depend on; the layout knows of others. Nothing has changed."""
+
+    def __init__(self, idle: tuple[str, ...]) -> None:
+        super().__init__(", ".join(idle))
+        self.idle = idle
+
+
 class Stack(MemberRows):
     """`members`: at least one, of one signature but for widths. Tensors lie where the first member's do.
 
@@ -65,6 +73,8 @@ class Stack(MemberRows):
         self._seen: list[Any] = []      # hyperparameters as they were read last,
         self._seen_at = -1              # and of which rows
         self.checked = False            # for whoever compares it with a member alone
+        self.watches = False            # whether a step raises OtherUse where losses depend on other parameters than the layout says
+        self._known: set[Hashable] = set()      # hooks that were watched; what is compiled or replayed is not, step by step
 
     def step(self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, clip: Tensor | None = None, more: Any = None) -> tuple[Tensor, Any]:
         """One update of all members -> (losses (k,), what the hook gave besides, each with a leading (k,)).
@@ -82,18 +92,28 @@ class Stack(MemberRows):
         self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, more: Any = None, token: Callable[[], Hashable] | None = None
     ) -> Gradients:
         """The forward and the backward pass in training mode; buffers move on. `token()`: equal for hooks that do the same."""
+        idle = self.idle if self.watches else None
+        eager = self._compiled is None and not (self.graphs is not None and self.replayed)
+        if idle is not None and not eager and (form := (token or partial(frozen, hook))()) not in self._known:
+            self._expect(self.program.gradients(hook, self._rows(), keys, batch, in_dims, more, idle))
+            self._known.add(form)
         if self.graphs is not None and self.replayed:
             first = self.members[0][0]      # whose hook it is: what it holds of its own on the device may have another's content alike
             own = partial(placed, hook) if token is None else lambda: (token(), id(first))
             found = self.graphs.gradients(hook, own, self._rows(), keys, batch, in_dims, more)
         elif self._compiled is None:
-            found = self.program.gradients(hook, self._rows(), keys, batch, in_dims, more)
+            found = self.program.gradients(hook, self._rows(), keys, batch, in_dims, more, idle)
+            self._expect(found)
         else:
             found = self._compiled(hook, token or partial(frozen, hook), self._rows(), keys, batch, in_dims, more)
         self._keep(found.buffers)
         for number, outside in self.outside.items():
             found.parts[number].masked_fill_(outside, 0.0)      # no product with a mask: NaN times zero is NaN
         return found
+
+    def _expect(self, found: Gradients) -> None:
+        if self.watches and set(found.unused) != set(self.idle):
+            raise OtherUse(tuple(sorted(found.unused)))
 
     def look(self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, more: Any = None) -> None:
         """Runs the hook as `gradients` does, for what it reads and raises. Nothing moves on, and nothing is compiled."""

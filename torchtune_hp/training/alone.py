@@ -94,6 +94,12 @@ class ModelRunner:
         due = self._validated is None or number % self.member.validate_every == 0 or number == self._last()
         return due and bool(self.data.val)
 
+    def validate(self) -> dict[str, float]:
+        """The validation that ends an iteration which was trained elsewhere, with the weights as they are."""
+        number = self.step + 1
+        with self._session, seeded(derive(self._trial.seed, "step", number)):
+            return self._evaluate(number)
+
     def looked(self, metrics: dict[str, float], validated: dict[str, float] | None) -> Look:
         """The look of an iteration that was trained and validated elsewhere, among other members."""
         number = self.step + 1
