@@ -6,11 +6,12 @@ Two networks on scikit-learn's digits, at most 50 epochs each, judged by the val
 A configuration is trained from the same initial weights and in the same order by everyone, so a loss is a function of configuration
 and epoch; it is trained when it is first asked for. An epoch is one step of one trial, and who goes on pays only for what is new.
 
-Methods, budgets (10, 20 and 50 full runs' worth of epochs, one slot), recommendation (the configuration with the lowest loss reported
-so far), pairs, intervals and goals are those of pairing.py; the peers are Optuna's TPE with its HyperbandPruner (reduction factor 3, its
-default, and 4), and its GPSampler with full runs, in the same space. Regret is of the recommended configuration's loss after 50
-epochs: (loss - best) / (median - best), cut at 1 (a NaN is 1), where `best` is the least that anyone was recommended, or any of 64
-random configurations, and `median` is theirs.
+Methods, budgets (10, 20 and 50 full runs' worth of epochs, one slot), pairs, intervals and goals are those of pairing.py; the peers are
+Optuna's TPE with its HyperbandPruner (reduction factor 3, its default, and 4), and its GPSampler with full runs, in the same space. What a
+method has found is the lowest loss reported so far, of whatever step, for the weights of that report are what is kept; pairing.py, whose
+curves have no weights, asks how a row ends, and these networks end worse than they were at their best. Regret is
+(loss - best) / (median - best), cut at 1 (a NaN is 1): `best` is the least that anyone found, here or among 64 random configurations
+trained to their end, and `median` is of what those were at their best.
 
 The claims would be false if anyone saw a loss before paying for it, or if a configuration were worth one thing to us and another to a peer.
 
@@ -30,7 +31,7 @@ import common
 import numpy as np
 import torch
 from common import Look
-from early_stopping import BUDGETS, MAX_T, recommended
+from early_stopping import BUDGETS, MAX_T
 from pairing import CODE, GP, METHODS, SCHEDULERS, SEARCHERS, TPE, SoFar, paired
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -172,18 +173,27 @@ def methods(peers: bool) -> dict[str, Callable[[Digits, int], Iterator[Look]]]:
     return {f"{scheduler} + {searcher}": of(scheduler, searcher) for scheduler, searcher in METHODS} | (PEERS if peers else {})
 
 
-def finals(task: Digits, seen: Iterator[Look], budgets: tuple[int, ...]) -> list[float]:
-    """The recommended configurations' losses after MAX_T epochs."""
-    return [task.loss(number, MAX_T) for number in recommended(task, seen, budgets)]
+def lowest(seen: Iterator[Look], budgets: tuple[int, ...]) -> list[float]:
+    """The lowest loss reported within each budget."""
+    best, found = math.inf, []
+    for look in seen:
+        while len(found) < len(budgets) and look.epochs > budgets[len(found)]:
+            found.append(best)
+        if len(found) == len(budgets):
+            break
+        best = min(best, look.value) if math.isfinite(look.value) else best
+    return found + [best] * (len(budgets) - len(found))
 
 
-def random_finals(task: Digits, n: int) -> list[float]:
+def at_their_best(task: Digits, n: int) -> list[float]:
+    """The lowest losses of random configurations; NaN where there is none."""
     x = task.space.canonical(torch.from_numpy(np.random.default_rng(0).random((n, len(task.space)))))
-    return [task.loss(task.row(config), MAX_T) for config in task.space.decode(x)]
+    numbers = [task.row(config) for config in task.space.decode(x)]
+    return [float(np.fmin.reduce([task.loss(number, step) for step in range(1, MAX_T + 1)])) for number in numbers]
 
 
 def regrets(losses: np.ndarray, random: np.ndarray) -> np.ndarray:
-    """Of losses (methods, tasks, seeds, budgets) after MAX_T epochs, and random configurations' (tasks, n)."""
+    """Of losses (methods, tasks, seeds, budgets), and random configurations' (tasks, n)."""
     best = np.minimum(np.nanmin(losses, axis=(0, 2, 3)), np.nanmin(random, axis=1))[:, None, None]
     middle = np.nanmedian(random, axis=1)[:, None, None]
     return np.asarray(np.minimum(1.0, np.nan_to_num((losses - best) / (middle - best), nan=1.0)))
@@ -205,13 +215,13 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     so_far = SoFar(options.so_far, {name: str(where[name]) for name in CODE})
     tasks = [Digits(name) for name in names]
     n = 16 if quick else RANDOM
-    random = np.array([so_far(f"random, {task.name}, {n}", lambda task=task: random_finals(task, n)) for task in tasks])
+    random = np.array([so_far(f"random, {task.name}, {n}", lambda task=task: at_their_best(task, n)) for task in tasks])
     losses: dict[str, list[list[list[float]]]] = {name: [[] for _ in tasks] for name in methods(where["optuna"] is not None)}
     for seed in range(seeds):
         for name, run in methods(where["optuna"] is not None).items():
             for k, task in enumerate(tasks):
                 study = f"{name}, {task.name}, {seed}, {budgets}"
-                losses[name][k].append(so_far(study, lambda run=run, task=task, seed=seed: finals(task, run(task, seed), budgets)))
+                losses[name][k].append(so_far(study, lambda run=run, task=task, seed=seed: lowest(run(task, seed), budgets)))
     found = dict(zip(losses, regrets(np.array(list(losses.values())), random)))
     common.table(
         f"mean normalized regret, {seeds} seeds",

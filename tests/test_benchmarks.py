@@ -355,6 +355,9 @@ def test_trainings_are_the_same_for_everyone(benchmark: Any, tmp_path: Path, mon
         alone = [other.loss(other.row(more), step) for step in (1, 2)]
         mixed = [one.curve(config, step)["loss"] for step in (1, 2) for config in (few, more)]
         assert mixed[1::2] == alone and mixed[0] != alone[0] and one.row(few) == 0 and math.isnan(one.loss(0, 3))
+    Look = digits.Look
+    seen = [Look(0, {}, 1, 3.0, 1), Look(0, {}, 2, math.nan, 2), Look(1, {}, 1, 2.0, 4), Look(1, {}, 2, 1.0, 6)]
+    assert digits.lowest(iter(seen), (2, 4, 5, 9)) == [3.0, 2.0, 2.0, 1.0]
     random = np.array([[1.0, 3.0, math.nan]])
     found = digits.regrets(np.array([0.5, 2.0, 1.25, math.nan]).reshape(4, 1, 1, 1), random)
     assert found.ravel().tolist() == [0.0, 1.0, 0.5, 1.0]       # the best is 0.5, the median of random ones 2
