@@ -101,8 +101,8 @@ class HookOnGradient(Plain):
 @pytest.mark.parametrize(
     ("cls", "why"),
     [
-        (OfOptimizer, "self.optimizer, which is one trial's"), (InValidation, "self.optimizer, which is one trial's"),
-        (WritesOptimizer, "self.optimizer, which is one trial's"), (OfScheduler, "self.lr_scheduler, which is one trial's"),
+        (OfOptimizer, "self.optimizer, which is one trial's"), (WritesOptimizer, "self.optimizer, which is one trial's"),
+        (OfScheduler, "self.lr_scheduler, which is one trial's"),
         (OfDict, "self.__dict__, which is one trial's"), (OfContext, "hp.context() is one trial's"),
         (Fills, "writes self.calls"), (Counts, "writes self.counts"),
         (HookOnGradient, "0.weight has a hook on its gradient, which would not run"),
@@ -112,6 +112,12 @@ def test_those_who_use_what_is_one_s_alone_are_trained_one_by_one(cls: type[Toy]
     fused, said, engine = together(cls, CONFIGS)
     assert not engine.stacks() and len(said) == 1 and why in said[0] and not said[0].endswith("..")
     same(fused, alone(cls, CONFIGS))
+
+
+def test_a_validation_that_uses_what_is_one_s_alone_is_done_one_by_one() -> None:
+    fused, said, engine = together(InValidation, CONFIGS)
+    assert engine.stacks() == [len(CONFIGS)] and "validated one by one" in said[0] and "self.optimizer, which is one trial's" in said[0]
+    same(fused, alone(InValidation, CONFIGS))
 
 
 class OfWord(Plain):

@@ -213,6 +213,14 @@ def test_a_trial_s_curve_is_the_same_in_any_slot_and_whenever_it_joins(cls: type
         assert ours == pytest.approx(theirs, rel=1e-8)
 
 
+@pytest.mark.parametrize("head_start", [0, 1])
+def test_nor_does_slot_137_of_256_change_it(head_start: int) -> None:
+    """Slow: 256 members are set up and trained."""
+    looks, _, _ = trained(Everything, 137, 256, head_start)
+    for ours, theirs in zip(metrics(looks), metrics(alone(Everything)), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-8)
+
+
 @pytest.mark.parametrize("cls", DRAWING)
 def test_the_same_seeds_in_the_same_slots_give_the_same_bits(cls: type[Images]) -> None:
     first = once(cls, 4, 6, 2)

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from torchtune_hp.errors import ConfigurationError
 from torchtune_hp.population.population import Population
 
+from .rows import EXTREMES, Run
+
 X, Y = torch.randn(32, 5, generator=torch.Generator().manual_seed(0)), torch.arange(32) % 3
 
 
@@ -364,3 +366,44 @@ def test_what_no_stack_holds_after_it_was_changed_outside_is_trained_one_by_one(
     fused.reload()
     assert fused.reason.startswith("one by one: torch.optim.AdamW: the parameters of a group must have made the same steps")
     assert fused.step(with_head, (X, Y)).shape == (4,)
+
+
+class Parts(nn.Module):
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.a, self.b, self.c = (nn.Parameter(torch.randn(*shape, dtype=torch.float64)) for shape in ((3, 4), (5,), (2, 1, 3)))
+
+
+@pytest.mark.parametrize(("kind", "flags"), EXTREMES)
+def test_several_param_groups_with_numbers_of_their_own_equal_torch_optim_over_50_steps(kind: Any, flags: dict[str, bool]) -> None:
+    """One stream of gradients: the loss is linear in the parameters, and its coefficients are drawn anew for each step and member."""
+
+    def loss(model: Any, gradients: Any) -> Tensor:
+        return sum((parameter * part).sum() for parameter, part in zip((model.a, model.b, model.c), gradients))  # type: ignore[return-value]
+
+    def made(model: Any, place: int) -> torch.optim.Optimizer:
+        drawn = Run(kind, flags, seed=place, k=1)       # for its numbers
+        groups = [drawn.options(kind) for _ in range(2)]
+        if flags.get("nesterov"):
+            groups = [{**group, "momentum": 0.5, "dampening": 0.0} for group in groups]
+        first, second = ({**group, **flags} for group in groups)
+        return kind([{"params": [model.a, model.c], **first}, {"params": [model.b], **second}], foreach=False)  # type: ignore[no-any-return]
+
+    models, twins = ([Parts(place) for place in range(4)] for _ in range(2))
+    fused = Population(models, [made(model, place) for place, model in enumerate(models)], strategy="vmap")
+    optimizers = [made(twin, place) for place, twin in enumerate(twins)]
+    generator = torch.Generator().manual_seed(5)
+    for _ in range(50):
+        stream = [torch.randn(4, *part.shape, generator=generator, dtype=torch.float64) for part in models[0].parameters()]
+        fused.step(loss, tuple(stream), in_dims=0)
+        for place, (twin, optimizer) in enumerate(zip(twins, optimizers)):
+            optimizer.zero_grad()
+            loss(twin, [part[place] for part in stream]).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    for (model, optimizer), twin, other in zip(fused._rows.members, fused.unstack() and twins, optimizers):
+        torch.testing.assert_close(model.state_dict(), twin.state_dict(), rtol=1e-10, atol=1e-10)
+        for one, two in zip(model.parameters(), twin.parameters()):
+            kept = {name: value for name, value in other.state[two].items() if isinstance(value, Tensor)}
+            for name, value in kept.items():
+                torch.testing.assert_close(optimizer.state[one][name].double(), value.double(), rtol=1e-10, atol=1e-12)

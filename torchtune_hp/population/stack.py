@@ -92,18 +92,18 @@ class Stack(MemberRows):
         self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, more: Any = None, token: Callable[[], Hashable] | None = None
     ) -> Gradients:
         """The forward and the backward pass in training mode; buffers move on. `token()`: equal for hooks that do the same."""
-        idle = self.idle if self.watches else None
         eager = self._compiled is None and not (self.graphs is not None and self.replayed)
-        if idle is not None and not eager and (form := (token or partial(frozen, hook))()) not in self._known:
-            self._expect(self.program.gradients(hook, self._rows(), keys, batch, in_dims, more, idle))
+        if self.watches and not eager and (form := (token or partial(frozen, hook))()) not in self._known:
+            self._watched(hook, keys, batch, in_dims, more, keep=False)
             self._known.add(form)
         if self.graphs is not None and self.replayed:
             first = self.members[0][0]      # whose hook it is: what it holds of its own on the device may have another's content alike
             own = partial(placed, hook) if token is None else lambda: (token(), id(first))
             found = self.graphs.gradients(hook, own, self._rows(), keys, batch, in_dims, more)
+        elif self._compiled is None and self.watches:
+            found = self._watched(hook, keys, batch, in_dims, more)
         elif self._compiled is None:
-            found = self.program.gradients(hook, self._rows(), keys, batch, in_dims, more, idle)
-            self._expect(found)
+            found = self.program.gradients(hook, self._rows(), keys, batch, in_dims, more)
         else:
             found = self._compiled(hook, token or partial(frozen, hook), self._rows(), keys, batch, in_dims, more)
         self._keep(found.buffers)
@@ -111,9 +111,19 @@ class Stack(MemberRows):
             found.parts[number].masked_fill_(outside, 0.0)      # no product with a mask: NaN times zero is NaN
         return found
 
-    def _expect(self, found: Gradients) -> None:
-        if self.watches and set(found.unused) != set(self.idle):
-            raise OtherUse(tuple(sorted(found.unused)))
+    def _watched(self, hook: Hook, keys: Tensor, batch: Any, in_dims: Any, more: Any, keep: bool = True) -> Gradients:
+        """As `gradients`; raises OtherUse. Where it raises, and unless its buffers are to be kept, they are as they were."""
+        before = {name: buffer.clone() for name, buffer in self.buffers.items()}
+        kept = False
+        try:
+            found = self.program.gradients(hook, self._rows(), keys, batch, in_dims, more, self.idle)
+            if set(found.unused) != set(self.idle):
+                raise OtherUse(tuple(sorted(found.unused)))
+            kept = keep
+            return found
+        finally:
+            for name in () if kept else before:
+                self.buffers[name].detach().copy_(before[name])
 
     def look(self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, more: Any = None) -> None:
         """Runs the hook as `gradients` does, for what it reads and raises. Nothing moves on, and nothing is compiled."""

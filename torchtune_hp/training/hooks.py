@@ -43,7 +43,9 @@ class ModelTrainable:
                          stepped after each validation; every other one at the end of each pass, or after each update
         lr_step          "epoch" | "update"
         max_grad_norm    clips the norm of the whole gradient; None: no clipping
-        validate_every   in iterations; between two validations the last one's metrics are reported again
+        validate_every   in iterations; between two validations the last one's metrics are reported again. Where a study does not look
+                         after each iteration (look_every), let it divide the steps at which it does: a report that repeats a
+                         validation nobody looked at is kept with the weights of its own step
         batch_size       None: that of hp.Data
         accumulate       batches in one update; their gradients are averaged
         precision        "fp32" | "bf16" (torch.autocast)
@@ -99,7 +101,10 @@ class ModelTrainable:
         return batch
 
     def on_iteration_end(self, metrics: dict[str, float]) -> None:
-        """Ordinary Python after each iteration; may change batch_size, param_groups and requires_grad."""
+        """Ordinary Python after each iteration; may change batch_size, param_groups and requires_grad.
+
+        It runs after the report was made: what it does to weights is in those that are kept, and not in the metrics beside them.
+        """
 
     # Readable ------------------------------------------------------------------------------------------------------------
 
