@@ -24,7 +24,7 @@ OURS = {
     "show_progress_bar": "verbose=", "max_t": "scheduler=hp.ASHA(max_t=...)", "max_iter": "scheduler=hp.ASHA(max_t=...)",
     "tune_config": "its fields as arguments: metric=, mode=, trials=, ...",
     "run_config": "its fields as arguments: name=, storage=, ...", "checkpoint_freq": "checkpoint_every=",
-    "keep_checkpoints_num": "keep=", "stopper": "stop=", "patience": "stop=hp.Plateau(patience)",
+    "keep_checkpoints_num": "keep=", "cv": "folds=", "n_splits": "folds=", "stopper": "stop=", "patience": "stop=hp.Plateau(patience)",
 }  # fmt: skip
 """What Ray Tune, Optuna, Hyperopt, scikit-learn and others call it -> what it is called here."""
 
@@ -76,8 +76,8 @@ def check_counts(given: Mapping[str, Any], problems: Problems) -> None:
 
 def check_replicas(seeds: Any, folds: Any, problems: Problems) -> bool:
     """How often each trial is trained: whole numbers."""
-    fine = problems.need(type(seeds) is int and seeds >= 1, f"seeds: `seeds >= 1` must hold for an int, but got {seeds!r}.")
-    wanted = f"folds: `folds >= 2` must hold for an int, or it is None, but got {folds!r}."
+    fine = problems.need(type(seeds) is int and seeds >= 1, f"seeds: how many? `seeds >= 1` must hold for an int, but got {seeds!r}.")
+    wanted = f"folds: `folds >= 2` must hold for an int, but got {folds!r}. Leave it out for none."
     return problems.need(folds is None or (type(folds) is int and folds >= 2), wanted) and fine
 
 

@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--searcher", choices=["random", "grid", "sobol", "gp"], help="where to look (default: gp, or grid for a grid_search)")
     run.add_argument("--scheduler", choices=["asha", "hyperband", "halving", "median", "full"], help="how much to spend on which trial")
     run.add_argument("--max-t", type=int, metavar="N", help="steps a trial is trained at most; alone: --scheduler full")
-    run.add_argument("--executor", choices=["serial", "processes"], help="where trials are trained (default: processes)")
+    run.add_argument("--executor", choices=["serial", "processes"], help="where trials are trained (default: processes; for models fused)")
     run.add_argument("--workers", type=int, metavar="N", help="how many processes")
     run.add_argument("--warm-start", action="append", metavar="DIR", help="an earlier study to learn from; again for several")
     run.add_argument("--resume", action="store_true", help="go on if there is a study of this name")

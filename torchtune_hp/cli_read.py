@@ -168,6 +168,10 @@ def _settings(folder: Path, header: Mapping[str, Any]) -> dict[str, str]:
     for name in ("outcome_constraints", "searcher", "scheduler", "executor", "stop"):
         if header.get(name):
             settings[name] = ", ".join(header[name]) if name == "outcome_constraints" else brief(header[name])
+    if header.get("seeds", 1) > 1:
+        settings["seeds"] = f"{header['seeds']} of each trial"
+    if header.get("folds") is not None:
+        settings["folds"] = str(header["folds"])
     return settings | {name: str(header[name]) for name in ("seed", "capacity", "max_t") if header.get(name) is not None}
 
 

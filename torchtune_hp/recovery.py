@@ -17,6 +17,7 @@ from .objective import Objective
 from .pareto import Values, dominates
 from .plan import Plan
 from .training.function import FunctionRecipe
+from .training.replicas import of_one_training
 from .training.runner import State
 from .trial import Command, Event, Keep, Note, Reached
 
@@ -60,7 +61,8 @@ def _keep_again(plan: Plan, job: Job, journal: Journal, kept: Set[tuple[int, int
     missing = sorted(kept - _there(journal))
     if not missing:
         return True
-    if not job.recipe.saves and not isinstance(job.recipe, FunctionRecipe):     # a function may hand over a checkpoint all the same
+    a_function = isinstance(of_one_training(job.recipe), FunctionRecipe)        # it may hand over a checkpoint without a word before
+    if not job.recipe.saves and not a_function:
         return False
     gave_none = {(note.trial, note.text) for note in journal.notes("keep") if note.text.endswith(GAVE_NONE)}
     if gave_none and not journal.checkpoints():         # nor did any other

@@ -29,6 +29,7 @@ from .scripts import how_to_resume
 from .study import BREAKER, Study
 from .training.function import FunctionRecipe
 from .training.loading import shown_by, silent
+from .training.replicas import of_one_training
 from .training.runner import Place, Recipe
 from .training.seeding import undisturbed
 from .trial import Command, Config, Drop, Keep, Launch, Limits, Note, Trial
@@ -264,7 +265,7 @@ def _without_collecting() -> Iterator[None]:
 
 
 def _unsaved(recipe: Recipe) -> str:
-    if isinstance(recipe, FunctionRecipe):
+    if isinstance(of_one_training(recipe), FunctionRecipe):
         what = "the checkpoint that its best report gives, report(..., checkpoint=...)"
         return f"{recipe.name} is a function: what is kept of a trial is {what}"
     return f"{recipe.name} has no save_checkpoint, so no weights are kept; write it and load_checkpoint, or pass keep=0"

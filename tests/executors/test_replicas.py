@@ -176,10 +176,10 @@ def test_slots_are_measured_in_trials() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"seeds": 0}, "seeds: `seeds >= 1` must hold for an int, but got 0"),
-        ({"seeds": True}, "seeds: `seeds >= 1` must hold for an int, but got True"),
-        ({"folds": 1}, "folds: `folds >= 2` must hold for an int, or it is None, but got 1"),
-        ({"folds": 2.5}, "folds: `folds >= 2` must hold for an int, or it is None, but got 2.5"),
+        ({"seeds": 0}, "seeds: how many\\? `seeds >= 1` must hold for an int, but got 0"),
+        ({"seeds": True}, "seeds: how many\\? `seeds >= 1` must hold for an int, but got True"),
+        ({"folds": 1}, "folds: `folds >= 2` must hold for an int, but got 1. Leave it out for none"),
+        ({"folds": 2.5}, "folds: `folds >= 2` must hold for an int, but got 2.5"),
         ({"folds": 3, "trainable": toys.quadratic}, "folds: cut from what data\\(\\) of an hp.ModelTrainable gives, but quadratic has"),
         ({"seeds": 2, "executor": hp.Simulated(2, curve=lambda config, step: {"loss": 1.0})}, "seeds, folds: a curve is no training"),
     ],

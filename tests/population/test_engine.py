@@ -478,6 +478,21 @@ def test_a_small_step_that_goes_wrong_is_found(lr: float, monkeypatch: pytest.Mo
     assert "the AdamW step differs" in together(Small)[1][0]
 
 
+class SpareGroup(Spare):
+    """The layer has a param group of its own."""
+
+    def optimize(self, config: Any) -> torch.optim.Optimizer:
+        own = list(self.model.spare.parameters())
+        others = [parameter for name, parameter in self.model.named_parameters() if not name.startswith("spare")]
+        return torch.optim.AdamW([{"params": others}, {"params": own}], lr=config["lr"], weight_decay=0.5)
+
+
+def test_a_param_group_that_the_loss_does_not_depend_on_is_left_alone() -> None:
+    fused, said, engine = together(SpareGroup)
+    assert engine.stacks() == [5] and not said
+    same(fused, alone(SpareGroup))
+
+
 FAULTS = [("loss", "the loss differs"), ("update", "the Adam step differs between stacked and alone"), ("grad", "the gradient of")]
 
 

@@ -172,7 +172,7 @@ def test_adagrad_begins_at_the_accumulator_it_was_made_with():
 def test_parameters_with_other_steps_are_refused():
     run = Run(optim.Adam, {}, seed=14, k=1, alone=[2])
     run.optimizers[0].state[run.parameters[0][1]]["step"] += 1
-    with pytest.raises(ValueError, match=r"same steps, but 'step' is \[2.0, 3.0\].*one by one"):
+    with pytest.raises(ValueError, match=r"same steps, but 'step' is \[2.0, 3.0\].*a param group of their own"):
         run.load(0)
     del run.optimizers[0].state[run.parameters[0][1]]
     with pytest.raises(ValueError, match="same steps, but 3 of 4 have a 'step'"):

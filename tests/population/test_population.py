@@ -336,7 +336,13 @@ ORDERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
+def in_groups(parameters: Any, **options: Any) -> torch.optim.Optimizer:
+    """The head is a param group of its own, so it may be trained at other times."""
+    main, bias, *head = parameters
+    return torch.optim.AdamW([{"params": [main, bias]}, {"params": head}], **options)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD, in_groups])
 @pytest.mark.parametrize("order", ORDERS)
 def test_parameters_that_no_loss_depends_on_are_left_alone_as_torch_does(order: str, optimizer: Any) -> None:
     fused, alone = headed("auto", optimizer), headed("loop", optimizer)
@@ -344,6 +350,8 @@ def test_parameters_that_no_loss_depends_on_are_left_alone_as_torch_does(order: 
         close(fused.step(loss, (X, Y)), alone.step(loss, (X, Y)))
     for one, other in zip(fused.unstack(), alone.unstack()):
         close(one.state_dict(), other.state_dict())
+    if optimizer is in_groups:
+        assert fused.reason == "4 at once"
     if order == "never":
         assert fused.reason == "4 at once" and "exp_avg" not in fused._rows.members[0][1].state[fused._rows.members[0][0].head.weight]
 

@@ -36,7 +36,7 @@ def test_folds_without_classes_are_those_of_a_k_fold(n: int, count: int) -> None
     found, how = held_out(n, None, count, 3)
     for fold, (_, test) in enumerate(model_selection.KFold(count, shuffle=True, random_state=3).split(np.zeros(n))):
         assert np.flatnonzero(found == fold).tolist() == test.tolist()
-    assert how == "not stratified, for the targets are no integers"
+    assert how.startswith("not stratified, for there is no whole number for each sample, last in a tuple or under y, target, ")
 
 
 def test_each_sample_is_held_out_once_and_each_class_is_spread() -> None:
@@ -65,8 +65,8 @@ X, Y = torch.randn(6, 3), torch.tensor([0, 1, 0, 1, 0, 1])
     ("tree", "found"),
     [
         ((X, Y), Y), ([X, X, Y], Y), ({"x": X, "label": Y}, Y), ({"targets": Y, "x": X}, Y), ((X, Y.bool()), Y.bool()),
-        ((X, Y.to(torch.uint8)), Y), (X, None), ((Y,), None), ((Y, X), None), ((X, Y.float()), None), ({"x": X, "z": Y}, None),
-        ((X, Y[:, None]), None), ((X, {"y": Y}), None),
+        ((X, Y.to(torch.uint8)), Y), (X, None), ((Y,), None), ((Y, X), None), ((X, Y.float()), Y.float()), ((X, Y + 0.5), None),
+        ({"x": X, "z": Y}, None), ((X, Y[:, None]), Y), ((X, torch.stack([Y, 1 - Y], 1)), None), ((X, {"y": Y}), None),
     ],
 )  # fmt: skip
 def test_targets_that_are_integers_are_classes(tree: Any, found: Any) -> None:

@@ -217,6 +217,24 @@ def test_a_metric_that_is_called_as_the_spread_of_another_is_refused() -> None:
         merged([{"a": 1.0, "a_std": 0.0}, {"a": 1.0, "a_std": 0.0}], ("", ""))
 
 
+def test_the_log_says_why_a_metric_was_dropped_and_where_one_is_nan() -> None:
+    def function(config: Any) -> None:
+        first = hp.context().seed == derive(11, "replica", "seed 0")
+        hp.report({"loss": 1.0 if first else math.nan, "word": str(first)} | ({} if first else {"more": 1.0}))
+
+    notes = recipe_of(function, 2).start(trial(), PLACE).advance().notes
+    assert notes == (
+        "Trial 7: the metric 'more' was dropped: not reported by the replica with seed 0.",
+        "Trial 7: the metric 'word' was dropped: replicas differ in it, and it is no number.",
+        "Trial 7: loss is nan at step 1 in the replica with seed 1.",
+    )
+
+
+def test_without_a_validation_set_the_error_says_where_to_get_one() -> None:
+    with pytest.raises(ReportError, match=r"must be in every report, but training, without a validation set \(val= or val_fraction="):
+        recipe_of(Cut, 2).start(trial(), PLACE).advance()
+
+
 def test_a_study_may_need_the_spread() -> None:
     place = Place(metrics=("loss", "loss_std"))
     assert recipe_of(ToyModel, 2).start(trial(), place).advance().metrics["loss_std"] > 0

@@ -35,6 +35,7 @@ _WITHOUT_EFFECT = ("foreach", "fused")
 
 _ALONE = "its members are trained one by one."
 _WAY_OUT = "Train this member one by one."
+_GROUPS = "Put those that are trained at other times into a param group of their own."
 
 
 def rule_of(optimizer: Optimizer) -> Rule | None:
@@ -146,7 +147,7 @@ def load_row(
         there = sum(key in each for each in found)
         if 0 < there < len(found):
             raise ValueError(
-                f"{name}: the parameters of a group must have made the same steps, but {there} of {len(found)} have a {key!r}. {_WAY_OUT}"
+                f"{name}: the parameters of a group must have made the same steps, but {there} of {len(found)} have a {key!r}. {_GROUPS}"
             )
     for key in rule.tensors(flags):
         if key in found[0]:
@@ -159,7 +160,7 @@ def load_row(
         values = {float(each[key]) for each in found}
         if len(values) > 1:
             raise ValueError(
-                f"{name}: the parameters of a group must have made the same steps, but {key!r} is {sorted(values)}. {_WAY_OUT}"
+                f"{name}: the parameters of a group must have made the same steps, but {key!r} is {sorted(values)}. {_GROUPS}"
             )
         state[key][row] = values.pop()
     if "buffered" in state:

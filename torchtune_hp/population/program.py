@@ -119,8 +119,9 @@ class Program:
         if not losses.requires_grad:
             raise ValueError(NO_GRADIENT)
         inputs = [*rows.flats, *asleep.values()]
-        parts = torch.autograd.grad(losses, inputs, torch.ones_like(losses), allow_unused=bool(asleep))     # of their sum
-        parts, woken = parts[: len(rows.flats)], parts[len(rows.flats) :]
+        found_parts = torch.autograd.grad(losses, inputs, torch.ones_like(losses), allow_unused=True)       # of their sum
+        parts = tuple(torch.zeros_like(flat) if part is None else part for flat, part in zip(rows.flats, found_parts))
+        woken = found_parts[len(parts) :]
         unused = [name for block in self._blocks for name in block.names if used is not None and name not in used]
         unused += [name for name, part in zip(asleep, woken) if part is None]
         after = {name: buffer.detach() for name, buffer in buffers.items()}

@@ -116,7 +116,8 @@ class ModelRunner:
         if validated is not None or not self.data.val:
             self._follow(metrics)
         metrics["lr"] = float(member.optimizer.param_groups[0]["lr"])
-        clean, notes = self._cleaned(metrics, f"{type(member).__name__}'s validation")
+        unjudged = "training, without a validation set (val= or val_fraction= of hp.Data, or folds= of the Tuner, gives one),"
+        clean, notes = self._cleaned(metrics, f"{type(member).__name__}'s validation" if self.data.val else unjudged)
         if self.hooked:
             member.on_iteration_end(metrics)
             check(member)

@@ -22,15 +22,20 @@ TARGETS = ("y", "target", "targets", "label", "labels")
 """Under one of these a data set that is a dict holds its targets; in a tuple or list they are what comes last."""
 
 
+_WHERE = f"last in a tuple or under {', '.join(TARGETS[:-1])} or {TARGETS[-1]} of a dict"
+
+
 def classes_of(tree: Tree) -> Tensor | None:
-    """The classes (n,) of the samples, where a data set has integers or bools for targets; None where there are none."""
+    """The classes (n,) of the samples, where a data set has a whole number or a bool for each; None where it has not."""
     if isinstance(tree, Mapping):
         found: Any = next((tree[name] for name in TARGETS if name in tree), None)
     else:
         found = tree[-1] if isinstance(tree, (tuple, list)) and len(tree) > 1 else None
-    if not isinstance(found, Tensor) or found.dim() != 1 or found.is_floating_point() or found.is_complex():
+    if isinstance(found, Tensor) and found.dim() == 2 and found.shape[1] == 1:
+        found = found[:, 0]
+    if not isinstance(found, Tensor) or found.dim() != 1 or found.is_complex():
         return None
-    return found
+    return found if not found.is_floating_point() or bool((found == found.round()).all()) else None
 
 
 def held_out(n: int, classes: Tensor | None, folds: int, random_state: int) -> tuple[np.ndarray, str]:
@@ -42,7 +47,7 @@ def held_out(n: int, classes: Tensor | None, folds: int, random_state: int) -> t
         raise ConfigurationError(f"folds: each fold holds out a sample at least, but there are {folds} folds and {n} samples.")
     random = np.random.RandomState(random_state)
     if classes is None:
-        return _plain(n, folds, random), "not stratified, for the targets are no integers"
+        return _plain(n, folds, random), f"not stratified, for there is no whole number for each sample, {_WHERE}"
     _, first, number = np.unique(classes.cpu().numpy(), return_index=True, return_inverse=True)
     number = np.argsort(np.argsort(first))[number.reshape(-1)]      # classes in the order in which they first appear
     sizes = np.bincount(number)

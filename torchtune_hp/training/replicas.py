@@ -99,9 +99,20 @@ class Replicas:
         new = [name for name in left_out if name not in self._left_out]
         self._left_out.update(new)
         own = dict.fromkeys(note for look in found for note in look.notes)
-        text = [f"Trial {self._trial.id}: the metric {name!r} was dropped: replicas differ in it, and it is no number." for name in new]
+        dropped = [f"Trial {self._trial.id}: the metric {name!r} was dropped: {self._why(name, found)}." for name in new]
         said, self._said = self._said, ()
-        return Look(self.step, clean, all(look.done for look in found), (*said, *own, *text, *notes))
+        return Look(self.step, clean, all(look.done for look in found), (*said, *own, *dropped, *self._not_a_number(found), *notes))
+
+    def _why(self, name: str, found: Sequence[Look]) -> str:
+        missing = [part for part, look in zip(self.parts, found) if name not in look.metrics]
+        return f"not reported by the replica with {missing[0]}" if missing else "replicas differ in it, and it is no number"
+
+    def _not_a_number(self, found: Sequence[Look]) -> list[str]:
+        """Of the metrics that the study needs, in which replica one is NaN."""
+        return [
+            f"Trial {self._trial.id}: {name} is nan at step {look.step} in the replica with {part}."
+            for name in self._place.metrics for part, look in zip(self.parts, found) if look.metrics.get(name) != look.metrics.get(name)
+        ]  # fmt: skip
 
     def evaluate(self) -> dict[str, Scalar]:
         return self._over([member.evaluate() for member in self.members])
@@ -155,6 +166,11 @@ class Reseeded:
 
     def test(self, trial: Trial, place: Place, state: State, step: int) -> dict[str, Scalar]:
         return merged([self.recipe.test(trial, place, one.state, one.step) for one in _read(state) if one.state is not None], ())[0]
+
+
+def of_one_training(recipe: Recipe) -> Recipe:
+    """The recipe of a replica."""
+    return recipe.recipe if isinstance(recipe, Reseeded) else recipe
 
 
 # Metrics ---------------------------------------------------------------------------------------------------------------------
