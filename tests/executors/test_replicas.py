@@ -74,6 +74,26 @@ def test_folds_of_one_size_share_a_stack_and_are_called_replicas() -> None:
     assert [note.text for note in results.log if note.kind == "report"] == ["Cut: 3 folds, stratified by 2 classes."]
 
 
+def test_data_sets_of_the_same_tensor_are_not_taken_for_one() -> None:
+    q = torch.randn(7, 4, generator=torch.Generator().manual_seed(0))
+
+    class Twice(Cut):
+        @classmethod
+        def data(cls) -> Any:
+            return {"a": hp.Data(q, batch_size=3, drop_last=False), "b": hp.Data(q, batch_size=4, drop_last=False)}
+
+        def training_step(self, model: Any, batch: Any) -> Any:
+            return model(batch).square().mean()
+
+        def validation_step(self, model: Any, batch: Any) -> Any:
+            return {"loss": model(batch).abs().max()}
+
+    one, other = study(hp.Serial(4), Twice, folds=2), study(hp.Fused(4, strategy="vmap"), Twice, folds=2)
+    same(one, other)
+    for trial, losses in curves(one, "b/loss").items():
+        assert losses == pytest.approx(curves(other, "b/loss")[trial], rel=1e-5)
+
+
 def test_an_order_that_is_shared_is_each_fold_s_own() -> None:
     class Shared(ToyModel):
         @classmethod

@@ -86,7 +86,7 @@ def test_where_few_share_a_stack_it_is_said_once_with_the_parameter_and_the_way_
     assert len([each for each in caught if each.category is UserWarning and "splits most" in str(each.message)]) == 1
     (text,) = [text for text in said if "splits most" in text]
     assert text.startswith("Toy: only 2 trials share a stack")
-    assert "'width' splits most: 0.out_features has 5 values among the trials that run now." in text
+    assert "'width' splits most: 0.out_features has 5 values among those that run now." in text
     assert "hp.choice([...])" in text and "self.hparams[...]" in text and "torchtune_hp.functional" in text
 
 

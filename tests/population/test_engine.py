@@ -561,6 +561,95 @@ def test_a_validation_by_itself_that_raises_ends_its_member_alone() -> None:
         same([[answer[members[k]] for answer in answers]], [expected[k]])
 
 
+class CountsCalls(OnHost):
+    """A module counts in Python, so that the whole iteration is done again, one by one."""
+
+    def build(self, config: Any) -> nn.Module:
+        class Counting(nn.Linear):
+            calls = 0
+
+            def forward(self, x: Tensor) -> Tensor:
+                self.calls += 1
+                return super().forward(x)
+
+        model = nn.Sequential(Counting(6, 3))
+        model.register_buffer("validations", torch.zeros(()))
+        return model
+
+
+class WritesInValidation(OnHost):
+    """What its validation writes decides how it is trained on: the best so far, and a switch."""
+
+    def setup(self, config: Any) -> None:
+        super().setup(config)
+        self.best, self.seen = 0.0, 0
+
+    def build(self, config: Any) -> nn.Module:
+        model = super().build(config)
+        model.more = nn.Linear(6, 3)
+        return model
+
+    def training_step(self, model: Any, batch: Any) -> Any:
+        loss = (1 + self.best) * F.cross_entropy(model[3](model[2](model[1](model[0](batch[0])))), batch[1])
+        return loss + F.cross_entropy(model.more(batch[0]), batch[1]) if self.seen > 1 else loss
+
+    def validation_step(self, model: Any, batch: Any) -> Any:
+        logits = model[3](model[2](model[1](model[0](batch[0])))) + model.more(batch[0])
+        share = float((logits.argmax(-1).numpy() == batch[1].numpy()).mean())
+        self.best, self.seen = max(self.best, share), self.seen + 1
+        return {"loss": 1 - share, "best": self.best, "more": model.more.weight.square().sum()}
+
+
+@pytest.mark.parametrize("cls", [CountsCalls, WritesInValidation])
+def test_no_iteration_is_trained_twice_for_a_validation_on_the_host(cls: type[Toy]) -> None:
+    fused, *_ = together(cls, n=5)
+    same(fused, alone(cls, n=5))
+
+
+class CountsValidations(Toy):
+    def setup(self, config: Any) -> None:
+        super().setup(config)
+        self.validate_every = 1 + int(config["steps"])
+        self.model.register_buffer("validations", torch.zeros(()))
+
+    def validation_step(self, model: nn.Module, batch: Any) -> Any:
+        model.validations += 1
+        return {**super().validation_step(model, batch), "validations": model.validations}
+
+
+class Remainder(Toy):
+    """The last batch of a pass is smaller, and only there, or only elsewhere, a second head counts."""
+
+    @classmethod
+    def data(cls) -> hp.Data:
+        return hp.Data((X[:58], Y[:58]), val=(X[64:], Y[64:]), batch_size=16, drop_last=False)
+
+    def build(self, config: Any) -> nn.Module:
+        return nn.ModuleDict({"main": nn.Linear(6, 3), "more": nn.Linear(6, 3)})
+
+    def optimize(self, config: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.model.parameters(), lr=config["lr"], momentum=0.9, weight_decay=0.1)
+
+    def training_step(self, model: Any, batch: Any) -> Any:
+        loss = F.cross_entropy(model["main"](batch[0]), batch[1])
+        return loss + F.cross_entropy(model["more"](batch[0]), batch[1]) if (len(batch[0]) < 16) == self.in_the_last else loss
+
+    in_the_last = True
+
+    def validation_step(self, model: Any, batch: Any) -> Any:
+        return {"loss": F.cross_entropy(model["more"](batch[0]), batch[1])}
+
+
+class NotInTheLast(Remainder):
+    in_the_last = False
+
+
+@pytest.mark.parametrize("cls", [CountsValidations, Remainder, NotInTheLast])
+def test_what_differs_from_validation_to_validation_or_batch_to_batch_is_as_alone(cls: type[Toy]) -> None:
+    fused, *_ = together(cls, n=5)
+    same(fused, alone(cls, n=5))
+
+
 # Containment ------------------------------------------------------------------------------------------------------------------
 
 

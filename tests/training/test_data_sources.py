@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -259,3 +261,12 @@ def test_what_data_draws_is_the_same_in_every_process() -> None:
 def test_data_must_return_a_data() -> None:
     with pytest.raises(ConfigurationError, match="Counting.data must return an hp.Data, or a dict of several by name, but .* NoneType"):
         data_of(counting(), {"size": 0}, CPU)
+
+
+def test_a_class_that_is_gone_takes_its_data_with_it() -> None:
+    cls = counting()
+    data_of(cls, {}, CPU)
+    known = weakref.ref(cls)
+    del cls
+    gc.collect()
+    assert known() is None

@@ -85,8 +85,8 @@ def advice(name: str, census: Census, found: tuple[str, str, int]) -> str:
     key, attribute, values = found
     what = f"{key!r} splits most: {attribute} has {values} values" if key else f"{attribute} splits most, by {values} values"
     return (
-        f"{name}: only {census.mean:.2g} trials share a stack, so little is gained by training them at once. {what} among the trials that "
-        f"run now. Stacks grow where it is fixed or has few values, as hp.choice([...]); a number that a hook reads does not split as "
+        f"{name}: only {census.mean:.2g} {census.each} share a stack, so little is gained by training them at once. {what} among those "
+        f"that run now. Stacks grow where it is fixed or has few values, as hp.choice([...]); a number that a hook reads does not split as "
         "self.hparams[...], and torchtune_hp.functional has functions that take it."
     )
 

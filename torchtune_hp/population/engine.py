@@ -200,14 +200,15 @@ class Engine:
             if len(reads.seen) > known:
                 self._again(structure, group.trained_as)
             self._words.formed(self._sorting.kind(members[0]), members)
-            if group.validates_alone:
-                self._words.say("stack", f"{structure[0].__name__}: trained at once, but validated one by one: {group.validates_alone}.")
+            if reads.validates_alone:
+                self._words.say("stack", f"{structure[0].__name__}: trained at once, but validated one by one: {reads.validates_alone}.")
             if group.stack is not None and group.stack.outside:
                 self._words.widened(group.stack, members)
             self._choosing.trained(structure, group, len(members))
         # Who is of another kind now leaves its row: it may be of this one again, and would be taken for who still sits there.
         looked = [runner for runner in members if isinstance(answers[runner], Look)]
-        self._residents.take_out([runner for runner in looked if self._sorting.trained(runner)])
+        writes = bool(reads.validates_alone)
+        self._residents.take_out([runner for runner in looked if self._sorting.trained(runner, writes)])
         return []
 
     def _one_by_one(self, kind: Kind, members: Sequence[ModelRunner], answers: dict[ModelRunner, Answer], why: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
@@ -36,7 +36,7 @@ from .room import OUT_OF_MEMORY, let_go
 from .schedules import Schedules
 from .seats import Refused, Seats, line_of
 from .speeds import Speeds, time_alone, wait
-from .stack import Stack
+from .stack import OtherUse, Stack
 from .widths import Widths
 
 
@@ -51,7 +51,6 @@ class Group(Seats):
         self._founder: dict[Read, Hashable] = {}    # attributes of the member that the stack's model is a copy of
         self.proven = False                         # what is lifted was compared with members alone, in training,
         self._validated = False                     # and in validation
-        self.validates_alone = ""                   # why members are validated one by one, if they are
         self._calls = Calls(reads)
         self._widths = Widths(reads, self._calls)
         self._warm = False                          # every hook has run once
@@ -82,7 +81,10 @@ class Group(Seats):
             self._widths.check(stack, self.runners)
             trained, validated = self._attempt(stack)
         self.proven = self.proven or stack.checked
-        self.trained_as = {runner: self.reads.values(runner.member) for runner in self.runners if runner.hooked}
+        writes = bool(self.reads.validates_alone)
+        self.trained_as = {runner: self.reads.values(runner.member) for runner in self.runners if writes or runner.hooked}
+        if writes:      # only now, for what a member's own validation writes cannot be taken back
+            validated = self._known(trained, looks.validated_alone(stack, self._due(trained), self.settle))
         answers: dict[ModelRunner, Look | BaseException] = {}
         for row, (runner, metrics) in enumerate(zip(self.runners, trained)):
             if isinstance(metrics, BaseException):
@@ -117,9 +119,16 @@ class Group(Seats):
             keys = keys_of([runner.base for runner in self.runners], [runner.updates for runner in self.runners], first.member.device)
             with autocast(first.member):
                 stack.look(self._calls.training(first.member, stack.model), train, batches.in_dims, keys, own)
-                for part in first.data.val.values():
-                    batch, _ = next(iter(part.batches(first.data.batch_size)))
-                    stack.evaluate(self._calls.validation(first.member, stack.model), batch, None, keys, own)
+                try:
+                    for part in first.data.val.values() if not self.reads.validates_alone else ():
+                        batch, _ = next(iter(part.batches(first.data.batch_size)))
+                        stack.evaluate(self._calls.validation(first.member, stack.model), batch, None, keys, own)
+                except OUT_OF_MEMORY:
+                    raise
+                except Exception as error:
+                    if self.reads.lifted:       # it may be for the tensors in the place of what is lifted
+                        raise
+                    self.reads.validates_alone = line_of(error)
             return None
         except OUT_OF_MEMORY:
             raise
@@ -173,8 +182,12 @@ class Group(Seats):
             self._put_back(stack, *before)
             if isinstance(error, (Apart, Refused, Idle, CompilerFailed, JournalError)):
                 raise
+            if isinstance(error, Differs) and self._differ():
+                raise Apart from error
             if isinstance(error, Differs):
                 raise Refused(str(error)) from error
+            if isinstance(error, OtherUse):
+                raise Refused("the loss depends on other parameters where a batch has another size") from error
             if isinstance(error, OUT_OF_MEMORY):
                 let_go(error)
             if self._differ():
@@ -229,6 +242,8 @@ class Group(Seats):
             for micro, (batch, n) in enumerate(taken):
                 comparing = first_steps if update == micro == 0 else []
                 singles = [batches.of_row(each.row, batch) for each in comparing]
+                stack.watches = bool(stack.sizes) and n not in stack.sizes      # of the first size one is compared with alone
+                stack.sizes.add(n)
                 with autocast(member), _no_other_draws(self._warm or update > 0):
                     keys = later(first_keys[micros], update * micros + micro)
                     loss, extra, part, *_ = stack.gradients(hook, batch, batches.in_dims, keys, own, token)
@@ -259,30 +274,32 @@ class Group(Seats):
         self._warm = True
         return looks.trained(self.runners, values, extras, weights)
 
+    def _due(self, trained: Sequence[looks.Metrics]) -> dict[int, ModelRunner]:
+        """Whose iteration ends with a validation, by row."""
+        each = enumerate(zip(self.runners, trained))
+        return {row: it for row, (it, metrics) in each if not isinstance(metrics, BaseException) and it.validates(it.step + 1)}
+
     def _validate(self, stack: Stack, trained: list[looks.Metrics]) -> dict[ModelRunner, dict[str, float]]:
-        """Whose validation raises has that for an answer in `trained`."""
-        due = [
-            row for row, runner in enumerate(self.runners)
-            if not isinstance(trained[row], BaseException) and runner.validates(runner.step + 1)
-        ]   # fmt: skip
-        if not due:
+        """Whose validation raises has that for an answer in `trained`. Nothing, where members are validated one by one."""
+        due = list(self._due(trained))
+        if not due or self.reads.validates_alone:
             return {}
         checked = self._validated or not self.reads.lifted
         before = None if self._validated else stack.snapshot()
         try:
-            if self.validates_alone:
-                found = looks.validated_alone(stack, [(row, self.runners[row]) for row in due], self.settle)
-            else:
-                found = looks.validated(stack, self.runners, due, self._calls, checked)
+            found = looks.validated(stack, self.runners, due, self._calls, checked)
         except (Idle, CompilerFailed, JournalError, Differs, *OUT_OF_MEMORY):
             raise
         except Exception as error:
             if not checked or before is None or self._differ():     # it may be for the tensors in the place of what is lifted or differs
                 raise
             stack.restore(before)
-            self.validates_alone = line_of(error)
-            return self._validate(stack, trained)
+            self.reads.validates_alone = line_of(error)
+            return {}
         self._validated = True
+        return self._known(trained, found)
+
+    def _known(self, trained: list[looks.Metrics], found: Mapping[int, looks.Metrics]) -> dict[ModelRunner, dict[str, float]]:
         for row, metrics in found.items():
             if isinstance(metrics, BaseException):
                 trained[row] = metrics

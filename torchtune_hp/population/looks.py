@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,11 +37,11 @@ def trained(runners: Sequence[ModelRunner], losses: Tensor, extras: list[dict[st
 
 
 def validated_alone(
-    stack: Stack, due: Sequence[tuple[int, ModelRunner]], settle: Callable[[ModelRunner], None]
+    stack: Stack, due: Mapping[int, ModelRunner], settle: Callable[[ModelRunner], None]
 ) -> dict[int, Metrics]:
     """Of members by row, each by itself, after `settle` has made its own module what it was trained to."""
     found: dict[int, Metrics] = {}
-    for row, runner in due:
+    for row, runner in due.items():
         settle(runner)
         try:
             found[row] = runner.validate()
@@ -57,6 +57,8 @@ def validated(stack: Stack, runners: Sequence[ModelRunner], due: Sequence[int], 
     first, member = runners[0], runners[0].member
     hook, own = calls.validation(member, stack.model), calls.own([runner.member for runner in runners])
     metrics: dict[int, dict[str, float]] = {row: {} for row in due}
+    others = [row for row in range(len(runners)) if row not in metrics]
+    before = {name: buffer[others].clone() for name, buffer in stack.buffers.items()} if others else {}
     raised: dict[int, BaseException] = {}
     standing = [batch_step(runner.step + 1, 0) for runner in runners]
     first_keys = keys_of([runner.validation_base for runner in runners], standing, member.device)
@@ -70,6 +72,8 @@ def validated(stack: Stack, runners: Sequence[ModelRunner], due: Sequence[int], 
             for row, seen in zip(rows, fresh):
                 check_validation(runners[row].member, stack.copy_of(row)[0], seen, keys[row], of_row(found[0][0], row))
         found = on_host(found)
+        for buffer in before:       # who is not due did not call its hook
+            stack.buffers[buffer][others] = before[buffer]
         for row in [row for row in due if row not in raised]:
             each = [({name: of_row(value, row) for name, value in values.items()}, n) for values, n in found]
             try:

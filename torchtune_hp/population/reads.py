@@ -35,6 +35,9 @@ class Apart(Exception):
 class Reads:
     """Of all members of one structure. `lifted`: what is, in other structures of the class: most likely here as well."""
 
+    validates_alone = ""
+    """Why members are validated one by one, if they are."""
+
     def __init__(self, lifted: AbstractSet[Read] = frozenset()) -> None:
         self.seen: set[Read] = set(lifted)
         self.lifted: set[Read] = set(lifted)

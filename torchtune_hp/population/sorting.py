@@ -66,9 +66,12 @@ class Sorting:
             if kind[0] == structure:
                 self.forget(runner)
 
-    def trained(self, runner: ModelRunner) -> bool:
-        """Whether its kind is another now: `on_iteration_end` may change what a stack depends on, and lazy layers find their shapes."""
-        if not runner.hooked and runner not in self._unshaped:
+    def trained(self, runner: ModelRunner, writes: bool = False) -> bool:
+        """Whether its kind is another now: `on_iteration_end` may change what a stack depends on, and lazy layers find their shapes.
+
+        `writes`: other hooks of its own may have changed it too.
+        """
+        if not writes and not runner.hooked and runner not in self._unshaped:
             return False
         before = self._kinds.get(runner)
         self.forget(runner)

@@ -73,6 +73,7 @@ class Stack(MemberRows):
         self._seen: list[Any] = []      # hyperparameters as they were read last,
         self._seen_at = -1              # and of which rows
         self.checked = False            # for whoever compares it with a member alone
+        self.sizes: set[int] = set()    # of batches, likewise
         self.watches = False            # whether a step raises OtherUse where losses depend on other parameters than the layout says
         self._known: set[Hashable] = set()      # hooks that were watched; what is compiled or replayed is not, step by step
 
@@ -93,7 +94,8 @@ class Stack(MemberRows):
     ) -> Gradients:
         """The forward and the backward pass in training mode; buffers move on. `token()`: equal for hooks that do the same."""
         eager = self._compiled is None and not (self.graphs is not None and self.replayed)
-        if self.watches and not eager and (form := (token or partial(frozen, hook))()) not in self._known:
+        known = partial(frozen if self.graphs is None else placed, hook)
+        if self.watches and not eager and (form := (token or known)()) not in self._known:
             self._watched(hook, keys, batch, in_dims, more, keep=False)
             self._known.add(form)
         if self.graphs is not None and self.replayed:

@@ -101,7 +101,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Data where it is used. The name of a set is "" where it is the only one and unnamed. `folded`: how, if it is a fold."""
+    """Data where it is used. The name of a set is "" where it is the only one and unnamed. `cut`: what it is a fold of, and how."""
 
     train: Source
     val: Mapping[str, Source]
@@ -109,15 +109,14 @@ class Loaded:
     batch_size: int
     order: Order
     drop_last: bool
-    folded: str = ""
+    cut: tuple[Loaded, str] | None = None
 
     @property
     def tensors(self) -> Hashable:
         """Those that agree in it may be trained in one stack: samples of the same tensors, and as many."""
-        if not self.folded:
+        if self.cut is None:
             return id(self)
-        sets = [part for part in (self.train, *self.val.values()) if isinstance(part, Table)]       # a fold has no other
-        return id(sets[0].tree), *(part.size for part in sets)
+        return id(self.cut[0]), *(part.size for part in (self.train, *self.val.values()) if isinstance(part, Table))
 
     def feed(self, seed: int, study: int = SHARED) -> Feed:
         """The training batches of a trial with this seed, in a study with that one."""

@@ -21,8 +21,8 @@ from .seeding import seeded
 class Made:
     """One data set (its name is ""), or several by name, on a device. Each part is made when it is first asked for, then it is the same."""
 
-    def __init__(self, cls: type, data: Mapping[str, Data], device: torch.device) -> None:
-        self._cls, self._data, self._device = cls, data, device
+    def __init__(self, name: str, data: Mapping[str, Data], device: torch.device) -> None:
+        self._name, self._data, self._device = name, data, device       # the class itself would never go, nor its data
         self._known: dict[Any, Any] = {}
 
     @property
@@ -44,7 +44,7 @@ class Made:
             return self._known[name, count, random_state]  # type: ignore[no-any-return]
 
     def _cut(self, name: str, count: int, random_state: int) -> list[Loaded]:
-        data, where = self._data[name], f"{self._cls.__name__}.data"
+        data, where = self._data[name], f"{self._name}.data"
         if not isinstance(data.train, Table):
             raise ConfigurationError(
                 f"folds: {where} gives a DataLoader to train on, which cannot be cut. Pass train=loader.dataset, which is read once."
@@ -62,7 +62,7 @@ class Made:
         held, how = held_out(table.size, classes_of(table.tree), count, random_state)
         instead = "" if data.val_fraction is None else f"; in the place of val_fraction={data.val_fraction}"
         cuts = [parts(held, fold, self._device) for fold in range(count)]
-        return [replace(whole, train=table.part(train), val={"": table.part(val)}, folded=how + instead) for train, val in cuts]
+        return [replace(whole, train=table.part(train), val={"": table.part(val)}, cut=(whole, how + instead)) for train, val in cuts]
 
 
 _made: WeakKeyDictionary[type, list[tuple[Mapping[str, Any], torch.device, Made]]] = WeakKeyDictionary()
@@ -84,7 +84,7 @@ def made_of(cls: type, keywords: Mapping[str, Any], device: torch.device) -> Mad
             raise ConfigurationError(f"{cls.__name__}.data must return an hp.Data, or a dict of several by name, but it returned {what}.")
         if isinstance(data, Mapping) and not all(isinstance(name, str) and name for name in several):
             raise ConfigurationError(f"{cls.__name__}.data: each of several data sets needs a name, but got {list(several)!r}.")
-        made = Made(cls, several, device)
+        made = Made(cls.__name__, several, device)
         _made.setdefault(cls, []).append((dict(keywords), device, made))
         return made
 

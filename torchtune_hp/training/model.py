@@ -123,7 +123,7 @@ class ModelRecipe:
 def _cuts(name: str, data: Mapping[Part, Loaded]) -> tuple[str, ...]:
     """How the data of each name is cut into folds."""
     count = 1 + max(part.fold or 0 for part in data)
-    lines = (f"{name}: {count} folds{f' of {part.data!r}' if part.data else ''}, {of.folded}." for part, of in data.items() if of.folded)
+    lines = (f"{name}: {count} folds{f' of {part.data!r}' if part.data else ''}, {of.cut[1]}." for part, of in data.items() if of.cut)
     return tuple(dict.fromkeys(lines))
 
 
