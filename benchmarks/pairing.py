@@ -130,6 +130,17 @@ def paired(found: dict[str, np.ndarray], budgets: tuple[int, ...]) -> tuple[list
     return pairs, goals
 
 
+def shown(pairs: list[dict[str, Any]], goals: list[Goal]) -> tuple[list[dict[str, Any]], list[Goal]]:
+    """Prints both, and gives them back."""
+    common.table(
+        "ours - rival: median regret, 95 % interval",
+        ["ours", "rival", "runs", "difference", "from", "to"],
+        [[*(pair[key] for key in ("ours", "rival", "full_runs", "difference", "low", "high"))] for pair in pairs],
+    )
+    common.show_goals(goals)
+    return pairs, goals
+
+
 def main(arguments: list[str] | None = None) -> dict[str, Any] | None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("curves", nargs="?", help="taskset_curves.npz; without it there is nothing to measure")
@@ -154,13 +165,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any] | None:
         ["method", *(f"{budget // MAX_T} runs" for budget in budgets), "seeds"],
         [[name, *regret.mean((0, 1))[: len(budgets)], regret.shape[1]] for name, regret in found.items()],
     )
-    pairs, goals = paired(found, budgets)
-    common.table(
-        "ours - rival: median regret, 95 % interval",
-        ["ours", "rival", "runs", "difference", "from", "to"],
-        [[*(pair[key] for key in ("ours", "rival", "full_runs", "difference", "low", "high"))] for pair in pairs],
-    )
-    common.show_goals(goals)
+    pairs, goals = shown(*paired(found, budgets))
     result = {"environment": where, "probes": probed, "quick": options.quick, "seeds": seeds, "max_t": MAX_T, "eta": ETA, "rows": rows}
     result |= {"mean_regret": {name: regret.mean((0, 1)).tolist() for name, regret in found.items()}, "pairs": pairs}
     result["goals"] = common.goals_json(goals)

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from common import Look
 from early_stopping import BUDGETS, MAX_T
-from pairing import CODE, GP, METHODS, SCHEDULERS, SEARCHERS, TPE, SoFar, paired
+from pairing import CODE, GP, METHODS, SCHEDULERS, SEARCHERS, TPE, SoFar, paired, shown
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -228,13 +228,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         ["method", *(f"{budget // MAX_T} runs" for budget in budgets)],
         [[name, *regret.mean((0, 1))] for name, regret in found.items()],
     )
-    pairs, goals = paired(found, budgets)
-    common.table(
-        "ours - rival: median regret, 95 % interval",
-        ["ours", "rival", "runs", "difference", "from", "to"],
-        [[*(pair[key] for key in ("ours", "rival", "full_runs", "difference", "low", "high"))] for pair in pairs],
-    )
-    common.show_goals(goals)
+    pairs, goals = shown(*paired(found, budgets))
     result = {"environment": where, "probes": probed, "quick": quick, "seeds": seeds, "tasks": names, "max_t": MAX_T}
     result |= {"random": random.tolist(), "losses": losses, "pairs": pairs, "goals": common.goals_json(goals)}
     common.save("pairing_digits", options.results or (None if quick else common.HERE / "results"), result)
