@@ -94,10 +94,12 @@ class Stack(MemberRows):
     ) -> Gradients:
         """The forward and the backward pass in training mode; buffers move on. `token()`: equal for hooks that do the same."""
         eager = self._compiled is None and not (self.graphs is not None and self.replayed)
-        known = partial(frozen if self.graphs is None else placed, hook)
-        if self.watches and not eager and (form := (token or known)()) not in self._known:
-            self._watched(hook, keys, batch, in_dims, more, keep=False)
-            self._known.add(form)
+        if self.watches and not eager:
+            form = (token or partial(frozen if self.graphs is None else placed, hook))()
+            if form not in self._known:
+                self._watched(hook, keys, batch, in_dims, more, keep=False)
+                self._known.add(form)
+            token = token if self._compiled is None else lambda: form       # it takes a while to find out
         if self.graphs is not None and self.replayed:
             first = self.members[0][0]      # whose hook it is: what it holds of its own on the device may have another's content alike
             own = partial(placed, hook) if token is None else lambda: (token(), id(first))
