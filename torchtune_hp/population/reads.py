@@ -35,13 +35,11 @@ class Apart(Exception):
 class Reads:
     """Of all members of one structure. `lifted`: what is, in other structures of the class: most likely here as well."""
 
-    validates_alone = ""
-    """Why members are validated one by one, if they are."""
-
     def __init__(self, lifted: AbstractSet[Read] = frozenset()) -> None:
         self.seen: set[Read] = set(lifted)
         self.lifted: set[Read] = set(lifted)
         self.fixed: dict[Read, str] = {}        # those that cannot be lifted, and why
+        self.validates_alone = ""               # why members are validated one by one, if they are
 
     def values(self, member: Any) -> tuple[tuple[Read, Hashable], ...]:
         """What a member has where something was read. Where it is lifted, any float is as good as another."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from .cohort import Entry
 from .layout import Block
@@ -75,7 +76,7 @@ class Stack(MemberRows):
         self.checked = False            # for whoever compares it with a member alone
         self.sizes: set[int] = set()    # of batches, likewise
         self.watches = False            # whether a step raises OtherUse where losses depend on other parameters than the layout says
-        self._known: set[Hashable] = set()      # hooks that were watched; what is compiled or replayed is not, step by step
+        self._known: set[Hashable] = set()      # hooks, with shapes of batches: what is compiled or replayed is watched once for each
 
     def step(self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, clip: Tensor | None = None, more: Any = None) -> tuple[Tensor, Any]:
         """One update of all members -> (losses (k,), what the hook gave besides, each with a leading (k,)).
@@ -96,9 +97,10 @@ class Stack(MemberRows):
         eager = self._compiled is None and not (self.graphs is not None and self.replayed)
         if self.watches and not eager:
             form = (token or partial(frozen if self.graphs is None else placed, hook))()
-            if form not in self._known:
+            shapes = tuple(leaf.shape for leaf in tree_leaves(batch) if isinstance(leaf, Tensor))
+            if (form, shapes) not in self._known:
                 self._watched(hook, keys, batch, in_dims, more, keep=False)
-                self._known.add(form)
+                self._known.add((form, shapes))
             token = token if self._compiled is None else lambda: form       # it takes a while to find out
         if self.graphs is not None and self.replayed:
             first = self.members[0][0]      # whose hook it is: what it holds of its own on the device may have another's content alike
