@@ -48,7 +48,7 @@ from torch import Tensor
 
 import torchtune_hp as hp
 from torchtune_hp.training.data import Loaded
-from torchtune_hp.training.made import data_of
+from torchtune_hp.training.made import made_of
 
 ETA = 4
 NOTES = 10
@@ -104,7 +104,7 @@ class Run:
         self.given = {"data": self.data, "most": self.size.most}
 
     def loaded(self) -> Loaded:
-        return data_of(self.cls, self.given, self.device)
+        return made_of(self.cls, self.given, self.device).whole("")
 
     def study(self, storage: str) -> hp.Results:
         return hp.tune(

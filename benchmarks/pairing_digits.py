@@ -9,7 +9,7 @@ and epoch; it is trained when it is first asked for. An epoch is one step of one
 Methods, budgets (10, 20 and 50 full runs' worth of epochs, one slot), pairs, intervals and goals are those of pairing.py; the peers are
 Optuna's TPE with its HyperbandPruner (reduction factor 3, its default, and 4), and its GPSampler with full runs, in the same space. What a
 method has found is the lowest loss reported so far, of whatever step, for the weights of that report are what is kept; pairing.py, whose
-curves have no weights, asks how a row ends, and these networks end worse than they were at their best. Regret is
+curves have no weights, asks how a row ends, and a network may end worse than it was at its best. Regret is
 (loss - best) / (median - best), cut at 1 (a NaN is 1): `best` is the least that anyone found, here or among 64 random configurations
 trained to their end, and `median` is of what those were at their best.
 

@@ -1,4 +1,4 @@
-"""A cross-validation of every trial: 48 configurations x 5 folds of a table are 240 models, trained as two stacks.
+"""A cross-validation of every trial: 48 configurations x 5 folds of a table are 240 models, 120 of them at a time in one stack.
 
 What is optimized is the mean AUC over the folds; how far the folds are apart stands beside it. At the end the five models of the best
 trial vote on a test set that no fold saw.

@@ -28,6 +28,7 @@ OURS = {
 }  # fmt: skip
 """What Ray Tune, Optuna, Hyperopt, scikit-learn and others call it -> what it is called here."""
 
+
 def refuse_foreign(call: str, given: Iterable[str], known: Iterable[str]) -> None:
     """A TypeError that says of each argument that `call` does not know what it is called here."""
     lines = []

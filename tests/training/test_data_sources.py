@@ -15,9 +15,13 @@ from torchtune_hp.errors import ConfigurationError
 from torchtune_hp.training.data import Data
 from torchtune_hp.training.drain import drain
 from torchtune_hp.training.feed import Table
-from torchtune_hp.training.made import data_of
+from torchtune_hp.training.made import made_of
 
 CPU = torch.device("cpu")
+
+
+def data_of(cls: Any, keywords: Any, device: torch.device) -> Any:
+    return made_of(cls, keywords, device).whole("")
 X, Y = torch.arange(20.0)[:, None], torch.arange(20)
 
 

@@ -74,8 +74,9 @@ class ModelTrainable:
         raise NotImplementedError
 
     @classmethod
-    def data(cls) -> Data:
-        """The data, once per device, shared by every trial; runs under a fixed seed."""
+    def data(cls) -> Data | Mapping[str, Data]:
+        """The data, once per device, shared by every trial; runs under a fixed seed. A dict of several by name: each trial is trained
+        on each of them."""
         raise NotImplementedError
 
     def training_step(self, model: nn.Module, batch: Any) -> Any:

@@ -89,12 +89,6 @@ def made_of(cls: type, keywords: Mapping[str, Any], device: torch.device) -> Mad
         return made
 
 
-def data_of(cls: type, keywords: Mapping[str, Any], device: torch.device) -> Loaded:
-    """The data set of a class that has one."""
-    made = made_of(cls, keywords, device)
-    return made.whole(made.names[0])
-
-
 def _same(a: Any, b: Any) -> bool:
     """Only plain values are compared: `==` of arrays is not a bool, and other objects may change after they were compared."""
     return a is b or (type(a) is type(b) and isinstance(a, (int, float, str, bytes, bool)) and a == b)

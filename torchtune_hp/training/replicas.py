@@ -162,10 +162,11 @@ class Reseeded:
 
     def restore(self, trial: Trial, place: Place, state: State, step: int) -> list[Any]:
         """What `load()` gives of each replica."""
-        return [self.recipe.restore(trial, place, one.state, one.step) for one in _read(state) if one.state is not None]
+        return [self.recipe.restore(trial, place, one.state, one.step) for one in _read(state)]
 
     def test(self, trial: Trial, place: Place, state: State, step: int) -> dict[str, Scalar]:
-        return merged([self.recipe.test(trial, place, one.state, one.step) for one in _read(state) if one.state is not None], ())[0]
+        """Raises: what is no ModelTrainable has no test set, and its recipe says what to do instead."""
+        return self.recipe.test(trial, place, state, step)
 
 
 def of_one_training(recipe: Recipe) -> Recipe:
@@ -226,9 +227,9 @@ def _std(numbers: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class _Saved:
-    """Of one replica. `ended`: its last look, if it takes no further step."""
+    """Of one replica. `state`: a State; None: it cannot be saved. `ended`: its last look, if it takes no further step."""
 
-    state: State | None
+    state: Any
     step: int
     ended: Look | None
 
