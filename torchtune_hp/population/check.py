@@ -2,8 +2,8 @@
 
 Compared are the loss, the gradient of every parameter (by the norm of its difference, against the norm of the whole gradient: a
 bias before a normalization has none of its own), and what the optimizer makes of that same gradient: how it moves the parameters, against
-the norm of that move, and its state. Who is compared is said in `calls.compared`: the first row, for which nearly any mistake in a rule of
-vmap comes out right, and the last. Parameters that the loss does not depend on are found out here too: alone they have no gradient, and
+the norm of that move, and its state. Who is compared is said in `calls.compared`: the first row, and the last, for a mistake that counts
+members comes out right in the first. Parameters that the loss does not depend on are found out here too: alone they have no gradient, and
 their optimizer leaves them as they are.
 
 Where alone is not finite nothing is compared: NaN in one member says nothing of the sharing, and the check waits for a later step.
