@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .errors import ConfigurationError
 from .pareto import beaten
 from .trial import Scalar
 
@@ -63,6 +64,26 @@ class Result:
         recipe, trial, place, state, step = self._at_work()
         return recipe.test(trial, place, state, step)
 
+    def export(self, path: Path | str, inputs: tuple[Any, ...] | None = None) -> list[Path]:
+        """Writes the trained model into a file for others to load, and returns its path; of replicas a file for each.
+
+        The ending says what: ".pt" and ".safetensors" its state_dict, ".onnx" the model, with the leading dimension of its inputs
+        left open. `inputs`: what the model is called with, for ".onnx"; None: as `validation_step` calls it. ".safetensors" and
+        ".onnx" need `torchtune-hp[export]`. Raises as `load` does.
+        """
+        from .handover import write  # a study is read without torch
+
+        recipe, trial, place, state, step = self._at_work()
+        found = recipe.restore(trial, place, state, step)
+        seen = getattr(recipe, "inputs", None)
+
+        def called() -> tuple[tuple[Any, ...], dict[str, Any]]:
+            if inputs is None and seen is None:
+                raise ConfigurationError(f"export: what a model of {recipe.name} is called with is not known. Give inputs=(x, ...).")
+            return (inputs, {}) if inputs is not None else seen(trial, place, state, step)  # type: ignore[misc]
+
+        return write(found if isinstance(found, list) else [found], path, called)
+
     @property
     def checkpoint(self) -> State:
         """The kept state of this report: a dict, or a folder. CheckpointError if it was not kept."""
@@ -72,6 +93,19 @@ class Result:
         recipe = self._study.recipe
         state = self.checkpoint
         return recipe, self._study.launched(self.trial), replace(self._study.place, folder=self.path), state, self.step or 0
+
+
+class Chosen(list[Result]):
+    """Some trials of a study, in an order: a list, and what is done with all of them."""
+
+    def load(self) -> list[Any]:
+        """What each one's `load()` gives, in this order; of a trial with replicas the model of each, one after another.
+
+        `hp.Population(results.top(10).load()).predict(x)` is what ten models say at once. Raises as `Result.load` does: studies
+        keep the weights of as many trials as `keep=` says.
+        """
+        found = [result.load() for result in self]
+        return [model for part in found for model in (part if isinstance(part, list) else [part])]
 
 
 def line_of(error: str) -> str:

@@ -22,7 +22,7 @@ from .journal import Journal
 from .journal_text import from_json, text_of
 from .objective import VIOLATED, Mode, Objective
 from .population.census import STACKS
-from .result import Point, Result as Result, TrialError as TrialError, front, line_of
+from .result import Chosen, Point, Result as Result, TrialError as TrialError, front, line_of
 from .tables import Record, curves, frame, metrics_of, record
 from .trial import Note, Trial
 
@@ -69,17 +69,17 @@ class Results:
         """
         return next(iter(self.top(1)), None) or self._nothing(self.objective.metrics[0])
 
-    def top(self, k: int) -> list[Result]:
+    def top(self, k: int) -> Chosen:
         """The k trials with the best reports, best first, each once; fewer if there are fewer."""
         self._one_objective()
         if k == 1:
             best = "SELECT r.trial, r.id FROM report r WHERE r.id = (SELECT best FROM report ORDER BY id DESC LIMIT 1)"
-            return [self._result(*row) for row in list(self.journal.rows(best))]
+            return Chosen(self._result(*row) for row in list(self.journal.rows(best)))
         found = [value for (value,) in self.journal.rows(_RANKED, VIOLATED, max(0, k))]
-        return [self._result(*row) for row in list(self.journal.rows(_TOP, found[-1], len(found)))] if found else []
+        return Chosen(self._result(*row) for row in list(self.journal.rows(_TOP, found[-1], len(found)))) if found else Chosen()
 
     @property
-    def pareto(self) -> list[Result]:
+    def pareto(self) -> Chosen:
         """The trials with a report that no other report dominates, each once, ordered by their values.
 
         Of several such reports of a trial, the earliest whose weights are kept is shown, else the earliest. Of trials with equal reports
@@ -96,7 +96,7 @@ class Results:
             entry = ((trial, step) not in kept, report, values)
             shown[trial] = min(entry, shown.get(trial, entry))
         ordered = sorted((values, report, trial) for trial, (_, report, values) in shown.items())
-        return [self._result(trial, report) for _, report, trial in ordered]
+        return Chosen(self._result(trial, report) for _, report, trial in ordered)
 
     def hypervolume(self, reference: Sequence[float] | None = None) -> list[Growth]:
         """How the volume between the reports and a reference point grew: a row for each report that enlarged it, in order.
@@ -139,10 +139,10 @@ class Results:
     @overload
     def __getitem__(self, trial: SupportsIndex) -> Result: ...
     @overload
-    def __getitem__(self, trial: slice) -> list[Result]: ...
-    def __getitem__(self, trial: SupportsIndex | slice) -> Result | list[Result]:
+    def __getitem__(self, trial: slice) -> Chosen: ...
+    def __getitem__(self, trial: SupportsIndex | slice) -> Result | Chosen:
         if isinstance(trial, slice):
-            return [self[id] for id in range(len(self))[trial]]
+            return Chosen(self[id] for id in range(len(self))[trial])
         trial = operator.index(trial)
         for row in self._rows("WHERE t.id = ?", len(self) + trial if trial < 0 else trial):
             return self._made(row)

@@ -5,6 +5,8 @@
         losses = population.step(lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]), (x, y))       # (k,)
     models = population.unstack()
 
+    hp.Population(models).predict(x)        # (k, ...): an ensemble, of models that may differ
+
 It needs nothing else of this library: a cross-validation, an ensemble or a loop of one's own is as good a use as a study.
 """
 
@@ -15,12 +17,12 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 from ..errors import ConfigurationError
-from ..parts import as_int
+from .ensemble import Ensemble
+from .given import agree, clips_of, members_of, no_tensor_of_two, seeds_of
 from .keys import base_of, keys_of, later
 from .loop import Loop
 from .program import Hook
@@ -28,10 +30,9 @@ from .randomness import OwnRandomnessError
 from .room import OUT_OF_MEMORY
 from .rows import Member
 from .seats import line_of
-from .signature import Signature, difference, signature
+from .signature import signature
 from .stack import OtherUse, Stack
 from .stackable import Unstackable
-from .written import written
 
 Strategy = Literal["auto", "vmap", "loop", "compile", "graph"]
 FEW = 2
@@ -44,7 +45,8 @@ class Population:
     Args:
         models: modules that agree in everything but the values of their tensors and the `p` of their dropout modules.
         optimizers: a `torch.optim` optimizer for each, of one class and the same flags; every number in their `param_groups`
-            may differ, and schedulers that drive them work as ever: they are read before each step.
+            may differ, and schedulers that drive them work as ever: they are read before each step. None: an ensemble that
+            predicts and is not trained; its models may differ in everything but the shape of what they give.
         seeds: an int for each, from which its random numbers in `step` come (dropout, `torch.randn` in the loss, ...), together
             with the number of its steps, and from nothing else: not from its place among the others. Default: 0, 1, 2, ...
         max_grad_norm: clips the norm of each member's whole gradient; one number for all, or one for each.
@@ -63,27 +65,28 @@ class Population:
     def __init__(
         self,
         models: Sequence[nn.Module],
-        optimizers: Sequence[Optimizer],
+        optimizers: Sequence[Optimizer] | None = None,
         *,
         seeds: Sequence[int] | None = None,
         max_grad_norm: float | Sequence[float] | None = None,
         strategy: Strategy = "auto",
     ) -> None:
-        members = _members(models, optimizers)
+        self._trained = optimizers is not None
+        members = members_of(models, optimizers)
         if not members:
             raise ConfigurationError("Population: at least one model is needed, but got none.")
         if strategy not in get_args(Strategy):
             known = ", ".join(map(repr, get_args(Strategy)))
             raise ConfigurationError(f"Population: strategy must be one of {known}, but got {strategy!r}.")
         self.strategy: Strategy = strategy
-        self.reason = ""
-        """How the members are trained, and why."""
+        self._reason = ""
         self._signature = signature(*members[0])
-        _agree(self._signature, members)
-        _no_tensor_of_two(members)
-        self._seeds = [base_of(seed, "train") for seed in _seeds(seeds, len(members), 0)]
+        if self._trained:
+            agree(self._signature, members)
+            no_tensor_of_two(members)
+        self._seeds = [base_of(seed, "train") for seed in seeds_of(seeds, len(members), 0)]
         self._steps = [0] * len(members)
-        self._clips = _clips(max_grad_norm, len(members))
+        self._clips = clips_of(max_grad_norm, len(members))
         self._born = len(members)
         self._next: Tensor | None = None        # keys of the step to come, and the norms to clip at, on the device; None: to be uploaded
         self._norms: Tensor | None = None
@@ -95,25 +98,31 @@ class Population:
     def __repr__(self) -> str:
         return f"Population({len(self)} members; {self.reason})"
 
+    @property
+    def reason(self) -> str:
+        """How the members are trained, or predict, and why."""
+        return self._rows.reason if isinstance(self._rows, Ensemble) else self._reason
+
     def step(self, loss_fn: Hook, batch: Any, in_dims: Any = None) -> Tensor:
         """One update of every member -> losses (k,), as they were before it.
 
         `loss_fn(model, batch)` is one member's view: the loss as a 0-dim tensor. `in_dims`: None, one batch for all; 0, the
         leading dimension of every tensor in it is the member; or a tree of those, as of torch.func.vmap.
         """
+        rows = self._training("step")
         self._check(batch, in_dims)
         keys = self._keys()
         if self._clips is not None and self._norms is None:
             self._norms = torch.tensor(self._clips, device=self._device)
         clip = None if self._clips is None else self._norms
         try:
-            losses, _ = self._rows.step(loss_fn, batch, in_dims, keys, clip)
+            losses, _ = rows.step(loss_fn, batch, in_dims, keys, clip)
         except OtherUse as other:       # torch.optim leaves alone what no loss depends on, so it has no row
             self.unstack()
-            self._rows = self._made(self._rows.members, other.idle)
-            losses, _ = self._rows.step(loss_fn, batch, in_dims, keys, clip)
-        if isinstance(self._rows, Stack) and self._rows.graphs is not None and self._rows.graphs.why:
-            self.reason = f"{len(self)} at once, not from a graph: {self._rows.graphs.why}"
+            self._rows = rows = self._made_to_train(rows.members, other.idle)
+            losses, _ = rows.step(loss_fn, batch, in_dims, keys, clip)
+        if isinstance(rows, Stack) and rows.graphs is not None and rows.graphs.why:
+            self._reason = f"{len(self)} at once, not from a graph: {rows.graphs.why}"
         self._steps = [step + 1 for step in self._steps]
         self._next = later(keys, 1)
         return losses
@@ -123,15 +132,25 @@ class Population:
         self._check(batch, in_dims)
         return self._rows.evaluate(fn, batch, in_dims, self._keys())
 
-    def add(self, model: nn.Module, optimizer: Optimizer, seed: int | None = None, max_grad_norm: float | None = None) -> int:
-        """One more member, at the end; returns its place."""
-        members = _members([model], [optimizer])
-        _agree(self._signature, members)
-        _no_tensor_of_two([*self._rows.members, *members])
-        (own,) = _seeds(None if seed is None else [seed], 1, self._born)
-        _clips(max_grad_norm, 1)
+    def predict(self, *inputs: Any) -> Any:
+        """What each `model(*inputs)` gives in eval mode and without gradients, (k, ...): of classifiers the vote is
+        `predict(x).softmax(-1).mean(0)`."""
+        return self.evaluate(lambda model, given: model(*given), inputs)
+
+    def add(
+        self, model: nn.Module, optimizer: Optimizer | None = None, seed: int | None = None, max_grad_norm: float | None = None
+    ) -> int:
+        """One more member, at the end; returns its place. It has an optimizer if the others have."""
+        if self._trained != (optimizer is not None):
+            raise ConfigurationError(f"Population.add: {'an' if self._trained else 'no'} optimizer is given, as for the others.")
+        members = members_of([model], None if optimizer is None else [optimizer])
+        if self._trained:
+            agree(self._signature, members)
+            no_tensor_of_two([*self._rows.members, *members])
+        (own,) = seeds_of(None if seed is None else [seed], 1, self._born)
+        clips_of(max_grad_norm, 1)
         clips = [*(self._clips or [float("inf")] * len(self)), float("inf") if max_grad_norm is None else max_grad_norm]
-        if isinstance(self._rows, Loop) and self.strategy == "auto" and len(self) == FEW:
+        if isinstance(self._rows, Ensemble) or isinstance(self._rows, Loop) and self.strategy == "auto" and len(self) == FEW:
             self._rows = self._made([*self._rows.members, *members])
         else:
             try:
@@ -155,7 +174,11 @@ class Population:
         self._are_there("take_out", places)
         if len(set(places)) == len(self):
             raise ConfigurationError("Population.take_out: at least one member must stay.")
-        gone = self._rows.take_out(places)
+        if isinstance(self._rows, Ensemble):
+            gone = [self._rows.members[place] for place in places]
+            self._rows = self._made([member for place, member in enumerate(self._rows.members) if place not in set(places)])
+        else:
+            gone = self._rows.take_out(places)
         kept = [place for place in range(len(self._seeds)) if place not in set(places)]
         self._seeds = [self._seeds[place] for place in kept]
         self._steps = [self._steps[place] for place in kept]
@@ -165,8 +188,9 @@ class Population:
 
     def copy(self, source: int, target: int) -> None:
         """Weights, buffers and optimizer state of one member onto another, which keeps its hyperparameters and its seed."""
+        rows = self._training("copy")
         self._are_there("copy", (source, target))
-        self._rows.copy(source, target)
+        rows.copy(source, target)
 
     def unstack(self) -> list[nn.Module]:
         """Writes every member into its own module and optimizer, in place; returns the modules. They stay in the population."""
@@ -174,12 +198,23 @@ class Population:
 
     def reload(self) -> None:
         """Reads every member from its own module and optimizer again, after they were changed from outside."""
+        if isinstance(self._rows, Ensemble):
+            self._rows = self._made(self._rows.members)
+            return
         try:
             for row in range(len(self)):
                 self._rows.load(row)
         except (Unstackable, ValueError) as error:      # what no stack holds, such as parameters of one group after different steps
             self._let_go(error)
             self._rows = Loop(self._rows.members)
+
+    def _training(self, word: str) -> Stack | Loop:
+        if isinstance(self._rows, Ensemble):
+            raise ConfigurationError(
+                f"Population.{word}: members are trained by their optimizers, but this population has none: it predicts. "
+                "Make it with hp.Population(models, optimizers)."
+            )
+        return self._rows
 
     def _are_there(self, word: str, places: Sequence[int]) -> None:
         wrong = [place for place in places if not isinstance(place, int) or not 0 <= place < len(self)]
@@ -204,18 +239,27 @@ class Population:
     def _keys(self) -> Tensor:
         return keys_of(self._seeds, self._steps, self._device) if self._next is None else self._next
 
-    def _made(self, members: Sequence[Member], idle: Sequence[str] = ()) -> Stack | Loop:
+    def _made(self, members: Sequence[Member]) -> Stack | Loop | Ensemble:
+        if self._trained:
+            return self._made_to_train(members)
+        if self._clips is not None:
+            raise ConfigurationError("Population: max_grad_norm is for training. Without optimizers leave it out.")
+        if self.strategy in ("compile", "graph"):
+            raise ConfigurationError(f'Population: strategy="{self.strategy}" is for training. Without optimizers let it be "auto".')
+        return Ensemble(members, {"loop": None, "vmap": 0}.get(self.strategy, FEW), strict=self.strategy == "vmap")
+
+    def _made_to_train(self, members: Sequence[Member], idle: Sequence[str] = ()) -> Stack | Loop:
         """`idle`: parameters that no loss depends on."""
         strategy = self.strategy
         if strategy == "loop":
-            self.reason = "one by one, as asked for"
+            self._reason = "one by one, as asked for"
         elif strategy == "auto" and len(members) <= FEW:
-            self.reason = f"one by one: {len(members)} gain nothing from a stack"
+            self._reason = f"one by one: {len(members)} gain nothing from a stack"
         else:
             try:
                 stack = Stack(members, idle, strategy == "compile", graphed=strategy == "graph")
                 stack.watches = True
-                self.reason = f"{len(members)} at once" + {"compile": ", compiled", "graph": ", from a graph"}.get(strategy, "")
+                self._reason = f"{len(members)} at once" + {"compile": ", compiled", "graph": ", from a graph"}.get(strategy, "")
                 return stack
             except OUT_OF_MEMORY:
                 raise
@@ -229,69 +273,4 @@ class Population:
         why = (str(error) if known else line_of(error)).rstrip(".")
         if self.strategy != "auto":
             raise ConfigurationError(f'Population: strategy="{self.strategy}" cannot be kept: {why}. Let it be "auto".') from error
-        self.reason = f"one by one: {why}"
-
-
-def _members(models: Sequence[nn.Module], optimizers: Sequence[Optimizer]) -> list[Member]:
-    models, optimizers = list(models), list(optimizers)
-    problems = []
-    if len(models) != len(optimizers):
-        problems.append(f"an optimizer for each model is needed, but got {len(models)} models and {len(optimizers)} optimizers.")
-    for what, given, kind in (("models", models, nn.Module), ("optimizers", optimizers, Optimizer)):
-        wrong = next((each for each in given if not isinstance(each, kind)), None)
-        if wrong is not None:
-            problems.append(f"{what} must be of {kind.__module__}.{kind.__name__}, but one is a {type(wrong).__name__}.")
-    lazy = [place for place, model in enumerate(models) if isinstance(model, nn.Module) and any(map(is_lazy, model.parameters()))]
-    if lazy:
-        problems.append(f"lazy layers must have seen a batch, but model {lazy[0]} has some without shapes. Call each model once before.")
-    if any(isinstance(optimizer, LBFGS) for optimizer in optimizers):
-        problems.append("LBFGS evaluates the loss several times in a step, which `step` does not. Take another optimizer.")
-    if problems:
-        raise ConfigurationError("\n".join(f"Population: {problem}" for problem in problems))
-    for place, (model, optimizer) in enumerate(zip(models, optimizers)):
-        own = {id(parameter) for parameter in model.parameters()}
-        if any(id(parameter) not in own for group in optimizer.param_groups for parameter in group["params"]):
-            raise ConfigurationError(f"Population: optimizer {place} must train parameters of model {place}, but some of its are not.")
-    return list(zip(models, optimizers))
-
-
-def _agree(first: Signature, members: Sequence[Member]) -> None:
-    for place, (model, optimizer) in enumerate(members):
-        found = difference(first, signature(model, optimizer))
-        if found is not None:
-            raise ConfigurationError(
-                f"Population: members must agree in all but the values of tensors and the numbers of param_groups, but member {place} and "
-                f"the first differ in {found}. Make a Population for each kind."
-            )
-
-
-def _no_tensor_of_two(members: Sequence[Member]) -> None:
-    owners: dict[int, int] = {}
-    for place, (model, optimizer) in enumerate(members):
-        for name, tensor in written(model, optimizer):
-            if owners.setdefault(id(tensor), place) != place:
-                raise ConfigurationError(
-                    f"Population: each member must have the tensors that its steps write for itself, but {name} of member {place} is also "
-                    f"member {owners[id(tensor)]}'s. Give each a copy.deepcopy; what all have in common must be frozen."
-                )
-
-
-def _seeds(given: Sequence[int] | None, k: int, start: int) -> list[int]:
-    if given is None:
-        return list(range(start, start + k))
-    if isinstance(given, Sequence):
-        given = [as_int(seed) for seed in given]
-    if not isinstance(given, Sequence) or not all(isinstance(seed, int) for seed in given):
-        raise ConfigurationError(f"Population: seeds must be a list with an int for each model, but got {given!r:.60}.")
-    if len(given) != k:
-        raise ConfigurationError(f"Population: a seed for each model is needed, but got {len(given)} for {k}.")
-    return list(given)
-
-
-def _clips(given: float | Sequence[float] | None, k: int) -> list[float] | None:
-    if given is None:
-        return None
-    clips = list(given) if isinstance(given, Sequence) else [given] * k
-    if len(clips) != k or not all(isinstance(clip, (int, float)) and not isinstance(clip, bool) and clip > 0 for clip in clips):
-        raise ConfigurationError(f"Population: max_grad_norm must be positive, one number or one for each of {k}, but got {given!r}.")
-    return [float(clip) for clip in clips]
+        self._reason = f"one by one: {why}"

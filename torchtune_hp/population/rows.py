@@ -26,7 +26,7 @@ from .optimizers import Rule, dump_row, fresh, in_place, load_row, numbers_of, u
 from .padding import common, front, holds, put, widened
 from .program import Program
 from .signature import lifted
-from .stackable import Unstackable, rule_for
+from .stackable import rule_for
 
 Member = tuple[nn.Module, Optimizer]
 
@@ -42,8 +42,6 @@ class MemberRows:
         self.members: list[Member] = list(members)
         wide = program.model if program else widened(model, common([each for each, _ in self.members]))
         self.layout: Layout = layout_of(model, optimizer, idle, wide)
-        if not self.layout.blocks:
-            raise Unstackable("no parameter is trained: every one is frozen, or unused by the loss")
         self.idle = tuple(idle)
         self.program = program or Program(wide, self.layout.blocks)
         self.flats: list[Tensor] = []                   # (k, D) each, a block's

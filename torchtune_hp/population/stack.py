@@ -55,6 +55,8 @@ class Stack(MemberRows):
         graphed: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(members, idle, program)
+        if not self.layout.blocks:
+            raise Unstackable("no parameter is trained: every one is frozen, or unused by the loss")
         self._compiled: CompiledGradients | None = None
         self._updated = partial(_update, self.rule, self.layout.blocks)     # no method: a cycle would keep the rows of a stack that is gone
         self._step: Callable[..., None] = self._updated

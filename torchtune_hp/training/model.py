@@ -114,10 +114,30 @@ class ModelRecipe:
         finally:
             runner.close()
 
+    def inputs(self, trial: Trial, place: Place, state: State, step: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What `validation_step` calls the model with first: (args, kwargs). ConfigurationError where there is no validation set."""
+        runner = self.start(trial, place, state, step)
+        runner.close()
+        first = runner.members[0] if isinstance(runner, Replicas) else runner
+
+        def seen(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            raise _Called(args, kwargs)
+
+        with first.member.model.register_forward_pre_hook(seen, with_kwargs=True):
+            try:
+                first.evaluate()
+            except _Called as call:
+                return call.args[0], call.args[1]
+        raise ConfigurationError(f"{self.name}.validation_step did not call the model: what it is called with is not known. Give inputs=.")
+
     def _data_of(self, made: Made, part: Part, seed: int) -> Loaded:
         if part.fold is None or self.folds is None:
             return made.whole(part.data)
         return made.folds(part.data, self.folds, (seed + part.seed) % 2**32)[part.fold]
+
+
+class _Called(Exception):
+    """(args, kwargs) of a model's call."""
 
 
 def _cuts(name: str, data: Mapping[Part, Loaded]) -> tuple[str, ...]:
