@@ -58,7 +58,6 @@ results = hp.Tuner(
 best = results.best
 print(f"AUC of the best of {len(results)} trials over 5 folds: {best.metrics['auc']:.4f}, give or take {best.metrics['auc_std']:.4f}")
 print(f"trained as {results.members_per_stack}")
-with torch.no_grad():
-    votes = torch.stack([model(x[400:]).softmax(-1) for model in best.load()]).mean(0)
+votes = hp.Population(best.load()).predict(x[400:]).softmax(-1).mean(0)
 right = (votes.argmax(-1) == y[400:]).float().mean()
 print(f"on the test set its five models have an AUC of {best.test()['auc']:.4f} on average, and a vote of them is right on {right:.1%}")
