@@ -22,6 +22,7 @@ EXAMPLES = ROOT / "examples"
 
 LINES = {
     "ask_tell": r"best of 30 trials in \d+ steps instead of 810: loss 0\.4\d+ with \{'lr': .*\}",
+    "character_transformer": r"the best of 16: [34]\.\d\d\d bits a letter, with \{'lr': .*\}",
     "cross_validation": r"mean difference between the two in accuracy: 0\.000\d",
     "digits_demo": r"Its test accuracy: +(0\.9[789]\d\d|1\.0000)",
     "ensemble": r"32 plain modules from runs.ensemble\.pt predict the same: True",
@@ -29,10 +30,13 @@ LINES = {
     "function": r"best \{'lr': .*\}: loss (\S+) when reported, \1 with the weights that were kept",
     "gp_in_one_dimension": r"best of 10 trials: learning rate \S+, loss 0\.3[567]\d, of 0\.350 at best; see runs.gp_in_one_dimension\.html",
     "generator": r"best of 30: .*, accuracy 0\.9\d\d; trials: \{'completed': \d+, 'stopped': \d+\}",
+    "head_search": r"accuracy on digits that neither the backbone nor the search has seen: 0\.9\d\d\d",
+    "matrix_factorization": r"squared error of the 70 % that nobody saw: 0\.0[67]\d\d; of the mean of all: 0\.1415",
     "model_trainable": r"validation: auc 0\.99\d\d; test: accuracy 0\.9\d\d\d, auc 0\.9\d\d\d",
     "own_scheduler": r"best loss 0\.0\d+; trials: \{'completed': \d+, 'stopped': \d+\}",
     "resume_after_kill": r"every report of all 40 trials is the same: True",
     "simulated_cluster": r"ASHA +best error 0\.0\d+ of 5000 trials, \d+\.\d virtual hours, \d+\.\d real seconds",
+    "vae": r"the best of 20: \{.*\}, at most 2\d\.\d\d nats a digit",
     "trainable": r"best after \d+ steps: loss (\S+) when reported, \1 with the weights that were kept",
 }
 
@@ -40,8 +44,11 @@ NEEDS = {"gp_in_one_dimension": "plotly"}
 """Packages of an extra, without which an example is not run."""
 
 SHORTER = {
+    "character_transformer": ("UPDATES = 32, 32, 2, 50", "UPDATES = 32, 32, 2, 6"),
     "cross_validation": ("FOLDS, EPOCHS, BATCH = 5, 6, 64", "FOLDS, EPOCHS, BATCH = 5, 2, 64"),
     "digits_demo": ("trials: int = 64", "trials: int = 16"),
+    "matrix_factorization": ("trials=60", "trials=24"),
+    "vae": ("trials=60", "trials=20"),
     "ensemble": ("MEMBERS, STEPS, NOISE = 32, 600, 0.05", "MEMBERS, STEPS, NOISE = 32, 150, 0.05"),
 }
 """What is smaller in a copy, which is run instead: whole, they train for ten seconds and more. `make demo` runs the demo as it is."""

@@ -258,3 +258,55 @@ def test_a_bias_without_dimensions_is_torchs(used: list[str]) -> None:
     """With as many outputs as members it would fit in a wrong way."""
     both(F.linear, 0, rows(K, N, IN), rows(K, K, IN, seed=1), rows(K, seed=2))
     assert not used
+
+
+LENGTH, HEADS, WIDTH = 4, 2, 6
+
+
+@pytest.mark.parametrize("shape", [(N, HEADS), (N,), (2, N, HEADS)], ids=["heads", "no heads", "two dimensions of samples"])
+@pytest.mark.parametrize("mask", ["none", "causal", "of all", "of each sample", "of each member", "of all, bool"])
+@pytest.mark.parametrize("shared", [(), (0,), (1, 2)], ids=["own", "shared query", "shared key and value"])
+def test_attention(shape: tuple[int, ...], mask: str, shared: tuple[int, ...], used: list[str]) -> None:
+    parts = [rows(*(() if place in shared else (K,)), *shape, LENGTH, WIDTH, seed=place) for place in range(3)]
+    own: dict[str, tuple[Tensor, ...]] = {
+        "of all": (rows(LENGTH, LENGTH),), "of each sample": (rows(shape[0], *[1] * (len(shape) - 1), LENGTH, LENGTH),),
+        "of each member": (rows(K, LENGTH, LENGTH),), "of all, bool": (torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril(),),
+    }  # fmt: skip
+    dims = tuple(None if place in shared else 0 for place in range(3))
+
+    def step(query: Tensor, key: Tensor, value: Tensor, *masks: Tensor) -> Tensor:
+        with lowered():
+            return F.scaled_dot_product_attention(query, key, value, *masks, is_causal=mask == "causal", scale=0.7)
+
+    every = (*dims, *(0 if mask == "of each member" else None for _ in own.get(mask, ())))
+    given = [part.clone().requires_grad_(part.is_floating_point()) for part in (*parts, *own.get(mask, ()))]
+    one_by_one = torch.stack([step(*(part if dim is None else part[k] for part, dim in zip(given, every))) for k in range(K)])
+    at_once = vmap(step, in_dims=every)(*given)
+    assert used == ["scaled_dot_product_attention"]
+    learned = [part for part in given if part.requires_grad]
+    for mine, alone in zip(*([found, *torch.autograd.grad(found.sin().sum(), learned)] for found in (at_once, one_by_one)), strict=True):
+        torch.testing.assert_close(mine, alone, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_attention_of_fewer_heads_to_keys_than_to_queries(used: list[str]) -> None:
+    parts = [rows(K, N, heads, LENGTH, WIDTH, seed=heads) for heads in (4, 2, 2)]
+    both(lambda *parts: F.scaled_dot_product_attention(*parts, enable_gqa=True), 0, *parts)
+    assert used == ["scaled_dot_product_attention"]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("training", [True, False])
+def test_a_transformer_layer_has_a_rule_for_all_that_it_calls(training: bool) -> None:
+    layers = [nn.TransformerEncoderLayer(WIDTH, HEADS, 8, dropout=0.0, batch_first=True).train(training) for _ in range(K)]
+    parameters, _ = torch.func.stack_module_state(layers)  # type: ignore[arg-type]
+    x = torch.randn(K, N, LENGTH, WIDTH)
+    mask = torch.ones(LENGTH, LENGTH, dtype=torch.bool).triu(1)
+
+    def member(own: dict[str, Tensor], x: Tensor) -> Tensor:
+        with lowered():
+            return torch.func.functional_call(layers[0], own, (x,), {"src_mask": mask})
+
+    found = vmap(member)(parameters, x)
+    found.sum().backward()
+    torch.testing.assert_close(found, torch.stack([layer(part, src_mask=mask) for layer, part in zip(layers, x)]), rtol=1e-5, atol=1e-5)

@@ -8,14 +8,13 @@ Laws:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .attention import attend
 from .dropout import dropped
 from .mode import REPLACED, Rate, own_randomness, replaces, vmap_level
 
@@ -44,17 +43,6 @@ def _attention(own: own_randomness, query: Tensor, key: Tensor, value: Tensor, a
     return dropped(own, shares, dropout_p, True, False) @ value
 
 
-def _entered(func: Any) -> Callable[..., Any]:
-    """A composite of torch's that is written in Python and does not ask the modes about itself: what it calls does."""
-    asks = dict.fromkeys(("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"), lambda *_: False)
-    inside = FunctionType(func.__code__, {**func.__globals__, **asks}, func.__name__, func.__defaults__, func.__closure__)
-    inside.__kwdefaults__ = func.__kwdefaults__
-    return inside
-
-
-_attend = _entered(F.multi_head_attention_forward)
-
-
 @replaces(F.multi_head_attention_forward)
 def _multi_head_attention(own: own_randomness, *args: Any, **options: Any) -> Any:
     dropout_p, training = args[10] if len(args) > 10 else options["dropout_p"], options.get("training", True)
@@ -65,7 +53,7 @@ def _multi_head_attention(own: own_randomness, *args: Any, **options: Any) -> An
             own.next()
         return F.multi_head_attention_forward(*args, **options)
     with own:
-        return _attend(*args, **options)
+        return attend(*args, **options)
 
 
 def _replace_recurrent() -> None:

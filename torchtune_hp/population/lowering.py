@@ -7,6 +7,7 @@
                     than both but for one channel of 8x8. An input that all share is one convolution with all channels, vmap's own
     embedding       where one index is not trained (`padding_idx`): vmap's rule leaves that of the first member as it is, and trains the
                     others'
+    attention       on CPUs one of k * n samples: vmap has no rule for the fused kernel there, and loops over the members with a warning
     cross_entropy   one of k * n samples, where vmap takes torch's nll_loss to pieces in Python; on CPUs, of few classes, sample beside
                     sample
     batch_norm      in float32 where autocast gives it less, as torch computes it within: vmap's rule takes one dtype only.
@@ -33,6 +34,7 @@ from torch.autograd import Function
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from .attention import attend, attention, leading, of_members, wrapped
 from .batched import outside, traced
 
 
@@ -53,7 +55,7 @@ def lower(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
     """`F.linear` of one member; None where torch's own serves."""
     level = _functorch.maybe_current_level()
-    if level is None or bias is None or not _of_members(weight, level) or input.is_sparse:
+    if level is None or bias is None or not of_members(weight, level) or input.is_sparse:
         return None
     if input.dim() not in (1, 2, 3) or weight.dim() != 2 or bias.dim() != 1:
         return None
@@ -61,8 +63,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor 
     if not input.dtype == weight.dtype == bias.dtype:
         return None
     flat = input.dim() == 2
-    x, w, b = _leading(input if flat else input.reshape(-1, input.shape[-1]), level), _leading(weight, level), _leading(bias, level)
-    if _wrapped(x) or _wrapped(w) or _wrapped(b):
+    x, w, b = leading(input if flat else input.reshape(-1, input.shape[-1]), level), leading(weight, level), leading(bias, level)
+    if wrapped(x) or wrapped(w) or wrapped(b):
         return None
     k, out, _ = w.shape
     if x.shape[0] != k:
@@ -136,16 +138,16 @@ class _Product(Function):
 def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **options: Any) -> Tensor | None:
     """`F.conv2d` of one member; None where torch's own serves."""
     level = _functorch.maybe_current_level()
-    if level is None or not (_of_members(input, level) and _of_members(weight, level)) or weight.device.type != "cpu":
+    if level is None or not (of_members(input, level) and of_members(weight, level)) or weight.device.type != "cpu":
         return None
     if input.dim() != 4 or weight.dim() != 4 or bias is not None and bias.dim() != 1:
         return None
     channels = weight.shape[1]
     if channels < 3 or channels % 8 == 0 or channels != input.shape[1]:
         return None
-    x, w = _leading(input, level), _leading(weight, level)
-    b = None if bias is None else _leading(bias, level).expand(len(w), -1)
-    if any(_wrapped(part) for part in (x, w, b) if part is not None):
+    x, w = leading(input, level), leading(weight, level)
+    b = None if bias is None else leading(bias, level).expand(len(w), -1)
+    if any(wrapped(part) for part in (x, w, b) if part is not None):
         return None
     biases = [None] * len(w) if b is None else b.unbind()
     each = [F.conv2d(one, own, its, *args, **options) for one, own, its in zip(x.unbind(), w.unbind(), biases)]
@@ -155,7 +157,7 @@ def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any
 def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None, *args: Any, **options: Any) -> Tensor | None:
     """`F.embedding` of one member, with a `padding_idx`; None where torch's own serves."""
     level = _functorch.maybe_current_level()
-    if level is None or padding_idx is None or not _of_members(weight, level):
+    if level is None or padding_idx is None or not of_members(weight, level):
         return None
     found = F.embedding(input, weight, None, *args, **options)
     untrained = input == (padding_idx if padding_idx >= 0 else weight.shape[0] + padding_idx)
@@ -169,12 +171,12 @@ def cross_entropy(
     """`F.cross_entropy` of one member, of (n, C) logits and (n,) classes; None where torch's own serves."""
     level = _functorch.maybe_current_level()
     plain = weight is None and size_average is None and reduce is None and isinstance(label_smoothing, (int, float))
-    if level is None or not plain or not _of_members(input, level) or input.dim() != 2 or target.dim() != 1:
+    if level is None or not plain or not of_members(input, level) or input.dim() != 2 or target.dim() != 1:
         return None
     if reduction not in ("mean", "sum", "none") or input.shape[0] != target.shape[0]:
         return None
-    logits, classes = _leading(input, level), _leading(target, level)
-    if _wrapped(logits) or _wrapped(classes):
+    logits, classes = leading(input, level), leading(target, level)
+    if wrapped(logits) or wrapped(classes):
         return None
     with outside():
         k, n, number = logits.shape
@@ -203,22 +205,6 @@ def _cast(*tensors: Tensor) -> tuple[Tensor, ...]:
     if not torch.is_autocast_enabled(device):
         return tensors
     return tuple(tensor.to(torch.get_autocast_dtype(device)) if tensor.dtype == torch.float32 else tensor for tensor in tensors)
-
-
-_wrapped: Callable[[Tensor], bool] = _functorch.is_functorch_wrapped_tensor
-
-
-def _of_members(tensor: Tensor, level: int) -> bool:
-    """Whether each member has its own, at this level, the innermost."""
-    return _functorch._unwrap_batched(tensor, level)[1] is not None
-
-
-def _leading(tensor: Tensor, level: int) -> Tensor:
-    """(k, ...), or (1, ...) where all members share it."""
-    plain, dim = _functorch._unwrap_batched(tensor, level)
-    if dim is None:
-        return tensor.unsqueeze(0)
-    return plain.movedim(dim, 0) if dim else plain
 
 
 def in_float32(layer: Callable[..., Tensor]) -> Callable[..., Tensor | None]:
@@ -250,9 +236,18 @@ def autocast(layer: Callable[..., Tensor], first: Callable[..., Tensor | None] |
     return computed
 
 
+def _attention(*args: Any, **options: Any) -> Any:
+    """`F.multi_head_attention_forward`, what it calls being lowered; None outside of vmap."""
+    if _functorch.maybe_current_level() is None:
+        return None
+    with lowered():
+        return attend(*args, **options)
+
+
 _CONVOLUTIONS = (F.conv1d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 _LOWERED: dict[Any, Callable[..., Tensor | None]] = {
     F.linear: linear, F.conv2d: autocast(F.conv2d, conv2d), F.embedding: embedding, F.cross_entropy: cross_entropy,
     **{layer: in_float32(layer) for layer in (F.batch_norm, F.instance_norm, F.prelu)},
-    **{layer: autocast(layer) for layer in (*_CONVOLUTIONS, F.scaled_dot_product_attention)},
+    F.scaled_dot_product_attention: autocast(F.scaled_dot_product_attention, attention), F.multi_head_attention_forward: _attention,
+    **{layer: autocast(layer) for layer in _CONVOLUTIONS},
 }   # fmt: skip
