@@ -16,6 +16,7 @@ from torchtune_hp.training.data import Data
 from torchtune_hp.training.drain import drain
 from torchtune_hp.training.feed import Table
 from torchtune_hp.training.made import made_of
+from torchtune_hp.training.stream import Stream
 
 CPU = torch.device("cpu")
 
@@ -274,3 +275,20 @@ def test_a_class_that_is_gone_takes_its_data_with_it() -> None:
     del cls
     gc.collect()
     assert known() is None
+
+
+class Named(Dataset[Any]):
+    """File names come first, as they do in many data sets."""
+
+    def __len__(self) -> int:
+        return 7
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        return {"file": f"a name of some length, {place}.png", "x": torch.full((2,), float(place)), "place": torch.tensor(place)}
+
+
+def test_a_batch_is_as_large_as_its_first_tensor_says() -> None:
+    stream = Stream(DataLoader(Named(), batch_size=4), torch.device("cpu"))
+    assert [n for _, n in stream.batches(4)] == [4, 3]
+    with pytest.raises(ConfigurationError, match="must hold a tensor whose leading dimension is the sample"):
+        list(Stream(DataLoader([{"file": "a"}, {"file": "b"}]), torch.device("cpu")).batches(1))

@@ -56,7 +56,7 @@ class Stream:
             if batch is None:
                 raise ConfigurationError(f"a DataLoader must give len(loader) batches, but it ended after {k} of {len(self.loader)}.")
             batch = tree_map(lambda leaf: leaf.to(self.device, non_blocking=True) if isinstance(leaf, Tensor) else leaf, batch)
-            yield batch, len(next(leaves(batch)))
+            yield batch, _size(batch)
 
     @contextmanager
     def _seeded(self, seed: int) -> Iterator[None]:
@@ -71,6 +71,16 @@ class Stream:
 
     def feed(self, seed: int, drop_last: bool) -> Feed:
         return StreamFeed(self, seed, drop_last)
+
+
+def _size(batch: Tree) -> int:
+    """How many samples: as its first tensor says, for a list of file names beside it has leaves of its own."""
+    size = next((len(leaf) for leaf in leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()), None)
+    if size is None:
+        raise ConfigurationError(
+            "A batch of a DataLoader must hold a tensor whose leading dimension is the sample, but none does. Collate its items into one."
+        )
+    return size
 
 
 class StreamFeed:
