@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import torchtune_hp as hp
-from torchtune_hp.population.census import Census, splits_most
+from torchtune_hp.population.census import Census, advice, splits_most
 from torchtune_hp.population.engine import Engine
 from torchtune_hp.testing.toy_models import ToyModel
 
@@ -113,3 +113,15 @@ def test_a_study_tells_it_in_its_results_and_its_summary(capsys: pytest.CaptureF
         scheduler=hp.FullRuns(max_t=1), searcher=hp.RandomSearch(),
     )  # fmt: skip
     assert serial.members_per_stack is None and serial.stacks == []
+
+
+def test_a_class_that_each_trial_makes_for_itself_is_named_as_what_splits() -> None:
+    def made() -> type:
+        class Net:
+            pass
+
+        return Net
+
+    found = splits_most([({"lr": 0.1 * k}, {"the model": made()}) for k in range(8)])
+    assert found == ("<locals>", "the model", 8)
+    assert "the model is of 8 classes of one name, for one is made whenever the function" in advice("Net", Census(), found)

@@ -123,3 +123,16 @@ def test_mixup_takes_inputs_that_can_be_mixed_only() -> None:
         mixup(images, torch.rand(4, 3))
     with pytest.raises(ConfigurationError, match="torch.uint8"):
         mixup(images, torch.arange(4), classes=4)
+
+
+def test_a_strength_may_be_each_member_s_own() -> None:
+    images, targets = torch.rand(4, 1, 6, 6), torch.eye(4)
+
+    def augmented(p: torch.Tensor, alpha: torch.Tensor, size: torch.Tensor) -> Any:
+        return random_flip(images, p), cutout(images, size), mixup(images, targets, alpha)
+
+    strengths = torch.tensor([[0.0, 0.01, 1.0], [1.0, 1.0, 4.0]])
+    flipped, cut, (mixed, _) = torch.func.vmap(augmented, randomness="different")(*strengths.T)
+    assert torch.equal(flipped[0], images) and torch.equal(flipped[1], images.flip(-1))
+    assert ((cut[0] == 0).flatten(1).sum(1) == 1).all() and ((cut[1] == 0).flatten(1).sum(1) >= 4).all()
+    assert mixed.shape == (2, 4, 1, 6, 6)

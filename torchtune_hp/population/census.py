@@ -18,6 +18,8 @@ SMALL = 4
 """Under so many trials per stack a study is told, ..."""
 ENOUGH = 8
 """... if so many trials or more stand side by side."""
+LOCAL = "<locals>"
+"""In the place of a key of the config: the trials' classes differ, and are made by one and the same line."""
 EARLY = 3
 """Rounds before a judgement."""
 
@@ -68,6 +70,8 @@ def splits_most(trials: Sequence[tuple[Mapping[str, Any], Mapping[str, Hashable]
     values = columns.get(attribute, [])
     if len(set(values)) < 2:
         return None
+    if len({value.__qualname__ if isinstance(value, type) else value for value in values}) == 1:
+        return LOCAL, attribute, len(set(values))
     leaves = [dict(_leaves(config)) for config, _ in trials]
     keys = {key: [repr(each.get(key)) for each in leaves] for key in dict.fromkeys(key for each in leaves for key in each)}
     if attribute.startswith("shape of ") or all(isinstance(value, int) for value in values):
@@ -83,6 +87,11 @@ def splits_most(trials: Sequence[tuple[Mapping[str, Any], Mapping[str, Hashable]
 def advice(name: str, census: Census, found: tuple[str, str, int]) -> str:
     """What a study with small stacks is told. `name`: of its trainable."""
     key, attribute, values = found
+    if key == LOCAL:
+        return (
+            f"{name}: only {census.mean:.2g} {census.each} share a stack, so little is gained by training them at once: {attribute} is of "
+            f"{values} classes of one name, for one is made whenever the function that holds it runs. Define the class outside of setup."
+        )
     what = f"{key!r} splits most: {attribute} has {values} values" if key else f"{attribute} splits most, by {values} values"
     return (
         f"{name}: only {census.mean:.2g} {census.each} share a stack, so little is gained by training them at once. {what} among those "

@@ -1,7 +1,7 @@
 """Augmentation for `ModelTrainable.augment`: pure functions of batched tensors that also run under vmap.
 
 Images are (n, channels, height, width); every sample draws its own. Nothing here looks at a tensor's content to decide what to
-do, so the functions stack; all draws are `torch.rand`.
+do, so the functions stack, with a strength of each trial's own; its range is checked where it is a number. All draws are `torch.rand`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def normalize(images: Tensor, mean: Sequence[float] | float, std: Sequence[float
     return (images - _each(mean, images)) / _each(std, images)
 
 
-def random_flip(images: Tensor, p: float = 0.5) -> Tensor:
-    """Each image mirrored left to right with probability p."""
-    if not 0 <= p <= 1:
+def random_flip(images: Tensor, p: float | Tensor = 0.5) -> Tensor:
+    """Each image mirrored left to right with probability p, a number or a 0-dim tensor (`self.hparams["p"]`)."""
+    if not isinstance(p, Tensor) and not 0 <= p <= 1:
         raise ConfigurationError(f"random_flip: `0 <= p <= 1` must hold, but got p={p!r}.")
     drawn = torch.rand(len(images), 1, 1, 1, device=images.device)
     return torch.where(drawn < p, images.flip(-1), images)
@@ -47,9 +47,10 @@ def random_crop(images: Tensor, padding: int = 4) -> Tensor:
     return tall.gather(3, columns.expand(n, channels, height, width))
 
 
-def cutout(images: Tensor, size: int = 8) -> Tensor:
-    """A square of `size` pixels set to 0 in each image, its center anywhere, cut at the border (DeVries and Taylor 2017)."""
-    if size < 1:
+def cutout(images: Tensor, size: int | Tensor = 8) -> Tensor:
+    """A square of `size` pixels, a number or a 0-dim tensor, set to 0 in each image, its center anywhere, cut at the border (DeVries and
+    Taylor 2017)."""
+    if not isinstance(size, Tensor) and size < 1:
         raise ConfigurationError(f"cutout: `size >= 1` must hold, but got {size!r}.")
     n, _, height, width = images.shape
     inside = []
@@ -61,13 +62,13 @@ def cutout(images: Tensor, size: int = 8) -> Tensor:
     return torch.where(hole, torch.zeros((), dtype=images.dtype, device=images.device), images)
 
 
-def mixup(inputs: Tensor, targets: Tensor, alpha: float = 0.2, classes: int | None = None) -> tuple[Tensor, Tensor]:
+def mixup(inputs: Tensor, targets: Tensor, alpha: float | Tensor = 0.2, classes: int | None = None) -> tuple[Tensor, Tensor]:
     """Convex combinations of each sample and the one before it, with weights from Beta(alpha, alpha) (Zhang et al. 2018).
 
     `inputs` (n, ...), floating point. `targets` (n,) whole numbers become (n, classes) probabilities, as cross_entropy takes them; others
-    are mixed as they are.
+    are mixed as they are. `alpha`: a number or a 0-dim tensor.
     """
-    if not 0 < alpha <= 1:
+    if not isinstance(alpha, Tensor) and not 0 < alpha <= 1:
         raise ConfigurationError(f"mixup: `0 < alpha <= 1` must hold, but got alpha={alpha!r}.")
     if not inputs.is_floating_point():
         raise ConfigurationError(
@@ -100,7 +101,7 @@ def _below(n: int, bound: int, device: torch.device) -> Tensor:
     return (torch.rand(n, device=device) * bound).long().clamp(max=bound - 1)
 
 
-def _beta(n: int, alpha: float, device: torch.device) -> Tensor:
+def _beta(n: int, alpha: float | Tensor, device: torch.device) -> Tensor:
     """Beta(alpha, alpha) by Joehnk's method, in logarithms: u^(1/a) + v^(1/a) <= 1 accepted, u^(1/a) over the sum returned."""
     u, v = (torch.rand(TRIES, n, dtype=torch.float64, device=device).clamp(min=1e-300).log() / alpha for _ in range(2))
     accepted = torch.logaddexp(u, v) <= 0
