@@ -127,3 +127,10 @@ def test_a_batch_is_the_hook_s_own_and_the_set_stays_as_it_is() -> None:
     one = runner(InPlace)
     assert one.evaluate() == one.evaluate() == {"mean": 0.0}
     assert torch.equal(numbers, torch.arange(10.0))
+
+
+def test_numbers_beside_smaller_ones_are_not_rounded_to_them() -> None:
+    found = means({"count": [(torch.tensor(16777217), torch.tensor(3))], "mean": [(torch.tensor(0.5, dtype=torch.bfloat16), 257)] * 2})
+    assert found == {"count": 16777217.0, "mean": 0.5}
+    weights = {"mean": [(torch.tensor(1.0, dtype=torch.bfloat16), torch.tensor(257)), (torch.tensor(0.0), torch.tensor(1))]}
+    assert means(weights) == {"mean": pytest.approx(257 / 258, rel=1e-15)}

@@ -78,15 +78,15 @@ def compared(own: Own, k: int) -> list[int]:
     return list(dict.fromkeys([0, *(int(other.nonzero()[0]) for other in others if bool(other.any())), k - 1]))
 
 
-def alone(member: ModelTrainable, batch: Any, key: Tensor, share: float) -> Callable[[nn.Module], Tensor]:
-    """(model) -> the loss of the member's own hook on its own batch."""
+def alone(member: ModelTrainable, batch: Any, key: Tensor, share: float) -> Callable[[nn.Module], tuple[Tensor, dict[str, Any]]]:
+    """(model) -> `share` of the loss of the member's own hook on its own batch, and what the hook gives beside it."""
 
-    def loss(model: nn.Module) -> Tensor:
+    def loss(model: nn.Module) -> tuple[Tensor, dict[str, Any]]:
         view = view_of(member, model, Sight(set(), hparams=member.hparams.tensors()))
         with autocast(member), own_randomness(key, strict=False):
             found = view.training_step(model, view.augment(batch))
-        one: Tensor = found[0] if isinstance(found, tuple) else found
-        return one * share
+        one, beside = found if isinstance(found, tuple) else (found, {})
+        return one * share, tree_map(as_tensor, dict(beside))
 
     return loss
 

@@ -1,10 +1,10 @@
 """Checked, not assumed: on a stack's first step some members are also stepped alone, and the two must agree.
 
-Compared are the loss, the gradient of every parameter (by the norm of its difference, against the norm of the whole gradient: a
-bias before a normalization has none of its own), and what the optimizer makes of that same gradient: how it moves the parameters, against
-the norm of that move, and its state. Who is compared is said in `calls.compared`: the first row, and the last, for a mistake that counts
-members comes out right in the first. Parameters that the loss does not depend on are found out here too: alone they have no gradient, and
-their optimizer leaves them as they are.
+Compared are the loss and what a hook gives beside it; the gradient of every parameter (by the norm of its difference, against the norm
+of the whole gradient: a bias before a normalization has none of its own); what training wrote into buffers; and what the optimizer makes
+of that same gradient: how it moves the parameters, against the norm of that move, and its state. Who is compared is said in
+`calls.compared`: the first row, and the last, for a mistake that counts members comes out right in the first. Parameters that the loss
+does not depend on are found out here too: alone they have no gradient, and their optimizer leaves them as they are.
 
 Where alone is not finite nothing is compared: NaN in one member says nothing of the sharing, and the check waits for a later step.
 """
@@ -13,14 +13,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map
 
 from .layout import Block, parameters_of, trained
+from .padding import front
+from .per_member import of_row
+from .program import detached
 from .stack import Stack
 
 _ROUNDING = 4.0         # units in the last place by which two ways to the same parameters may differ
@@ -49,13 +53,17 @@ class FirstStep:
         self.conclusive = True
         self._stack = stack
         self._model, self._optimizer = copy.deepcopy(stack.members[row])
-        self._bound = _bound(stack.flats[0], coarse)
+        self._coarse, self._bound = coarse, _bound(stack.flats[0], coarse)
 
-    def loss(self, alone: Callable[[Any], Tensor], losses: Tensor, gradients: Sequence[Tensor]) -> None:
-        """`alone(model)` gives the loss of the copy; `losses` (k,) and `gradients` are the stack's. Raises Idle and Differs."""
+    def loss(
+        self, alone: Callable[[Any], tuple[Tensor, dict[str, Any]]], losses: Tensor, gradients: Sequence[Tensor],
+        extras: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
+        """`alone(model)` gives the loss of the copy, and what came beside it; `losses` (k,), `gradients`, `extras` and the buffers as they
+        are now are the stack's. Raises Idle and Differs."""
         self._model.train()
         with torch.enable_grad():
-            loss = alone(self._model)
+            loss, beside = alone(self._model)
             named = {name: parameter for name, parameter in self._model.named_parameters() if parameter.requires_grad}
             found = dict(zip(named, torch.autograd.grad(loss, list(named.values()), allow_unused=True)))
         trained = [name for block in self._stack.layout.blocks for name in block.names]
@@ -70,6 +78,13 @@ class FirstStep:
         for number, (block, gradient) in enumerate(zip(self._stack.layout.blocks, gradients)):
             for name, part in zip(block.names, self._parts(number, gradient)):
                 self._agree(f"the gradient of {name}", part.view_as(named[name]), found[name], whole)
+        same_metrics(of_row(extras, self.row), tree_map(detached, beside), self._coarse)
+        for name, own in self._model.named_buffers():
+            its = front(self._stack.buffers[name][self.row], own)
+            if own.is_floating_point() and bool(own.isfinite().all()):
+                self._agree(f"the buffer {name}", its, own, own.norm().clamp(min=1.0))
+            elif not own.is_floating_point() and not torch.equal(its, own):
+                raise Differs(f"the buffer {name} differs between stacked and alone")
 
     def update(self, gradients: Sequence[Tensor], clip: Tensor | None) -> Callable[[], None]:
         """To be called before the stack's update, and what it returns after it. Raises Differs."""

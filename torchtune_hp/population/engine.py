@@ -197,6 +197,9 @@ class Engine:
             return []
         else:
             answers.update(found)
+            if group.tight:
+                self._halve(kind, len(members), group.tight)
+                group.tight = ""
             if len(reads.seen) > known:
                 self._again(structure, group.trained_as)
             self._words.formed(self._sorting.kind(members[0]), members)
@@ -207,8 +210,7 @@ class Engine:
             self._choosing.trained(structure, group, len(members))
         # Who is of another kind now leaves its row: it may be of this one again, and would be taken for who still sits there.
         looked = [runner for runner in members if isinstance(answers[runner], Look)]
-        writes = bool(reads.validates_alone)
-        self._residents.take_out([runner for runner in looked if self._sorting.trained(runner, writes)])
+        self._residents.take_out([runner for runner in looked if self._sorting.trained(runner, runner in group.wrote)])
         return []
 
     def _one_by_one(self, kind: Kind, members: Sequence[ModelRunner], answers: dict[ModelRunner, Answer], why: str) -> None:

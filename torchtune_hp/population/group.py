@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import JournalError
 from ..training.alone import ModelRunner
@@ -32,9 +32,10 @@ from .kinds import differing
 from .memories import changed, memories
 from .program import CompilerFailed
 from .reads import Apart, Read, Reads
-from .room import OUT_OF_MEMORY, let_go
+from .room import OUT_OF_MEMORY, free, let_go
 from .schedules import Schedules
 from .seats import Refused, Seats, line_of
+from .signature import frozen
 from .speeds import Speeds, time_alone, wait
 from .stack import OtherUse, Stack
 from .widths import Widths
@@ -48,6 +49,7 @@ class Group(Seats):
         self.reads = reads
         self.speeds = speeds
         self.trained_as: dict[ModelRunner, Hashable] = {}       # what was read, before `on_iteration_end` may have changed it
+        self.wrote: set[ModelRunner] = set()        # whose own validation wrote to `self` in the last iteration
         self._founder: dict[Read, Hashable] = {}    # attributes of the member that the stack's model is a copy of
         self.proven = False                         # what is lifted was compared with members alone, in training,
         self._validated = False                     # and in validation
@@ -57,6 +59,7 @@ class Group(Seats):
         self._forgetful = False                     # no module was seen to count its calls
         self._schedules: Schedules | None = None
         self._scheduled: list[ModelRunner] = []     # whose those are
+        self.tight = ""                             # why there was no room at the end of the last iteration; "": there was
 
     # One iteration ------------------------------------------------------------------------------------------------------
 
@@ -81,24 +84,63 @@ class Group(Seats):
             self._widths.check(stack, self.runners)
             trained, validated = self._attempt(stack)
         self.proven = self.proven or stack.checked
-        writes = bool(self.reads.validates_alone)
-        self.trained_as = {runner: self.reads.values(runner.member) for runner in self.runners if writes or runner.hooked}
-        if writes:      # only now, for what a member's own validation writes cannot be taken back
-            validated = self._known(trained, looks.validated_alone(stack, self._due(trained), self.settle))
+        if self.reads.validates_alone or any(runner.hooked or runner.concludes for runner in self.runners):
+            self.trained_as = {runner: self.reads.values(runner.member) for runner in self.runners}
+        return self._ended(stack, trained, validated)
+
+    # What is each trial's own Python: only now, for what it writes cannot be taken back -----------------------------------
+
+    def _ended(
+        self, stack: Stack, trained: Sequence[looks.Metrics], validated: Mapping[ModelRunner, looks.Batches]
+    ) -> dict[ModelRunner, Look | BaseException]:
         answers: dict[ModelRunner, Look | BaseException] = {}
-        for row, (runner, metrics) in enumerate(zip(self.runners, trained)):
+        self.wrote = set()
+        for row, (runner, metrics) in enumerate(zip(list(self.runners), trained)):
             if isinstance(metrics, BaseException):
                 answers[runner] = metrics
                 continue
             try:
-                answers[runner] = runner.looked(metrics, validated.get(runner))
-                if runner.hooked and stack.members[row] == (runner.member.model, runner.member.optimizer):
-                    stack.load(row)
-                elif runner.hooked:         # with another optimizer, or another model, it comes anew
-                    self._gone.add(runner)
+                own = self._with_room(partial(self._concluded, stack, row, runner, validated.get(runner)))
+                answers[runner] = runner.looked(metrics, own)
+                if runner.hooked:
+                    self._with_room(partial(self._taken_back, stack, row, runner))
             except (Exception, SystemExit) as error:
                 answers[runner] = error
         return answers
+
+    def _concluded(self, stack: Stack, row: int, runner: ModelRunner, batches: looks.Batches | None) -> dict[str, float] | None:
+        alone = bool(self.reads.validates_alone) and runner.validates(runner.step + 1)
+        if batches is None and not alone:
+            return None
+        if not alone and not runner.concludes:
+            return runner.conclude(batches or {})
+        self.settle(runner)
+        before = _held(runner.member)
+        with _whole(runner.member.model):
+            found = runner.validate() if alone else runner.conclude(batches or {})
+        if _held(runner.member) != before:
+            self.wrote.add(runner)
+        if stack.buffers and self.stack is stack:       # they may be counted in
+            self._with_room(partial(stack.load, row))
+        return found
+
+    def _taken_back(self, stack: Stack, row: int, runner: ModelRunner) -> None:
+        """The row is what the trial's hook has made of it; with another optimizer, or another model, it comes anew."""
+        if self.stack is stack and stack.members[row] == (runner.member.model, runner.member.optimizer):
+            stack.load(row)
+        elif self.stack is stack:
+            self._gone.add(runner)
+
+    def _with_room(self, call: Callable[[], Any]) -> Any:
+        """`call()`; where memory runs out, once more without the stack. What was trained stays: each has it in its own module."""
+        try:
+            return call()
+        except OUT_OF_MEMORY as error:
+            self.tight = let_go(error)
+        if self.stack is not None:
+            self.begin_without(())
+        free()
+        return call()
 
     def takes(self, read: Read) -> BaseException | None:
         """What the hooks raise where they are given a tensor in the place of this read; None if nothing. Nothing changes."""
@@ -151,7 +193,7 @@ class Group(Seats):
         self._calls.watch(stack.model, own)
         return stack
 
-    def _attempt(self, stack: Stack) -> tuple[list[looks.Metrics], dict[ModelRunner, dict[str, float]]]:
+    def _attempt(self, stack: Stack) -> tuple[list[looks.Metrics], dict[ModelRunner, looks.Batches]]:
         """The iteration, or everything as it was and the reason."""
         if self._schedules is None or self._scheduled is not self.runners or any(runner.hooked for runner in self.runners):
             members = [(runner.member.optimizer, driven(runner.member)) for runner in self.runners]
@@ -251,7 +293,7 @@ class Group(Seats):
                     part = tuple(each_part * (n / samples) for each_part in part)
                 for each, single in zip(comparing, singles):
                     share = n / samples
-                    each.loss(alone(runners[each.row].member, single, keys[each.row], share), loss * share, part)
+                    each.loss(alone(runners[each.row].member, single, keys[each.row], share), loss * share, part, extra)
                 gradients = part if gradients is None else tuple(a + b for a, b in zip(gradients, part))
                 losses.append(loss)
                 extras.append(extra)
@@ -279,8 +321,8 @@ class Group(Seats):
         each = enumerate(zip(self.runners, trained))
         return {row: it for row, (it, metrics) in each if not isinstance(metrics, BaseException) and it.validates(it.step + 1)}
 
-    def _validate(self, stack: Stack, trained: list[looks.Metrics]) -> dict[ModelRunner, dict[str, float]]:
-        """Whose validation raises has that for an answer in `trained`. Nothing, where members are validated one by one."""
+    def _validate(self, stack: Stack, trained: list[looks.Metrics]) -> dict[ModelRunner, looks.Batches]:
+        """Nothing, where members are validated one by one."""
         due = list(self._due(trained))
         if not due or self.reads.validates_alone:
             return {}
@@ -297,13 +339,7 @@ class Group(Seats):
             self.reads.validates_alone = line_of(error)
             return {}
         self._validated = True
-        return self._known(trained, found)
-
-    def _known(self, trained: list[looks.Metrics], found: Mapping[int, looks.Metrics]) -> dict[ModelRunner, dict[str, float]]:
-        for row, metrics in found.items():
-            if isinstance(metrics, BaseException):
-                trained[row] = metrics
-        return {self.runners[row]: metrics for row, metrics in found.items() if not isinstance(metrics, BaseException)}
+        return {self.runners[row]: batches for row, batches in found.items()}
 
     def _own(self) -> Own:
         return self._calls.own([runner.member for runner in self.runners])
@@ -313,6 +349,28 @@ class Group(Seats):
         if all(norm is None for norm in norms):
             return None
         return torch.tensor([float("inf") if norm is None else norm for norm in norms], device=self.runners[0].member.device)
+
+
+@contextmanager
+def _whole(model: nn.Module) -> Iterator[None]:
+    """What for want of memory ends in the middle has not counted in buffers."""
+    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    except OUT_OF_MEMORY:
+        with torch.no_grad():
+            for buffer, held in before:
+                buffer.copy_(held)
+        raise
+
+
+def _held(member: Any) -> dict[str, Hashable]:
+    """What is stored on a member: what may be written to by its content, all else by what it is."""
+    return {name: frozen(value) if isinstance(value, (list, dict, set)) else _what(value) for name, value in vars(member).items()}
+
+
+def _what(value: Any) -> Hashable:
+    return value if isinstance(value, (int, float, str, type(None))) else id(value)
 
 
 @contextmanager

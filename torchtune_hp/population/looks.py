@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import TorchtuneError
 from ..training.alone import ModelRunner, finite_mean
-from ..training.evaluation import autocast, means, metrics_of, named
+from ..training.evaluation import autocast, means
 from .batches import of_sets, seen_by
 from .calls import Calls, check_validation, compared
 from .keys import batch_step, keys_of, later
@@ -19,6 +19,9 @@ from .stack import Stack
 
 Metrics = dict[str, float] | BaseException
 """Of an iteration, or why there are none."""
+
+Batches = dict[str, list[tuple[dict[str, Any], int]]]
+"""What `validation_step` gave of one member: for each validation set, of each batch, and the batch's size."""
 
 
 def trained(runners: Sequence[ModelRunner], losses: Tensor, extras: list[dict[str, Tensor]], weights: list[int]) -> list[Metrics]:
@@ -36,30 +39,13 @@ def trained(runners: Sequence[ModelRunner], losses: Tensor, extras: list[dict[st
     return found
 
 
-def validated_alone(
-    stack: Stack, due: Mapping[int, ModelRunner], settle: Callable[[ModelRunner], None]
-) -> dict[int, Metrics]:
-    """Of members by row, each by itself, after `settle` has made its own module what it was trained to."""
-    found: dict[int, Metrics] = {}
-    for row, runner in due.items():
-        settle(runner)
-        try:
-            found[row] = runner.validate()
-        except (Exception, SystemExit) as error:
-            found[row] = error
-        if stack.buffers:       # a validation may count in them
-            stack.load(row)
-    return found
-
-
-def validated(stack: Stack, runners: Sequence[ModelRunner], due: Sequence[int], calls: Calls, checked: bool) -> dict[int, Metrics]:
+def validated(stack: Stack, runners: Sequence[ModelRunner], due: Sequence[int], calls: Calls, checked: bool) -> dict[int, Batches]:
     """Of the rows that are `due`. Unless they are `checked`, rows with different values of what is lifted are compared with alone."""
     first, member = runners[0], runners[0].member
     hook, own = calls.validation(member, stack.model), calls.own([runner.member for runner in runners])
-    metrics: dict[int, dict[str, float]] = {row: {} for row in due}
-    others = [row for row in range(len(runners)) if row not in metrics]
+    each: dict[int, Batches] = {row: {} for row in due}
+    others = [row for row in range(len(runners)) if row not in each]
     before = {name: buffer[others].clone() for name, buffer in stack.buffers.items()} if others else {}
-    raised: dict[int, BaseException] = {}
     standing = [batch_step(runner.step + 1, 0) for runner in runners]
     first_keys = keys_of([runner.validation_base for runner in runners], standing, member.device)
     for name in first.data.val:
@@ -74,10 +60,6 @@ def validated(stack: Stack, runners: Sequence[ModelRunner], due: Sequence[int], 
         found = on_host(found)
         for buffer in before:       # who is not due did not call its hook
             stack.buffers[buffer][others] = before[buffer]
-        for row in [row for row in due if row not in raised]:
-            each = [({name: of_row(value, row) for name, value in values.items()}, n) for values, n in found]
-            try:
-                metrics[row].update(named(name, metrics_of(runners[row].member, each)))
-            except (Exception, SystemExit) as error:
-                raised[row] = error
-    return {**metrics, **raised}
+        for row in due:
+            each[row][name] = [({name: of_row(value, row) for name, value in values.items()}, n) for values, n in found]
+    return each

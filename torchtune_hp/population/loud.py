@@ -37,7 +37,7 @@ def compared(stack: Stack, runners: Sequence[ModelRunner], calls: Calls) -> list
     """
     first, places = runners[0].member, [Place(runner) for runner in runners]
     copies = disturbed(stack, [(runner.member.model, runner.member.optimizer) for runner in runners])
-    steps = [FirstStep(copies, first.precision == "bf16", row) for row in range(len(runners))]
+    conclusive = [True] * len(runners)
     own = calls.own([runner.member for runner in runners])
     try:
         batches = Batches(runners)
@@ -56,12 +56,14 @@ def compared(stack: Stack, runners: Sequence[ModelRunner], calls: Calls) -> list
             for row, (runner, (model, _)) in enumerate(zip(runners, copies.members)):
                 check_validation(runner.member, model, batch, keys[row], of_row(found, row))
         before = copies.snapshot()
+        steps = [FirstStep(copies, first.precision == "bf16", row) for row in range(len(runners))]
         with autocast(first):
-            losses, _, gradients, *_ = copies.gradients(hook, copied(train), batches.in_dims, keys, own)
-        copies.restore(before)
+            losses, extras, gradients, *_ = copies.gradients(hook, copied(train), batches.in_dims, keys, own)
         for row, (runner, step) in enumerate(zip(runners, steps)):
-            step.loss(alone(runner.member, batches.of_row(row, train), keys[row], 1.0), losses, gradients)
-    return [step.conclusive for step in steps]
+            step.loss(alone(runner.member, batches.of_row(row, train), keys[row], 1.0), losses, gradients, extras)
+            conclusive[row] = conclusive[row] and step.conclusive
+        copies.restore(before)
+    return conclusive
 
 
 def _silent(stack: Stack) -> None:

@@ -27,7 +27,7 @@ from .carried import carry, hyper, load
 from .context import Session
 from .data import Loaded
 from .drain import Tree
-from .evaluation import Weighted, autocast, evaluate, is_scalar, means
+from .evaluation import Weighted, autocast, evaluate, is_scalar, joined, means
 from .feed import Plan
 from .hooks import ModelTrainable, begin, check, driven, own_end, schedulers
 from .moving import HOST, move
@@ -99,6 +99,21 @@ class ModelRunner:
         number = self.step + 1
         with self._session, seeded(derive(self._trial.seed, "step", number)):
             return self._evaluate(number)
+
+    @property
+    def concludes(self) -> bool:
+        """Whether what a validation gathered is for the trial's own `validation_end`."""
+        return type(self.member).validation_end is not ModelTrainable.validation_end
+
+    def conclude(self, batches: Mapping[str, Sequence[tuple[Any, int]]]) -> dict[str, float]:
+        """The metrics of a validation of which `validation_step` ran elsewhere: by set, what it gave for each batch, and its size."""
+        if not self.concludes:
+            return joined(self.member, batches)
+        number = self.step + 1
+        self.member.model.eval()
+        validation = derive(self._trial.seed, "validation", number)
+        with self._session, seeded(derive(self._trial.seed, "step", number)), seeded(validation), torch.no_grad():
+            return joined(self.member, batches)
 
     def looked(self, metrics: dict[str, float], validated: dict[str, float] | None) -> Look:
         """The look of an iteration that was trained and validated elsewhere, among other members."""

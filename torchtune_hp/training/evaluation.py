@@ -36,6 +36,11 @@ def evaluate(member: ModelTrainable, sets: Mapping[str, Source], size: int, seed
     return metrics
 
 
+def joined(member: ModelTrainable, batches: Mapping[str, Sequence[tuple[Any, int]]]) -> dict[str, float]:
+    """The metrics of every set, from what `validation_step` gave of it."""
+    return {key: value for name, each in batches.items() for key, value in named(name, metrics_of(member, each)).items()}
+
+
 def named(name: str, metrics: Mapping[str, float]) -> dict[str, float]:
     """The metrics of one set, under the set's name if it has one."""
     return {f"{name}/{key}" if name else key: value for key, value in metrics.items()}
@@ -93,7 +98,8 @@ def means(weighted: Weighted) -> dict[str, float]:
     tensors = [part for part in parts if type(part) not in _PLAIN and isinstance(part, Tensor)]
     if tensors:
         device = tensors[0].device
-        moved = iter(torch.stack([part.detach().to(device) for part in tensors]).cpu().double().tolist())
+        wide = torch.float32 if device.type == "mps" else torch.float64
+        moved = iter(torch.stack([part.detach().to(device, wide) for part in tensors]).cpu().double().tolist())
         weighted = {
             key: [tuple(next(moved) if isinstance(part, Tensor) else part for part in pair) for pair in pairs]
             for key, pairs in weighted.items()
