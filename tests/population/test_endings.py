@@ -6,10 +6,12 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+import torchtune_hp as hp
 from torchtune_hp.population.stack import Stack
 
 from .test_engine import CONFIGS, Configs, Hooked, OnHost, Toy, alone, runners, same, together
@@ -161,3 +163,42 @@ def test_widths_that_show_beside_the_loss_are_not_padded(cls: type[Toy], what: s
     fused, said, _ = together(cls, WIDTHS)
     assert any(f"widths are not padded, so there is a stack for each: {what} differs between stacked and alone" in text for text in said)
     same(fused, alone(cls, WIDTHS))
+
+
+# Draws that a stack has one of ---------------------------------------------------------------------------------------------------
+
+
+class DrawsInValidation(Toy):
+    def build(self, config: Any) -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+
+    def validation_step(self, model: nn.Module, batch: Any) -> Any:
+        return {"loss": super().validation_step(model, batch)["loss"] * (1 + random.random())}
+
+
+class DrawsLater(Toy):
+    """In the smaller last batch only."""
+
+    @classmethod
+    def data(cls) -> hp.Data:
+        whole = super().data()
+        return hp.Data(whole.train.tree, val=whole.val[""].tree, batch_size=24, drop_last=False)
+
+    batch_size = 24
+
+    def training_step(self, model: nn.Module, batch: Any) -> Any:
+        loss = super().training_step(model, batch)
+        return loss * (1 + np.random.rand()) if len(batch[1]) < 24 else loss
+
+
+def test_a_validation_that_draws_from_random_is_each_trial_s_own() -> None:
+    fused, said, engine = together(DrawsInValidation)
+    why = "DrawsInValidation: trained at once, but validated one by one: RuntimeError: validation_step draws from random or numpy"
+    assert engine.stacks() == [5] and any(text.startswith(why) for text in said), said
+    same(fused, alone(DrawsInValidation))
+
+
+def test_draws_from_numpy_are_seen_in_whatever_batch_they_are_made() -> None:
+    fused, said, engine = together(DrawsLater)
+    assert engine.stacks() == [] and any("training_step or augment draws from random or numpy" in text for text in said), said
+    same(fused, alone(DrawsLater))

@@ -268,6 +268,7 @@ class Group(Seats):
         for row in rows:        # it is stepped alone from where it stands
             self.settle(runners[row])
         first_steps = [FirstStep(stack, member.precision == "bf16", row) for row in rows]
+        drawn = _states()
         began = time.perf_counter()
         for update in range(len(batches)):
             if update == 1:         # what is done for the first time takes longer
@@ -286,9 +287,11 @@ class Group(Seats):
                 singles = [batches.of_row(each.row, batch) for each in comparing]
                 stack.watches = bool(stack.sizes) and n not in stack.sizes      # of the first size one is compared with alone
                 stack.sizes.add(n)
-                with autocast(member), _no_other_draws(self._warm or update > 0):
+                with autocast(member):
                     keys = later(first_keys[micros], update * micros + micro)
                     loss, extra, part, *_ = stack.gradients(hook, batch, batches.in_dims, keys, own, token)
+                if comparing:
+                    _undrawn(drawn)
                 if n != samples:
                     part = tuple(each_part * (n / samples) for each_part in part)
                 for each, single in zip(comparing, singles):
@@ -306,6 +309,7 @@ class Group(Seats):
                 compare()
             if compares:
                 stack.checked = all(each.conclusive for each in first_steps)
+        _undrawn(drawn)
         self.stale = set(runners)
         for runner in runners:
             runner.updates += len(batches)
@@ -327,15 +331,18 @@ class Group(Seats):
         if not due or self.reads.validates_alone:
             return {}
         checked = self._validated or not self.reads.lifted
-        before = None if self._validated else stack.snapshot()
+        before = {name: buffer.clone() for name, buffer in stack.buffers.items()}
+        drawn = _states()
         try:
             found = looks.validated(stack, self.runners, due, self._calls, checked)
+            if drawn != _states():
+                raise RuntimeError("validation_step draws from random or numpy, which is one number for all")
         except (Idle, CompilerFailed, JournalError, Differs, *OUT_OF_MEMORY):
             raise
         except Exception as error:
-            if not checked or before is None or self._differ():     # it may be for the tensors in the place of what is lifted or differs
+            if not checked or self._differ():       # it may be for the tensors in the place of what is lifted or differs
                 raise
-            stack.restore(before)
+            stack.buffers.update(before)
             self.reads.validates_alone = line_of(error)
             return {}
         self._validated = True
@@ -373,12 +380,13 @@ def _what(value: Any) -> Hashable:
     return value if isinstance(value, (int, float, str, type(None))) else id(value)
 
 
-@contextmanager
-def _no_other_draws(known: bool) -> Iterator[None]:
-    """What a hook draws from `random` or numpy would be one number for all members: looked at where it runs for the first time."""
-    before = None if known else (random.getstate(), _numpy_state())
-    yield
-    if before is not None and before != (random.getstate(), _numpy_state()):
+def _states() -> Any:
+    """Of the generators whose numbers would be one for all members: looked at once an iteration."""
+    return random.getstate(), _numpy_state()
+
+
+def _undrawn(before: Any) -> None:
+    if before != _states():
         raise Refused("training_step or augment draws from random or numpy. What is drawn from torch is each member's own")
 
 
