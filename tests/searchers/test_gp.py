@@ -266,6 +266,33 @@ def test_a_trial_stopped_early_is_judged_by_where_its_curve_leads() -> None:
     assert ask(searcher, 8, 20)[:, 0].median() > 0.5
 
 
+def test_while_trials_are_stopped_early_every_third_point_is_even() -> None:
+    """What begins well may end badly: where all that is told are beginnings, some points are asked for whatever they say."""
+    x = points(20)
+    stopped, trained = begun(CURVES), begun(CURVES)
+    stopped.tell(reports(x, bowl(x), step=4, done=False))
+    trained.tell(reports(x, bowl(x), step=16))
+    sobol = SobolSearch()
+    sobol.begin(CURVES)
+    even = ask(sobol, 9, 20)
+    for searcher, which in ((stopped, [0, 3, 6]), (trained, [])):
+        found = ask(searcher, 9, 20)
+        assert [k for k in range(9) if torch.equal(found[k], even[k])] == which      # of the whole study's numbers 20, 23 and 26
+        others = [k for k in range(9) if k not in which]
+        assert bowl(found[others]).mean() < bowl(even).mean()
+        alone = torch.cat([ask(searcher, 1, 20 + k) for k in range(3)])
+        assert [k for k in range(3) if torch.equal(alone[k], even[k])] == which[:1]
+
+
+def test_of_rows_too_every_third_is_one_of_the_permutation_and_none_comes_twice() -> None:
+    rows = points(40)
+    setting = replace(CURVES, rows=rows)
+    searcher = begun(setting)
+    searcher.tell(reports(rows[:20], bowl(rows[:20]), step=4, done=False))
+    found = ask(searcher, 12, 20)
+    assert len({tuple(row) for row in found.tolist()} | {tuple(row) for row in rows[:20].tolist()}) == 32
+
+
 def test_failures_are_learned_from_although_they_have_no_value() -> None:
     """The bowl's bottom lies where every trial fails. Who is not told of failures goes there again and again."""
     near = []

@@ -6,12 +6,14 @@ of trials, of several by a fidelity kernel. The next points are where the expect
 
 Laws:
 1. Until `startup` trials were told, two of them with finite values, points are those of `SobolSearch`, of rows a seeded permutation (but
-   see 3). From then on every point is the process's, but where no untried one can be found: then the rest come from SobolSearch again.
+   see 3). From then on points are the process's, but where no untried one can be found: then the rest come from SobolSearch again.
 2. Hyperparameters are fitted at the milestones of `gp_history`, each fit started from the milestone's before it, and are functions of what
    was told alone: whether and when `ask` was called changes no bit. Between milestones they are kept, and all rows are conditioned on.
 3. Of earlier studies (`Setting.sources`, see `gp_sources`) every second of the first points is one of their best or, from three looks
    on, what the process with them suggests; later they are its mean, as far as they rank trials right. Where none does, all is as without.
-4. Two or three objectives are a process each, fitted as one batch, and improvement is that of their front's hypervolume (`gp.fronts`);
+4. While trials are known by their places (`gp_standings`, law 4), for most were stopped early, every third point is even, as in 1: what
+   begins well may end badly, and a process that is told of beginnings asks for nothing else (BOHB's rho, Falkner et al., ICML 2018).
+5. Two or three objectives are a process each, fitted as one batch, and improvement is that of their front's hypervolume (`gp.fronts`);
    points take turns between the two reference points of `gp_objectives`. More are 8 scalarizations with fixed weights (ParEGO), a process
    each; points take turns.
 """
@@ -52,6 +54,7 @@ _STARTS = 512           # and one for each point that is asked for
 _CLIMBS = 16
 _NEAR = 0.1             # times the root of d: failures are no smoother than this, however smooth the outcome is
 _GAIN = 1e-3            # of the log posterior: less is not worth a step of a fit
+_EVEN = 3               # while trials are known by their places, every so many-th point is even
 _LONG = 16              # up to so many rows every fit has four starts of its own; beyond, one beside the last fit: the mode of the prior
 
 
@@ -100,7 +103,7 @@ class GPSearch(Base):
         first = ", but for every second one, which is of the earlier studies while one ranks the trials right" if setting.sources else ""
         self._notes = [
             f"GPSearch: until {self._first} trials are told, two of them with finite values, points are {kind}{first}; then the Gaussian "
-            f"process suggests them, and {kind} again only where it finds nothing untried"
+            f"process suggests them, and {kind} again where it finds nothing untried and, while trials are stopped early, every third one"
         ]
         if self.warp and not self._kernel.warped:
             self._notes.append("GPSearch: warp=True bends floats and ints of 16 levels or more; the space has none, so nothing bends")
@@ -133,7 +136,11 @@ class GPSearch(Base):
             return self._even(n, taken, index, seed)
         if len(tried) < self._first or len(history) < 2:
             return self._early(n, tried, pending, index, seed)
-        return self._by_process(n, tried, pending, index, seed, index)
+        if not history.placed:
+            return self._by_process(n, tried, pending, index, seed, index)
+        theirs = torch.arange(index, index + n) % _EVEN < _EVEN - 1
+        found = self._by_process(int(theirs.sum()), tried, pending, index, seed, index)
+        return self._among_even(found, theirs, taken, index, seed)
 
     def _by_process(self, n: int, tried: Tensor, pending: Tensor, index: int, seed: int, turn: int) -> Tensor:
         """n points (n, d) of the process, or of SobolSearch where it finds no more. `turn`: whose the first one is, modulo k."""
@@ -252,6 +259,11 @@ class GPSearch(Base):
             found = self._champions(count, taken, index, seed, turn)
         else:
             found = self._by_process(count, tried, pending, index, seed, turn)
+        return self._among_even(found, theirs, taken, index, seed)
+
+    def _among_even(self, found: Tensor, theirs: Tensor, taken: Tensor, index: int, seed: int) -> Tensor:
+        """(n, d): what was found at the places of `theirs` (n,) bool, even points at the others and where nothing was found."""
+        n = len(theirs)
         if self.setting.rows is not None:
             return torch.cat([found, self._even(n - len(found), torch.cat([taken, found]), index, seed)])
         even = self._even(n, taken, index, seed)

@@ -61,6 +61,11 @@ class History:
         return len(self._told)
 
     @property
+    def placed(self) -> bool:
+        """Whether trials are known by their places: fewer than half of them are fully trained."""
+        return isinstance(self._told, Standings) and self._told.placed
+
+    @property
     def cut(self) -> bool:
         """Whether more rows have a value than one training set holds."""
         return len(self) > self._exact

@@ -68,6 +68,12 @@ class Standings:
         """How many have had a finite value."""
         return self._finite
 
+    @property
+    def placed(self) -> bool:
+        """Whether y is of places, not of values (law 4)."""
+        curves = list(self._curves.values())
+        return not _valued(curves, _ends(curves, self._max_t))
+
     def tell(self, report: Report) -> None:
         (value,) = report.values
         finite = math.isfinite(value) and not report.failed
@@ -92,9 +98,8 @@ def standings(curves: Sequence[Curve], max_t: int | None) -> tuple[list[int], li
     some = [k for k, curve in enumerate(curves) if curve.best]
     if not some:
         return [], []
-    full = max_t or max(curves[k].newest for k in some)
-    ends = [not curve.failed and (curve.ended or curve.newest >= full) for curve in curves]
-    valued = any(ends) and 2 * sum(ends) >= sum(not curve.failed for curve in curves)
+    ends = _ends(curves, max_t)
+    valued = _valued(curves, ends)
     known = some if valued else list(range(len(curves)))
     curves, fixed = [curves[k] for k in known], torch.tensor([ends[k] for k in known])
     if fixed.all():      # values are all there is to it: nobody lies between others
@@ -107,6 +112,17 @@ def standings(curves: Sequence[Curve], max_t: int | None) -> tuple[list[int], li
     else:
         y = _scores([(float(trained[k]), curves[k].at(math.inf)) for k in order.tolist()], order)
     return known, y.tolist()
+
+
+def _ends(curves: Sequence[Curve], max_t: int | None) -> list[bool]:
+    """Who is fully trained (law 2)."""
+    full = max_t or max((curve.newest for curve in curves if curve.best), default=1)
+    return [not curve.failed and (curve.ended or curve.newest >= full) for curve in curves]
+
+
+def _valued(curves: Sequence[Curve], ends: Sequence[bool]) -> bool:
+    """Law 4."""
+    return any(ends) and 2 * sum(ends) >= sum(not curve.failed for curve in curves)
 
 
 def _ordered(curves: Sequence[Curve], trained: Tensor) -> Tensor:
