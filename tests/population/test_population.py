@@ -157,6 +157,20 @@ def test_clipping_is_each_member_s_own() -> None:
     close(run(population(strategy="vmap", max_grad_norm=norms), 6), run(population(strategy="loop", max_grad_norm=norms), 6))
 
 
+@pytest.mark.parametrize("strategy", ["vmap", "loop"])
+def test_who_is_not_clipped_may_have_a_gradient_of_any_norm_beside_those_that_are(strategy: Any) -> None:
+    """The sum of their squares overflows, and inf / inf is NaN."""
+    models = [nn.Linear(2, 1, bias=False).double() for _ in range(4)]
+    before = [model.weight.detach().clone() for model in models]
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in models]
+    found = Population(models, optimizers, max_grad_norm=[1.0, float("inf"), float("inf"), 1.0], strategy=strategy)
+    slopes = torch.tensor([[3.0, 4.0], [3.0, 1e200], [-1e200, 1e200], [3.0, 4.0]], dtype=torch.float64)
+    found.step(lambda model, slope: (model.weight * slope).sum(), slopes, in_dims=0)
+    moved = torch.cat([model.weight.detach() - old for model, old in zip(found.unstack(), before)])  # type: ignore[operator]
+    right = torch.tensor([[-0.06, -0.08], [-0.3, -1e199], [1e199, -1e199], [-0.06, -0.08]], dtype=torch.float64)
+    torch.testing.assert_close(moved, right, rtol=1e-5, atol=1e-9)
+
+
 def test_after_a_change_from_outside_it_is_read_again() -> None:
     fused, alone = population(strategy="vmap"), population(strategy="loop")
     for found in (fused, alone):

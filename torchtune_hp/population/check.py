@@ -12,6 +12,7 @@ Where alone is not finite nothing is compared: NaN in one member says nothing of
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -93,8 +94,9 @@ class FirstStep:
             before.append(self._flat(block))
             for part, parameter in zip(self._parts(number, gradient), parameters_of(self._model, block)):
                 parameter.grad = part.detach().view_as(parameter).clone()
-        if clip is not None:
-            clip_grad_norm_(trained(self._optimizer), float(clip[self.row]))
+        largest = math.inf if clip is None else float(clip[self.row])
+        if largest < math.inf:
+            clip_grad_norm_(trained(self._optimizer), largest)
         self._optimizer.step()
 
         def compare() -> None:

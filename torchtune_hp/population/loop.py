@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ class Loop:
             if not loss.requires_grad:
                 raise ValueError(NO_GRADIENT)
             loss.backward()  # type: ignore[no-untyped-call]
-            if largest is not None:
+            if largest is not None and largest < math.inf:
                 clip_grad_norm_(trained(optimizer), largest)
             optimizer.step()
             losses.append(loss.detach())

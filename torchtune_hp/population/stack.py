@@ -216,7 +216,8 @@ def _clipped(
         norms, *others = [torch.linalg.vector_norm(gradient, dim=1) for gradient in gradients]
         if others:
             norms = torch.stack([norms, *others]).norm(dim=0)
-        scale = (clip / (norms + 1e-6)).clamp(max=1.0).unsqueeze(1)
+        scale = (clip / (norms + 1e-6)).clamp(max=1.0)
+        scale = torch.where(clip.isinf(), 1.0, scale).unsqueeze(1)      # a norm may be infinite where nothing is clipped: no NaN
     update(flats, gradients, states, numbers, scale)
 
 
