@@ -210,6 +210,32 @@ def test_extra_parameters_that_no_optimizer_trains_stay_as_they_are() -> None:
     assert all(torch.equal(model[0].weight, old) for model, old in zip(found.unstack(), before))
 
 
+@pytest.mark.parametrize("differ", [True, False])
+def test_one_with_frozen_parameters_joins_others_whether_theirs_differ_or_not(differ: bool) -> None:
+    def played(strategy: Any) -> list[Tensor]:
+        def frozen(seed: int) -> nn.Module:
+            model = mlp(seed)
+            model[0].requires_grad_(False)  # type: ignore[index]
+            if not differ:
+                model[0].load_state_dict(mlp(0)[0].state_dict())  # type: ignore[index]
+            return model
+
+        models = [frozen(place) for place in range(3)]
+        found = Population(models, [adam(model, place) for place, model in enumerate(models)], strategy=strategy)
+        losses = [*run(found, 1)]
+        for seed in (7, 0):
+            late = frozen(seed)
+            found.add(late, adam(late))
+            losses += run(found, 1)
+        other = mlp(8)      # frozen, and other than those before it
+        other[0].requires_grad_(False)  # type: ignore[index]
+        found.add(other, adam(other))
+        assert strategy == "loop" or found.reason.endswith("at once")
+        return [*losses, *run(found, 2)]
+
+    close(played("vmap"), played("loop"))
+
+
 def added() -> tuple[nn.Module, torch.optim.Optimizer]:
     model = mlp(9)
     return model, adam(model)

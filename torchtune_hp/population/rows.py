@@ -13,7 +13,7 @@ Laws:
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,10 +33,12 @@ Member = tuple[nn.Module, Optimizer]
 
 class MemberRows:
     """`members`: at least one, of one signature but for widths. Tensors lie where the first member's do. `idle`: parameters that no loss
-    depends on. `program`: of other rows, that holds these members' widths.
+    depends on. `program`: of other rows, that holds these members' widths. `apart`: frozen parameters that each has of its own.
     """
 
-    def __init__(self, members: Sequence[Member], idle: Sequence[str] = (), program: Program | None = None) -> None:
+    def __init__(
+        self, members: Sequence[Member], idle: Sequence[str] = (), program: Program | None = None, apart: Collection[str] = ()
+    ) -> None:
         model, optimizer = members[0]
         self.rule: Rule = rule_for(model, optimizer)
         self.members: list[Member] = list(members)
@@ -55,7 +57,7 @@ class MemberRows:
         self._single: dict[tuple[str, str], float] = {}     # what may be lifted, as the first member has it
         self.boxed = False                              # hyperparameters that can change in place
         self.moved = 0                                  # counts whenever other members, or others' numbers, lie in the rows
-        self._load()
+        self._load(apart)
 
     def __len__(self) -> int:
         return len(self.members)
@@ -132,7 +134,7 @@ class MemberRows:
         if not all(self._fits(model) for model, _ in members):
             self._begin_anew([*self.members, *members], range(len(self)))
             return
-        other = MemberRows(members, self.idle, self.program)
+        other = MemberRows(members, self.idle, self.program, self.stacked)
         other.lifted = self._attributes(members)
         if self.outside or other.outside:
             self._masked()
@@ -234,7 +236,7 @@ class MemberRows:
         """The module that a hook is called with."""
         return self.program.model
 
-    def _load(self) -> None:
+    def _load(self, apart: Collection[str]) -> None:
         model, _ = self.members[0]
         k, device = len(self.members), next(model.parameters()).device
         if device.type == "cpu":
@@ -250,7 +252,7 @@ class MemberRows:
             upload(numbers, each)
         parts = zip(self.layout.blocks, self.flats, self.numbers)
         self.states = [fresh(self.rule, block.flags, flat.detach(), numbers) for block, flat, numbers in parts]
-        differs = [name for name in self.layout.fixed if not self._alike(name)]
+        differs = [name for name in self.layout.fixed if name in apart or not self._alike(name)]
         self.shared = {name: torch.empty_like(wide[name], requires_grad=False) for name in self.layout.fixed if name not in differs}
         for name, shared in self.shared.items():
             put(first[name], shared)
