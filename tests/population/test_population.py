@@ -202,6 +202,30 @@ def test_what_has_no_rule_is_trained_one_by_one_and_says_why() -> None:
         Population(models, [torch.optim.Rprop(model.parameters()) for model in models], strategy="vmap")
 
 
+HOOKS: dict[str, Any] = {
+    "after": lambda module: module.register_full_backward_hook(lambda module, into, out: (into[0] * 0.1,)),
+    "before": lambda module: module.register_full_backward_pre_hook(lambda module, out: (out[0] * 0.1,)),
+}
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_modules_with_backward_hooks_are_trained_one_by_one_for_there_these_run(hook: str) -> None:
+    def played(strategy: Any, hooked: bool = True) -> list[Tensor]:
+        models = [mlp(place) for place in range(3)]
+        if hooked:
+            for model in models:
+                HOOKS[hook](model[2])  # type: ignore[index]
+        found = Population(models, [torch.optim.SGD(model.parameters(), lr=0.1) for model in models], strategy=strategy)
+        assert strategy != "auto" or found.reason == "one by one: 2 (ReLU) has a backward hook, which would not run"
+        run(found, 2)
+        return [parameter.detach() for model in found.unstack() for parameter in model.parameters()]
+
+    close(played("auto"), played("loop"))
+    assert not all(map(torch.equal, played("loop"), played("loop", hooked=False)))
+    with pytest.raises(ConfigurationError, match='strategy="vmap" cannot be kept: 2 .ReLU. has a backward hook'):
+        played("vmap")
+
+
 def test_extra_parameters_that_no_optimizer_trains_stay_as_they_are() -> None:
     models = [mlp(place) for place in range(3)]
     before = [model[0].weight.clone() for model in models]

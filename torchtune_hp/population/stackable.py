@@ -25,4 +25,7 @@ def rule_for(model: nn.Module, optimizer: Optimizer) -> Rule:
     hooked = next((name for name, parameter in model.named_parameters() if watched(parameter)), None)
     if hooked is not None:
         raise Unstackable(f"{hooked} has a hook on its gradient, which would not run")
+    for path, module in model.named_modules():
+        if module._backward_hooks or module._backward_pre_hooks:
+            raise Unstackable(f"{path or 'the model'} ({type(module).__name__}) has a backward hook, which would not run")
     return rule
