@@ -182,6 +182,71 @@ def test_after_a_change_from_outside_it_is_read_again() -> None:
     close(run(fused, 3), run(alone, 3))
 
 
+class Warm(nn.Module):
+    """With a temperature that is an attribute, and layers of which the first may be frozen."""
+
+    def __init__(self, seed: int, frozen: bool) -> None:
+        super().__init__()
+        self.net, self.tau = mlp(seed), 1.0
+        self.net[0].requires_grad_(not frozen)  # type: ignore[index]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) / self.tau  # type: ignore[no-any-return]
+
+
+def unfrozen(model: Any, optimizer: Any) -> None:
+    model.net[0].requires_grad_(True)
+
+
+def froze(model: Any, optimizer: Any) -> None:
+    model.net[1].requires_grad_(False)
+
+
+def grouped(model: Any, optimizer: Any) -> None:
+    optimizer.add_param_group({"params": list(model.net[0].parameters()), "lr": 0.05})
+    model.net[0].requires_grad_(True)
+
+
+def flipped(model: Any, optimizer: Any) -> None:
+    optimizer.param_groups[0]["maximize"] = True
+
+
+def cooled(model: Any, optimizer: Any) -> None:
+    model.tau *= 0.5
+
+
+@pytest.mark.parametrize("change", [unfrozen, froze, grouped, flipped, cooled])
+def test_whatever_was_changed_from_outside_is_read_again(change: Any) -> None:
+    def played(strategy: Any, whom: slice) -> tuple[Population, list[Any]]:
+        models = [Warm(place, frozen=change is not froze) for place in range(4)]
+        trained = [model.net[1:] if change is grouped else model for model in models]  # type: ignore[index]
+        kind = torch.optim.SGD if change is unfrozen else torch.optim.AdamW     # which counts steps, the same for all of a group
+        found = Population(models, [kind(part.parameters(), lr=0.01) for part in trained], strategy=strategy)
+        losses = [run(found, 2)]
+        found.unstack()
+        for member in found._rows.members[whom]:
+            change(*member)
+        found.reload()
+        return found, [losses, run(found, 3), [model.state_dict() for model in found.unstack()]]
+
+    (fused, one), (_, other) = played("vmap", slice(None)), played("loop", slice(None))
+    close(one, other)
+    assert fused.reason == "4 at once"
+    (fused, one), (_, other) = played("auto", slice(3, 4)), played("loop", slice(3, 4))
+    close(one, other)
+    assert fused.reason.startswith("one by one: member 3 and the first now differ in ")
+    with pytest.raises(ConfigurationError, match='strategy="vmap" cannot be kept: member 3 and the first now differ in '):
+        played("vmap", slice(3, 4))
+
+
+def test_what_two_would_train_after_it_was_unfrozen_is_refused() -> None:
+    body = nn.Linear(4, 4).requires_grad_(False)
+    found = Population(*over(body))
+    body.requires_grad_(True)
+    with pytest.raises(ConfigurationError, match=r"0.weight of member 1 is also member 0's"):
+        found.reload()
+
+
 def test_few_are_trained_one_by_one_and_more_at_once() -> None:
     found = population(2)
     assert found.reason == "one by one: 2 gain nothing from a stack"
@@ -189,6 +254,11 @@ def test_few_are_trained_one_by_one_and_more_at_once() -> None:
     late = mlp(5)
     found.add(late, adam(late))
     assert found.reason == "3 at once"
+    models = [Warm(place, frozen=False) for place in range(3)]
+    found = Population(models[:2], [adam(model) for model in models[:2]])
+    models[1].tau = 0.5
+    found.add(models[2], adam(models[2]))
+    assert found.reason == "one by one: member 1 and the first now differ in tau: 1.0 and 0.5"
     other = population(3, strategy="loop")
     assert len(run(found, 2)[0]) == len(run(other, 1)[0]) == 3
 

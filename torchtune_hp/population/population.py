@@ -30,7 +30,7 @@ from .randomness import OwnRandomnessError
 from .room import OUT_OF_MEMORY
 from .rows import Member
 from .seats import line_of
-from .signature import signature
+from .signature import Signature, difference, signature
 from .stack import OtherUse, Stack
 from .stackable import Unstackable
 
@@ -150,8 +150,11 @@ class Population:
         (own,) = seeds_of(None if seed is None else [seed], 1, self._born)
         clips_of(max_grad_norm, 1)
         clips = [*(self._clips or [float("inf")] * len(self)), float("inf") if max_grad_norm is None else max_grad_norm]
-        if isinstance(self._rows, Ensemble) or isinstance(self._rows, Loop) and self.strategy == "auto" and len(self) == FEW:
+        if isinstance(self._rows, Ensemble):
             self._rows = self._made([*self._rows.members, *members])
+        elif isinstance(self._rows, Loop) and self.strategy == "auto" and len(self) == FEW:
+            everyone = [*self._rows.members, *members]
+            self._rows = self._made_of_these(everyone, [signature(*member) for member in everyone])
         else:
             try:
                 self._rows.add(members)
@@ -197,9 +200,19 @@ class Population:
         return [self._rows.dump(row)[0] for row in range(len(self))]
 
     def reload(self) -> None:
-        """Reads every member from its own module and optimizer again, after they were changed from outside."""
+        """Reads every member from its own module and optimizer again, after they were changed from outside: values, and all in which
+        members must agree (what requires a gradient, param groups, flags, attributes of modules). Where they do not agree any more, they
+        are trained one by one with "auto" and "loop", and it is a ConfigurationError otherwise.
+        """
         if isinstance(self._rows, Ensemble):
             self._rows = self._made(self._rows.members)
+            return
+        members = self._rows.members
+        now = [signature(*member) for member in members]
+        if any(each != self._signature for each in now):
+            no_tensor_of_two(members)
+            self._rows = self._made_of_these(members, now)
+            self._signature = now[0]
             return
         try:
             for row in range(len(self)):
@@ -265,6 +278,14 @@ class Population:
                 raise
             except Exception as error:      # a copy is made of the first model, and that may be anything
                 self._let_go(error)
+        return Loop(members)
+
+    def _made_of_these(self, members: Sequence[Member], signatures: Sequence[Signature]) -> Stack | Loop:
+        """Of members that were trained, or changed, alone since they were seen to agree."""
+        apart = [(place, difference(signatures[0], each)) for place, each in enumerate(signatures) if each != signatures[0]]
+        if not apart or self.strategy == "loop":
+            return self._made_to_train(members)
+        self._let_go(Unstackable("member {} and the first now differ in {}".format(*apart[0])))
         return Loop(members)
 
     def _let_go(self, error: Exception) -> None:
