@@ -135,6 +135,46 @@ def test_members_leave_join_and_are_copied_while_it_lives() -> None:
     close(played("vmap"), played("loop"))
 
 
+class Centered(nn.Module):
+    """What it subtracts is a buffer that no `state_dict` has."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.net = mlp(seed)
+        self.register_buffer("mean", torch.zeros(5, dtype=torch.float64), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean.mul_(0.5).add_(x.mean(0) * self.net[0].weight.detach().sum())  # type: ignore[index]
+        return self.net(x - self.mean)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("source", [0, 1], ids=["without momentum", "with"])
+def test_a_copy_is_all_that_a_member_has_and_goes_on_alone_too(source: int) -> None:
+    """RMSprop's momentum is the target's own, and wants a buffer that a source without any has not."""
+
+    def played(strategy: Any, leaves: bool) -> list[Any]:
+        models = [Centered(place) for place in range(3)]
+        optimizers = [torch.optim.RMSprop(model.parameters(), lr=0.01, momentum=0.5 * place) for place, model in enumerate(models)]
+        found = Population(models, optimizers, strategy=strategy)
+        run(found, 2)
+        found.copy(source, 1 - source)
+        if leaves:
+            found.unstack(), found.reload()
+        losses = run(found, 3)
+        found.copy(source, 1 - source)
+        for model, optimizer in zip(found.unstack(), optimizers):
+            optimizer.zero_grad()
+            loss_fn(model.eval(), (X, Y)).backward()
+            optimizer.step()
+        return [losses, [{**dict(model.named_buffers()), **dict(model.named_parameters())} for model in models]]
+
+    right = played("loop", False)
+    for strategy in ("vmap", "loop"):
+        close(played(strategy, False), right)
+        close(played(strategy, True), right)
+
+
 def test_schedulers_that_drive_the_optimizers_work_as_ever() -> None:
     def played(strategy: Any) -> Tensor:
         found = population(strategy=strategy)

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from .batched import dims_of
 from .layout import trained
+from .optimizers import completed
 from .program import NO_GRADIENT, Hook, detached
 from .randomness import own_randomness
 from .rows import Member
@@ -74,10 +75,12 @@ class Loop:
         return gone
 
     def copy(self, source: int, target: int) -> None:
+        """As of `Stack`: parameters, buffers whether a `state_dict` has them or not, and the optimizer's state."""
         (model, optimizer), (onto, its) = self.members[source], self.members[target]
-        onto.load_state_dict(model.state_dict())
+        _copy_tensors(model, onto)
         groups = its.state_dict()["param_groups"]
         its.load_state_dict({"state": _copied(optimizer.state_dict()["state"]), "param_groups": groups})
+        completed(its)
 
 
 def of_row(tree: Any, in_dims: Any, row: int) -> Any:
@@ -98,6 +101,21 @@ def stacked(each: Sequence[Any]) -> Any:
 
 def _called(hook: Hook, model: nn.Module, batch: Any, more: Any, row: int) -> Any:
     return hook(model, batch) if more is None else hook(model, batch, of_row(more, 0, row))
+
+
+@torch.no_grad()
+def _copy_tensors(model: nn.Module, onto: nn.Module) -> None:
+    """In place, so that who else holds a tensor sees what is in it now; but for a buffer that has another shape, or is not there yet."""
+    for module, other in zip(model.modules(), onto.modules(), strict=True):
+        for key, parameter in module._parameters.items():
+            if parameter is not None:
+                other._parameters[key].copy_(parameter)  # type: ignore[union-attr]
+        for key, buffer in module._buffers.items():
+            there = other._buffers.get(key)
+            if buffer is not None and there is not None and there.shape == buffer.shape:
+                there.copy_(buffer)
+            else:
+                other._buffers[key] = None if buffer is None else buffer.detach().clone()
 
 
 def _copied(state: Any) -> Any:

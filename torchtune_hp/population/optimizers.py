@@ -20,12 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-from torch.optim import Optimizer
+from torch.optim import Optimizer, RMSprop
 
 from .rules import RULES, Flags, Numbers, Rule
 
 __all__ = [
-    "Flags", "Numbers", "Rule", "dump_row", "flags_of", "fresh", "in_place", "load_row", "numbers_of", "rule_of", "upload", "why_not",
+    "Flags", "Numbers", "Rule", "completed", "dump_row", "flags_of", "fresh", "in_place", "load_row", "numbers_of", "rule_of", "upload",
+    "why_not",
 ]  # fmt: skip
 
 _NUMBERS = frozenset(name for rule in RULES.values() for name in rule.numbers)
@@ -205,6 +206,17 @@ def dump_row(
             else:
                 own[name] = torch.tensor(scalars[name], dtype=default)
         optimizer.state[parameter] = own
+
+
+def completed(optimizer: Optimizer) -> None:
+    """RMSprop looks for a buffer wherever there is momentum: a state that began without has one of zeros, which is how torch begins it."""
+    if not isinstance(optimizer, RMSprop):
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["momentum"] > 0 else ():
+            state = optimizer.state.get(parameter)
+            if state and state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
 
 
 def _laid_out(value: Tensor, parameter: Parameter) -> Tensor:

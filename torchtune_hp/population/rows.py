@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from .layout import Layout, corner, cut, flatten, layout_of, parameters_of, paste, unflatten
 from .memory import keep_freed_memory
-from .optimizers import Rule, dump_row, fresh, in_place, load_row, numbers_of, upload
+from .optimizers import Rule, completed, dump_row, fresh, in_place, load_row, numbers_of, upload
 from .padding import common, front, holds, put, widened
 from .program import Program
 from .signature import lifted
@@ -71,6 +71,7 @@ class MemberRows:
             unflatten(cut(flat, row, place)[0], parameters)
             own_state = {name: cut(tensor, row, place) for name, tensor in state.items()}
             dump_row(self.rule, block.flags, own_state, 0, optimizer, parameters)
+        completed(optimizer)
         own = self._beside(model)
         with torch.no_grad():
             for name, tensor in (*self.buffers.items(), *self.stacked.items()):
