@@ -530,6 +530,53 @@ def test_parameters_that_no_loss_depends_on_are_left_alone_as_torch_does(order: 
         assert fused.reason == "4 at once" and "exp_avg" not in fused._rows.members[0][1].state[fused._rows.members[0][0].head.weight]
 
 
+class Taught(nn.Module):
+    """Against a frozen teacher that follows in place; one layer is used at some steps only."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.main, self.teacher, self.at_times = nn.Linear(5, 3), nn.Linear(5, 3).requires_grad_(False), nn.Linear(5, 3)
+        self.norm = nn.BatchNorm1d(5)
+
+    def forward(self, x: Tensor, more: bool) -> Tensor:
+        with torch.no_grad():
+            for ours, theirs in zip(self.main.parameters(), self.teacher.parameters()):
+                theirs.mul_(0.7).add_(0.3 * ours)
+        x = self.norm(x)
+        return self.main(x) - self.teacher(x) + (self.at_times(x) if more else 0.0)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("order", ["00", "100", "0100", "0110"])
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_a_step_runs_its_loss_once_whatever_it_turns_out_to_depend_on(kind: Any, order: str) -> None:
+    """What it writes in place, a frozen teacher, running statistics and the batch, is written once. Adam has no stack after other use."""
+
+    def played(strategy: Any) -> list[Any]:
+        models = [Taught(place).double() for place in range(4)]
+        optimizers = [kind(model.parameters(), lr=0.1, weight_decay=0.1) for model in models]
+        found = Population(models, optimizers, strategy=strategy, max_grad_norm=0.3)
+        x, losses = X.double().repeat(4, 1, 1), []
+        for more in order:
+            losses.append(found.step(lambda model, x, more=more: F.cross_entropy(model(x.mul_(0.9), more == "1"), Y), x, in_dims=0))
+        assert strategy == "loop" or kind is not torch.optim.SGD or found.reason == "4 at once"
+        return [losses, x, [model.state_dict() for model in found.unstack()]]
+
+    close(played("auto"), played("loop"))
+
+
+def test_where_what_a_step_depends_on_leaves_no_stack_running_statistics_are_as_they_were() -> None:
+    """Adam counts the steps of a param group."""
+    models = [Taught(place).double() for place in range(4)]
+    found = Population(models, [torch.optim.AdamW(model.parameters()) for model in models], strategy="vmap")
+    found.step(lambda model, x: model(x, False).mean(), X.double())
+    before = copy.deepcopy(found.unstack()[0].norm.state_dict())  # type: ignore[union-attr]
+    with pytest.raises(ConfigurationError, match="the parameters of a group must have made the same steps"):
+        found.step(lambda model, x: model(x, True).mean(), X.double())
+    after = found.unstack()[0].norm.state_dict()  # type: ignore[union-attr]
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
 def test_a_compiled_step_leaves_them_alone_too() -> None:
     """Slow: it compiles."""
     fused, alone = headed("compile", torch.optim.SGD), headed("loop", torch.optim.SGD)

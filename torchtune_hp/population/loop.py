@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from .batched import dims_of
@@ -30,8 +31,7 @@ class Loop:
 
     def step(self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, clip: Tensor | None = None, more: Any = None) -> tuple[Tensor, Any]:
         losses, extras = [], []
-        clips = [None] * len(self) if clip is None else clip.tolist()
-        for row, ((model, optimizer), key, largest) in enumerate(zip(self.members, keys.unbind(), clips)):
+        for row, ((model, optimizer), key, largest) in enumerate(zip(self.members, keys.unbind(), _clips(clip, len(self)))):
             model.train()
             for parameter in model.parameters():
                 parameter.grad = None       # zero_grad with what torch hangs on it for its profiler is a tenth of a small model's step
@@ -44,12 +44,17 @@ class Loop:
             if not loss.requires_grad:
                 raise ValueError(NO_GRADIENT)
             loss.backward()  # type: ignore[no-untyped-call]
-            if largest is not None and largest < math.inf:
-                clip_grad_norm_(trained(optimizer), largest)
-            optimizer.step()
+            _update(optimizer, largest)
             losses.append(loss.detach())
             extras.append(tree_map(detached, extra))
         return torch.stack(losses), stacked(extras)
+
+    def take(self, gradients: Mapping[str, Tensor], clip: Tensor | None = None) -> None:
+        """The optimizers' step on gradients (k, *shape) that were found elsewhere, by name; what is not there has none."""
+        for row, ((model, optimizer), largest) in enumerate(zip(self.members, _clips(clip, len(self)))):
+            for name, parameter in model.named_parameters():
+                parameter.grad = gradients[name][row].clone() if name in gradients else None
+            _update(optimizer, largest)
 
     @torch.no_grad()
     def evaluate(self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, more: Any = None) -> Any:
@@ -97,6 +102,16 @@ def stacked(each: Sequence[Any]) -> Any:
     spec = tree_flatten(each[0])[1]
     columns = zip(*(tree_flatten(tree)[0] for tree in each), strict=True)
     return tree_unflatten([torch.stack([torch.as_tensor(part) for part in column]) for column in columns], spec)
+
+
+def _clips(clip: Tensor | None, k: int) -> list[float]:
+    return [math.inf] * k if clip is None else clip.tolist()
+
+
+def _update(optimizer: Optimizer, largest: float) -> None:
+    if largest < math.inf:
+        clip_grad_norm_(trained(optimizer), largest)
+    optimizer.step()
 
 
 def _called(hook: Hook, model: nn.Module, batch: Any, more: Any, row: int) -> Any:

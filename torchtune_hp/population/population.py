@@ -118,9 +118,14 @@ class Population:
         try:
             losses, _ = rows.step(loss_fn, batch, in_dims, keys, clip)
         except OtherUse as other:       # torch.optim leaves alone what no loss depends on, so it has no row
-            self.unstack()
-            self._rows = rows = self._made_to_train(rows.members, other.idle)
-            losses, _ = rows.step(loss_fn, batch, in_dims, keys, clip)
+            losses = other.losses
+            try:
+                self.unstack()
+                self._rows = rows = self._made_to_train(rows.members, other.idle)
+            except BaseException:
+                other.put_back()
+                raise
+            rows.take(other.gradients, clip)
         if isinstance(rows, Stack) and rows.graphs is not None and rows.graphs.why:
             self._reason = f"{len(self)} at once, not from a graph: {rows.graphs.why}"
         self._steps = [step + 1 for step in self._steps]

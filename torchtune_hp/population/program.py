@@ -71,13 +71,15 @@ class Rows(NamedTuple):
 
 class Gradients(NamedTuple):
     """`losses` (k,); `extras`: what the hook gave besides; `parts`: one (k, D) for each block; `buffers` as they are now; `unused`: the
-    parameters that the losses do not depend on, if that was asked for."""
+    parameters that the losses do not depend on, if that was asked for, and `woken`: the gradients (k, *shape) of those in no block that
+    they do depend on."""
 
     losses: Tensor
     extras: Any
     parts: tuple[Tensor, ...]
     buffers: dict[str, Tensor]
     unused: tuple[str, ...] = ()
+    woken: tuple[tuple[str, Tensor], ...] = ()
 
 
 class Program:
@@ -121,11 +123,12 @@ class Program:
         inputs = [*rows.flats, *asleep.values()]
         found_parts = torch.autograd.grad(losses, inputs, torch.ones_like(losses), allow_unused=True)       # of their sum
         parts = tuple(torch.zeros_like(flat) if part is None else part for flat, part in zip(rows.flats, found_parts))
-        woken = found_parts[len(parts) :]
+        others = list(zip(asleep, found_parts[len(parts) :]))
+        woken = tuple((name, part) for name, part in others if part is not None)
         unused = [name for block in self._blocks for name in block.names if used is not None and name not in used]
-        unused += [name for name, part in zip(asleep, woken) if part is None]
+        unused += [name for name, part in others if part is None]
         after = {name: buffer.detach() for name, buffer in buffers.items()}
-        return Gradients(losses.detach(), mapped(detached, extras), parts, after, tuple(unused))
+        return Gradients(losses.detach(), mapped(detached, extras), parts, after, tuple(unused), woken)
 
     def run(
         self, hook: Hook, rows: Rows, keys: Tensor, batch: Any, in_dims: Any, more: Any, training: bool, used: set[str] | None = None

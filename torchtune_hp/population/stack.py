@@ -36,11 +36,15 @@ if TYPE_CHECKING:
 
 
 class OtherUse(Exception):
-    """`idle`: the parameters that the losses of a step do not depend on; the layout knows of others. Nothing has changed."""
+    """`idle`: the parameters that the losses of a step do not depend on; the layout knows of others.
 
-    def __init__(self, idle: tuple[str, ...]) -> None:
+    The hook has run and buffers have moved on, so that it need not run again: `losses` and `gradients`, (k, *shape) by name of what they
+    do depend on, are what it gave. `put_back()`: buffers are as they were.
+    """
+
+    def __init__(self, idle: tuple[str, ...], losses: Tensor, gradients: Mapping[str, Tensor], put_back: Callable[[], object]) -> None:
         super().__init__(", ".join(idle))
-        self.idle = idle
+        self.idle, self.losses, self.gradients, self.put_back = idle, losses, gradients, put_back
 
 
 class Stack(MemberRows):
@@ -120,18 +124,24 @@ class Stack(MemberRows):
         return found
 
     def _watched(self, hook: Hook, keys: Tensor, batch: Any, in_dims: Any, more: Any, keep: bool = True) -> Gradients:
-        """As `gradients`; raises OtherUse. Where it raises, and unless its buffers are to be kept, they are as they were."""
-        before = {name: buffer.clone() for name, buffer in self.buffers.items()}
+        """As `gradients`; raises OtherUse. Where the hook raises, and unless `keep`, buffers and frozen parameters are as they were."""
+        held = [self.buffers] if keep else [self.buffers, self.stacked]
+        before = [{name: tensor.clone() for name, tensor in group.items()} for group in held]
         kept = False
         try:
             found = self.program.gradients(hook, self._rows(), keys, batch, in_dims, more, self.idle)
-            if set(found.unused) != set(self.idle):
-                raise OtherUse(tuple(sorted(found.unused)))
             kept = keep
+            if set(found.unused) != set(self.idle):
+                kept = True
+                self._keep(found.buffers)
+                each = {name: part for block, flat in zip(self.layout.blocks, found.parts) for name, part in block.views(flat).items()}
+                gradients = {name: part for name, part in (*each.items(), *found.woken) if name not in found.unused}
+                raise OtherUse(tuple(sorted(found.unused)), found.losses, gradients, partial(self.buffers.update, before[0]))
             return found
         finally:
-            for name in () if kept else before:
-                self.buffers[name].detach().copy_(before[name])
+            for group, old in () if kept else zip(held, before):
+                for name, tensor in old.items():
+                    group[name].detach().copy_(tensor)
 
     def look(self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, more: Any = None) -> None:
         """Runs the hook as `gradients` does, for what it reads and raises. Nothing moves on, and nothing is compiled."""
@@ -152,6 +162,12 @@ class Stack(MemberRows):
             self.graphs.update(*rows, clip)
         else:
             _clipped(self._step, *rows, clip)
+
+    @torch.no_grad()
+    def take(self, gradients: Mapping[str, Tensor], clip: Tensor | None = None) -> None:
+        """The optimizers' step on gradients (k, *shape) that were found elsewhere, of all that is trained here, by name."""
+        blocks = self.layout.blocks
+        self.update([torch.cat([gradients[name].flatten(1) for name in block.names], dim=1) for block in blocks], clip)
 
     def replay(self, on: bool) -> None:
         """Whether steps are replayed from graphs from now on; without them, their memory is free."""
