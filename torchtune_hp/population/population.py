@@ -12,7 +12,7 @@ It needs nothing else of this library: a cross-validation, an ensemble or a loop
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -22,10 +22,11 @@ from torch.utils._pytree import tree_leaves
 
 from ..errors import ConfigurationError
 from .ensemble import Ensemble
+from .foreign import Watch
 from .given import agree, clips_of, members_of, no_tensor_of_two, seeds_of
 from .keys import base_of, keys_of, later
 from .loop import Loop
-from .program import Hook
+from .program import Gradients, Hook
 from .randomness import OwnRandomnessError
 from .room import OUT_OF_MEMORY
 from .rows import Member
@@ -80,6 +81,7 @@ class Population:
             raise ConfigurationError(f"Population: strategy must be one of {known}, but got {strategy!r}.")
         self.strategy: Strategy = strategy
         self._reason = ""
+        self._known: set[Hashable] = set()      # forms of steps, that were watched
         self._signature = signature(*members[0])
         if self._trained:
             agree(self._signature, members)
@@ -108,6 +110,11 @@ class Population:
 
         `loss_fn(model, batch)` is one member's view: the loss as a 0-dim tensor. `in_dims`: None, one batch for all; 0, the
         leading dimension of every tensor in it is the member; or a tree of those, as of torch.func.vmap.
+
+        All at once, `loss_fn` and the modules' Python run once for all members. What a module remembers in Python (a counter, not a
+        buffer; a cache that is filled once is none) and draws from `random` or numpy are looked for in the first step of each form, that
+        is a `loss_fn` with shapes of batches: there are none in a stack, so with "auto" that step and all later ones are one by one, and
+        `reason` says why; else it is a ConfigurationError, and nothing was trained. What begins later in the same form is not noticed.
         """
         rows = self._training("step")
         self._check(batch, in_dims)
@@ -115,22 +122,44 @@ class Population:
         if self._clips is not None and self._norms is None:
             self._norms = torch.tensor(self._clips, device=self._device)
         clip = None if self._clips is None else self._norms
-        try:
-            losses, _ = rows.step(loss_fn, batch, in_dims, keys, clip)
-        except OtherUse as other:       # torch.optim leaves alone what no loss depends on, so it has no row
-            losses = other.losses
-            try:
-                self.unstack()
-                self._rows = rows = self._made_to_train(rows.members, other.idle)
-            except BaseException:
-                other.put_back()
-                raise
-            rows.take(other.gradients, clip)
-        if isinstance(rows, Stack) and rows.graphs is not None and rows.graphs.why:
-            self._reason = f"{len(self)} at once, not from a graph: {rows.graphs.why}"
+        losses = self._at_once(rows, loss_fn, batch, in_dims, keys, clip) if isinstance(rows, Stack) else None
+        if losses is None:
+            losses, _ = self._training("step").step(loss_fn, batch, in_dims, keys, clip)
         self._steps = [step + 1 for step in self._steps]
         self._next = later(keys, 1)
         return losses
+
+    def _at_once(self, stack: Stack, loss_fn: Hook, batch: Any, in_dims: Any, keys: Tensor, clip: Tensor | None) -> Tensor | None:
+        """A step of all; None where it cannot be one: then nothing has changed, and they are trained one by one from now on."""
+        shapes = tuple([leaf.shape for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)])
+        form = getattr(loss_fn, "__code__", type(loss_fn)), shapes
+        watch = None if form in self._known else Watch(stack, batch)
+        found: Gradients | OtherUse
+        try:
+            found = stack.gradients(loss_fn, batch, in_dims, keys)
+        except OtherUse as other:
+            found = other
+        if watch is not None and (why := watch.why(loss_fn, in_dims, keys)):
+            watch.put_back()
+            self._let_go(Unstackable(why))
+            self.unstack()
+            self._rows = Loop(stack.members)
+            return None
+        if isinstance(found, OtherUse):     # torch.optim leaves alone what no loss depends on, so it has no row
+            try:
+                self.unstack()
+                self._rows = rows = self._made_to_train(stack.members, found.idle)
+            except BaseException:
+                found.put_back()
+                raise
+            rows.take(found.gradients, clip)
+        else:
+            with torch.no_grad():
+                stack.update(found.parts, clip)
+            if stack.graphs is not None and stack.graphs.why:
+                self._reason = f"{len(self)} at once, not from a graph: {stack.graphs.why}"
+        self._known.add(form)
+        return found.losses
 
     def evaluate(self, fn: Hook, batch: Any, in_dims: Any = None) -> Any:
         """What `fn(model, batch)` gives in eval mode and without gradients: a tensor, or a tree of them, each with a leading (k,)."""
@@ -269,6 +298,7 @@ class Population:
     def _made_to_train(self, members: Sequence[Member], idle: Sequence[str] = ()) -> Stack | Loop:
         """`idle`: parameters that no loss depends on."""
         strategy = self.strategy
+        self._known.clear()
         if strategy == "loop":
             self._reason = "one by one, as asked for"
         elif strategy == "auto" and len(members) <= FEW:

@@ -111,13 +111,13 @@ class Stack(MemberRows):
         if self.graphs is not None and self.replayed:
             first = self.members[0][0]      # whose hook it is: what it holds of its own on the device may have another's content alike
             own = partial(placed, hook) if token is None else lambda: (token(), id(first))
-            found = self.graphs.gradients(hook, own, self._rows(), keys, batch, in_dims, more)
+            found = self.graphs.gradients(hook, own, self.rows(), keys, batch, in_dims, more)
         elif self._compiled is None and self.watches:
             found = self._watched(hook, keys, batch, in_dims, more)
         elif self._compiled is None:
-            found = self.program.gradients(hook, self._rows(), keys, batch, in_dims, more)
+            found = self.program.gradients(hook, self.rows(), keys, batch, in_dims, more)
         else:
-            found = self._compiled(hook, token or partial(frozen, hook), self._rows(), keys, batch, in_dims, more)
+            found = self._compiled(hook, token or partial(frozen, hook), self.rows(), keys, batch, in_dims, more)
         self._keep(found.buffers)
         for number, outside in self.outside.items():
             found.parts[number].masked_fill_(outside, 0.0)      # no product with a mask: NaN times zero is NaN
@@ -129,7 +129,7 @@ class Stack(MemberRows):
         before = [{name: tensor.clone() for name, tensor in group.items()} for group in held]
         kept = False
         try:
-            found = self.program.gradients(hook, self._rows(), keys, batch, in_dims, more, self.idle)
+            found = self.program.gradients(hook, self.rows(), keys, batch, in_dims, more, self.idle)
             kept = keep
             if set(found.unused) != set(self.idle):
                 kept = True
@@ -145,7 +145,7 @@ class Stack(MemberRows):
 
     def look(self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, more: Any = None) -> None:
         """Runs the hook as `gradients` does, for what it reads and raises. Nothing moves on, and nothing is compiled."""
-        self.program.gradients(hook, self._rows(), keys, batch, in_dims, more)
+        self.program.gradients(hook, self.rows(), keys, batch, in_dims, more)
 
     def update(self, gradients: Sequence[Tensor], clip: Tensor | None = None, moved: Mapping[Entry, Tensor] | None = None) -> None:
         """The optimizers' step on these gradients, one (k, D) for each block.
@@ -183,11 +183,11 @@ class Stack(MemberRows):
     @torch.no_grad()
     def evaluate(self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, more: Any = None) -> Any:
         """What the hook gives in eval mode, without gradients, each with a leading (k,)."""
-        found, buffers = self.program.run(hook, self._rows(), keys, batch, in_dims, more, training=False)
+        found, buffers = self.program.run(hook, self.rows(), keys, batch, in_dims, more, training=False)
         self._keep(buffers)
         return found
 
-    def _rows(self) -> Rows:
+    def rows(self) -> Rows:
         return Rows(self.flats, self.buffers, self.stacked, self.shared, self.lifted)
 
     @torch.no_grad()
