@@ -150,7 +150,7 @@ class Population:
                 self.unstack()
                 self._rows = rows = self._made_to_train(stack.members, found.idle)
             except BaseException:
-                found.put_back()
+                (watch or found).put_back()
                 raise
             rows.take(found.gradients, clip)
         else:

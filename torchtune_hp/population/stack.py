@@ -166,8 +166,8 @@ class Stack(MemberRows):
     @torch.no_grad()
     def take(self, gradients: Mapping[str, Tensor], clip: Tensor | None = None) -> None:
         """The optimizers' step on gradients (k, *shape) that were found elsewhere, of all that is trained here, by name."""
-        blocks = self.layout.blocks
-        self.update([torch.cat([gradients[name].flatten(1) for name in block.names], dim=1) for block in blocks], clip)
+        k = len(self)
+        self.update([torch.cat([gradients[name].reshape(k, -1) for name in block.names], dim=1) for block in self.layout.blocks], clip)
 
     def replay(self, on: bool) -> None:
         """Whether steps are replayed from graphs from now on; without them, their memory is free."""
@@ -188,6 +188,7 @@ class Stack(MemberRows):
         return found
 
     def rows(self) -> Rows:
+        """As the program takes them; the tensors are the stack's own."""
         return Rows(self.flats, self.buffers, self.stacked, self.shared, self.lifted)
 
     @torch.no_grad()
