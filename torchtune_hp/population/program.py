@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .asked import parameter
 from .batched import mapped, members, out_of, own, tree_into
 from .layout import Block
 from .lowering import lower, lowered
@@ -90,10 +91,13 @@ class Program:
         self._blocks = blocks
         self._modules = dict(self.model.named_modules())
         self._places = list(_places(self.model))
+        self._trained = {name: registry[key].requires_grad for registry, key, name, buffer in self._places if not buffer}
+        registries = (registry for module in self._modules.values() for registry in (module._parameters, module._buffers))
+        self._registries = [(registry, len(registry)) for registry in registries]
         self._plain = all(type(module).train is nn.Module.train and "train" not in vars(module) for module in self._modules.values())
         self._turned: dict[bool, list[bool]] = {}       # mode -> how each module stands in it
-        for parameter in self.model.parameters():
-            parameter.requires_grad_(False)     # the rows are trained, not the prototype
+        for each in self.model.parameters():
+            each.requires_grad_(False)      # the rows are trained, not the prototype
 
     def gradients(
         self, hook: Hook, rows: Rows, keys: Tensor, batch: Any, in_dims: Any, more: Any = None, idle: Sequence[str] | None = None
@@ -149,11 +153,14 @@ class Program:
         self._turn(training)
         with members(k) as level:
             held = {name: own(tensor, level) for name, tensor in tensors.items()}
+            held.update(rows.shared)
+            for name, trained in self._trained.items():
+                parameter(held[name], trained)
             attributes = {place: own(values, level) for place, values in rows.attributes.items()}
             given = [tree_into(batch, in_dims, level, k)]
             if more is not None:
                 given.append(tree_into(more, 0, level, k))
-            with self._put({**held, **rows.shared}, attributes), _inside(own(keys, level)):
+            with self._put(held, attributes), _inside(own(keys, level)):
                 found = hook(self.model, *given)
                 buffers = {name: registry[place] for registry, place, name, buffer in self._places if buffer}
             return mapped(lambda part: out_of(part, level, k), found), {name: out_of(part, level, k) for name, part in buffers.items()}
@@ -175,6 +182,9 @@ class Program:
         try:
             yield
         finally:
+            for registry, size in self._registries:
+                while len(registry) > size:     # `self.kept = self.layer.weight` in a forward pass
+                    registry.popitem()
             for (registry, key, _, _), tensor in zip(self._places, before):
                 registry[key] = tensor
             for (path, name), value in own.items():
