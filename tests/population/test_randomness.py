@@ -8,6 +8,7 @@ import torchvision
 from torch import distributions as D, nn
 from torch.func import vmap
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from torchtune_hp.population.randomness import REPLACED, OwnRandomnessError, key_of, own_randomness
 
@@ -202,3 +203,28 @@ def test_what_is_compiled_draws_the_same(fused):
     compiled = torch.compile(function, fullgraph=True, backend="eager")
     for one, other in zip(compiled(key), function(key)):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_what_is_checkpointed_draws_the_same_in_the_backward_pass(reentrant):
+    """Where weights are ones, the gradient of a weight after the mask is what was kept of its input."""
+    weight = torch.ones(40, dtype=FLOAT64, requires_grad=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        with own_randomness(KEY, strict=False):
+            out = checkpoint(lambda x: F.dropout(x * weight) * weight, weight.detach().clone().requires_grad_(), use_reentrant=reentrant)
+        out.sum().backward()
+        assert torch.equal(weight.grad, 2 * out.detach()) and 0 < out.count_nonzero() < 40
+        torch.manual_seed(0)
+        assert torch.equal(F.dropout(weight), out)
+
+
+def test_a_draw_that_is_checkpointed_is_refused_in_a_stack_and_what_draws_nothing_is_not():
+    def member(key, p):
+        with own_randomness(key):
+            return checkpoint(lambda x: F.dropout(x, p, training=p > 0) + torch.empty(3).fill_(1), torch.ones(3), use_reentrant=False)
+
+    keys = torch.stack([KEY, KEY + 1])
+    assert vmap(lambda key: member(key, 0.0), randomness="error")(keys).tolist() == [[2.0] * 3] * 2
+    with pytest.raises(OwnRandomnessError, match=r"dropout is made again .* torch\.utils\.checkpoint"):
+        vmap(lambda key: member(key, 0.5), randomness="error")(keys)

@@ -8,15 +8,20 @@ Laws of a replacement:
    and counter.py, and so counts its draws.
 2. While it runs the mode is off: what it calls of torch is torch's own. Where a composite is to be entered, it says `with own:`.
 3. What it cannot do raises OwnRandomnessError.
+
+What torch.utils.checkpoint computes it computes again in the backward pass, out of the block, where the same draws must be made: it keeps
+torch's own generators for that, so there torch itself draws.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -95,6 +100,8 @@ class own_randomness(TorchFunctionMode):
         if replaced is None:
             return func(*args, **(kwargs or {}))
         kwargs = kwargs or {}
+        if not torch.compiler.is_compiling() and _made_again():
+            return self._by_torch(func, args, kwargs)
         try:
             for name in ("generator", "out"):
                 if kwargs.get(name) is not None:
@@ -104,6 +111,15 @@ class own_randomness(TorchFunctionMode):
             if self.strict:
                 raise
             return func(*args, **kwargs)
+
+    def _by_torch(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """A draw that is made again in the backward pass."""
+        try:
+            return func(*args, **kwargs)
+        except RuntimeError as error:
+            if not self.strict or "randomness" not in str(error):
+                raise
+            raise OwnRandomnessError(func.__name__, "is made again in the backward pass by torch.utils.checkpoint") from error
 
     def next(self, draws: int = 1) -> int:
         """The number of the coming draw; counts `draws` of them."""
@@ -146,6 +162,19 @@ def threshold_of(p: Any) -> Any:
 def vmap_level() -> int:
     """How many transforms of torch.func the call is inside of; 0 outside of them all."""
     return int(torch._C._functorch.maybe_current_level() or 0)
+
+
+def _made_again() -> bool:
+    """Whether the call is inside of torch.utils.checkpoint."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code.co_filename == _CHECKPOINT:
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
+_CHECKPOINT = torch.utils.checkpoint.CheckpointFunction.forward.__code__.co_filename
 
 
 def _vmapped_above(level: int) -> bool:

@@ -12,8 +12,8 @@ Laws:
 3. In evaluation mode, and with p = 0, dropout gives its very input back.
 4. A generator= of the user's own, an out= and a vmap of the user's own around a draw raise: the first would be shared by all
    members, the last would draw the same for all its samples.
-
-Recomputation (torch.utils.checkpoint) around a draw is not noticed here, and would draw other numbers: it must not be used.
+5. Inside of torch.utils.checkpoint, which computes once more in the backward pass, torch itself draws, so that both draws are one: from
+   its own generators, and in a stack that raises.
 
 mode.py         the block, and the table of what is replaced
 draws.py        torch.rand and its kin, and tensors that are filled in place
