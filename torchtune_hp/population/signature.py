@@ -38,7 +38,7 @@ LIFTED: dict[type[nn.Module], tuple[str, ...]] = {**dict.fromkeys(_DROPOUTS, ("p
 _NOTHING: Mapping[Any, Any] = MappingProxyType({})
 REGISTRIES = frozenset({"_parameters", "_buffers", "_modules", "training", "_non_persistent_buffers_set"})
 _HIDDEN = ("_is_full_backward_hook", "_is_hf_initialized")
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")     # others are for state_dict
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")     # others are for state_dict
 
 
 def signature(model: nn.Module, optimizer: Optimizer) -> Signature:
@@ -102,7 +102,7 @@ def _modules(model: nn.Module) -> Iterator[tuple[str, str, Hashable, bool]]:
             if name in REGISTRIES or name in _HIDDEN or name in lifted_here:
                 continue
             if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")):
-                if value and name in _HOOKS:
+                if value and name in HOOKS:
                     yield path, name, freeze(list(value.values())), False
                 continue
             yield path, name, freeze(value), own_class or isinstance(value, float)

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from .aliases import held_twice
 from .optimizers import Rule, rule_of, why_not
 from .signature import watched
 
@@ -28,4 +29,7 @@ def rule_for(model: nn.Module, optimizer: Optimizer) -> Rule:
     for path, module in model.named_modules():
         if module._backward_hooks or module._backward_pre_hooks:
             raise Unstackable(f"{path or 'the model'} ({type(module).__name__}) has a backward hook, which would not run")
+    second = held_twice(model)
+    if second is not None:
+        raise Unstackable(second)
     return rule

@@ -9,7 +9,8 @@ would silently be every member's. So they are called on a view of the first memb
 
 and writes down every other attribute that is read (reads.py), be it there or not; one that is lifted is a tensor with each member's
 own value. What is written raises `Written`, and so does a list or dict that is filled: there is one `self`, and there are many members.
-What is one member's alone and cannot be written down (`optimizer`, `lr_scheduler`, `__dict__`) raises `Hidden`.
+What is one member's alone and cannot be written down (`optimizer`, `lr_scheduler`, `__dict__`) raises `Hidden`, and what holds parameters
+of its model (`self.decayed = list(self.model.parameters())`) raises `Held`.
 
 Modules are the user's own code too. Those in which members differ are watched (`watch`): reading an attribute in which they do is
 written down in the same way. The others are left as they are, so watching costs nothing where there is nothing to be found.
@@ -28,6 +29,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .aliases import named, said, within
 from .containers import CONTAINERS, as_before, copied
 from .reads import Read
 
@@ -51,6 +53,13 @@ class Hidden(Exception):
         super().__init__(f"a hook that runs once for many trials reads self.{name}, which is one trial's. self.hparams is each one's own")
 
 
+class Held(Exception):
+    """A hook read a parameter of one trial's model from self."""
+
+    def __init__(self, name: str, tensor: str) -> None:
+        super().__init__(f"a hook that runs once for many trials reads self.{name}, which holds one trial's {tensor}. Read {tensor} itself")
+
+
 @dataclass
 class Sight:
     """What is seen in a stack's calls. `seen` gathers the reads; `opened`: dicts of which each key is a read of its own."""
@@ -59,6 +68,7 @@ class Sight:
     opened: frozenset[Read] = frozenset()
     hparams: Mapping[str, Tensor] = field(default_factory=dict)
     lifted: Mapping[Read, Tensor] = field(default_factory=dict)
+    looked: set[str] = field(default_factory=set)       # attributes of self that hold no parameter of the model
 
     def read(self, read: Read, value: Any) -> Any:
         """What is handed out for it."""
@@ -152,6 +162,11 @@ class _Viewing:
         except AttributeError:
             sight.seen.add(("self", name))      # another member may have it
             raise
+        if name not in sight.looked:
+            found = within(value, named(object.__getattribute__(self, "model")))
+            if found is not None:
+                raise Held(name, said(found, "self.model"))
+            sight.looked.add(name)
         return sight.read(("self", name), value)
 
     def __setattr__(self, name: str, value: Any) -> None:
