@@ -225,13 +225,17 @@ class Cache(nn.Module):
         self.loop += [[self.loop, self.loop] for _ in range(9)]
         self.layer, self.scale, self.length = nn.Linear(6, 3), None, 0
         self.tables: dict[int, torch.Tensor] = {}
+        self.table = torch.ones(0, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.length == 0:
             self.length = x.shape[-1]
         if len(x) not in self.tables:       # of the last batch of a pass, too
             self.tables[len(x)] = torch.ones(self.length, dtype=torch.float64)
-        self.last = Out(F.relu(self.layer(x * self.tables[len(x)])))
+        if len(self.table) < len(x):
+            self.table = torch.ones(len(x), 1, dtype=torch.float64)
+        self.last = Out(F.relu(self.layer(x * self.tables[len(x)]) * self.table[: len(x)]))
+        self.detached = self.last.logits.detach()
         return self.last.logits
 
 
@@ -247,6 +251,34 @@ def test_a_module_that_counts_its_calls_is_trained_one_by_one_and_the_way_out_is
     fused, said, engine = together(of(Count))
     assert not engine.stacks() and len(said) == 1 and "calls of the model" in said[0] and "buffer" in said[0]
     same(fused, alone(of(Count)))
+
+
+class Kept(nn.Module):
+    """Keeps a plain tensor: a running mean, one that validation reads, a count in place, a cache of what is a member's own."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.layer, self.what, self.kept = nn.Linear(6, 3), what, torch.zeros(3, dtype=torch.float64)
+        self.basis: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.layer(x)
+        if self.what == "basis":
+            self.basis = self.layer.weight.detach().sum(1) if self.basis is None else self.basis
+            return out + self.basis  # type: ignore[no-any-return]
+        if self.what == "count" and self.training:
+            self.kept += 1
+        elif self.training:
+            before = 0.9 * self.kept if self.what == "running" else 0.0
+            self.kept = before + 0.1 * out.detach().mean(0)
+        return out - self.kept.to(x.dtype) * (self.what == "count" or not self.training)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("what", ["running", "validation", "count", "basis"])
+def test_a_plain_tensor_that_is_a_state_is_trained_one_by_one(what: str) -> None:
+    fused, said, engine = together(of(lambda: Kept(what)))
+    assert not engine.stacks() and len(said) == 1 and "of the model, of which there is one" in said[0], said
+    same(fused, alone(of(lambda: Kept(what))))
 
 
 def test_caches_that_are_filled_and_activations_that_are_kept_are_no_count() -> None:

@@ -3,17 +3,22 @@
 The prototype is called once for all members, and an attempt that is put back was a call too. So what a module of the user's own counts
 in Python is one count for all of them, and neither any member's nor a checkpoint's. A buffer is each member's own.
 
+A tensor is a memory where it is written in place, and where a call reads one that an earlier call left and that is replaced (a running
+mean), or that is the members' own. Who reads what is noted in the first calls of a program (`Notes`).
+
 Not taken for a memory: what is as it was between two calls (a cache is filled in the first), new keys of a dict (a table for another
-length), and tensors that are kept, whatever they hold (the activations of the last call).
+length), and tensors that are replaced and that no later call has read (the activations of the last call).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from .signature import REGISTRIES, Same, is_torch_s
 
@@ -29,6 +34,48 @@ def memories(model: nn.Module) -> Memories:
     }  # fmt: skip
 
 
+class Notes:
+    """Which of the tensors that the user's own modules hold are read: made before a call, asked for each function of torch in it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._kept = {id(tensor): tensor for told in memories(model).values() for tensor in _tensors(told)}
+
+    def note(self, func: Any, given: Any) -> None:
+        if self._kept and func not in _FORM:
+            for leaf in tree_leaves(given):
+                if id(leaf) in self._kept:
+                    leaf._read = True
+
+
+_FORM = frozenset(
+    [Tensor.size, Tensor.dim, Tensor.numel, Tensor.__len__, Tensor.is_floating_point]
+    + [getattr(Tensor, name).__get__ for name in ("shape", "ndim", "dtype", "device", "requires_grad", "grad_fn", "is_leaf", "is_cuda")]
+)
+"""What reads no number of a tensor."""
+
+
+class _Tensor:
+    """As it was when it was told."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self._version = -1 if tensor.is_inference() else tensor._version
+
+    def same(self, other: _Tensor) -> bool:
+        read = getattr(self.tensor, "_read", False)
+        if other.tensor is not self.tensor:
+            return not read
+        return other._version == self._version and not (read and torch._C._functorch.is_functorch_wrapped_tensor(self.tensor))
+
+
+def _tensors(told: Any) -> Iterator[Tensor]:
+    if isinstance(told, _Tensor):
+        yield told.tensor
+    elif isinstance(told, (tuple, dict)):
+        for part in told.values() if isinstance(told, dict) else told:
+            yield from _tensors(part)
+
+
 def changed(before: Memories, after: Memories) -> str | None:
     """The name of the first that is another; None if none is."""
     return next((".".join(filter(None, place)) for place in after if place in before and not _same(before[place], after[place])), None)
@@ -41,7 +88,7 @@ def _told(value: Any, seen: set[int]) -> Any:
     if isinstance(value, (float, complex)):
         return repr(value)      # NaN is as it was
     if isinstance(value, Tensor):
-        return "a tensor"
+        return _Tensor(value)
     if isinstance(value, tuple):
         return tuple([_told(part, seen) for part in value])
     if id(value) in seen:
@@ -61,6 +108,8 @@ def _told(value: Any, seen: set[int]) -> Any:
 def _same(one: Any, other: Any) -> bool:
     if isinstance(one, dict) and isinstance(other, dict):
         return all(_same(part, other[key]) for key, part in one.items() if key in other)
+    if isinstance(one, _Tensor) and isinstance(other, _Tensor):
+        return one.same(other)
     if isinstance(one, tuple) and isinstance(other, tuple):
         return len(one) == len(other) and all(map(_same, one, other))
     return type(one) is type(other) and bool(one == other)

@@ -26,6 +26,7 @@ from .asked import parameter
 from .batched import mapped, members, out_of, own, tree_into
 from .layout import Block
 from .lowering import lower, lowered
+from .memories import Notes
 from .randomness import REPLACED, own_randomness
 
 Hook = Callable[..., Any]
@@ -33,6 +34,10 @@ Hook = Callable[..., Any]
 
 
 NO_GRADIENT = "The loss of a member must depend on what its optimizer trains, but it has no gradient. Is it detached, or is all frozen?"
+
+
+NOTED = 16
+"""First calls of a program, in training as in validation: what modules keep from one to the next shows in them."""
 
 
 class CompilerFailed(Exception):
@@ -96,6 +101,7 @@ class Program:
         self._registries = [(registry, len(registry)) for registry in registries]
         self._plain = all(type(module).train is nn.Module.train and "train" not in vars(module) for module in self._modules.values())
         self._turned: dict[bool, list[bool]] = {}       # mode -> how each module stands in it
+        self._noted = {True: 0, False: 0}       # calls in each mode of which it is noted what they read
         for each in self.model.parameters():
             each.requires_grad_(False)      # the rows are trained, not the prototype
 
@@ -160,10 +166,16 @@ class Program:
             given = [tree_into(batch, in_dims, level, k)]
             if more is not None:
                 given.append(tree_into(more, 0, level, k))
-            with self._put(held, attributes), _inside(own(keys, level)):
+            with self._put(held, attributes), self._mode(own(keys, level), training):
                 found = hook(self.model, *given)
                 buffers = {name: registry[place] for registry, place, name, buffer in self._places if buffer}
             return mapped(lambda part: out_of(part, level, k), found), {name: out_of(part, level, k) for name, part in buffers.items()}
+
+    def _mode(self, key: Tensor, training: bool) -> _inside:
+        if self._noted[training] == NOTED:
+            return _inside(key)
+        self._noted[training] += 1
+        return _noting(key, Notes(self.model))
 
     def _turn(self, training: bool) -> None:
         """`model.train(training)`, which takes a tenth of a small model's validation, where a module stands otherwise or has its own."""
@@ -199,6 +211,18 @@ class _inside(own_randomness):
             return lower(func, args, kwargs or {})
         with lowered():
             return super().__torch_function__(func, types, args, kwargs)
+
+
+class _noting(_inside):
+    """As it is, and what is read of what modules keep is noted."""
+
+    def __init__(self, key: Tensor, notes: Notes) -> None:
+        super().__init__(key)
+        self._notes = notes
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._notes.note(func, (args, kwargs))
+        return super().__torch_function__(func, types, args, kwargs)
 
 
 def _places(model: nn.Module) -> Iterator[tuple[dict[str, Any], str, str, bool]]:
