@@ -12,6 +12,7 @@
                     sample
     batch_norm      in float32 where autocast gives it less, as torch computes it within: vmap's rule takes one dtype only.
                     instance_norm and prelu likewise
+    roll, ...       where vmap's own rule gives wrong numbers (module mended)
     requires_grad   and what else a tensor is asked of its own gradient (module asked)
     convolutions    and attention on what autocast would give them, for under vmap it does not reach them
 
@@ -38,6 +39,7 @@ from torch.overrides import TorchFunctionMode
 from .asked import ASKED
 from .attention import attend, attention, leading, of_members, wrapped
 from .batched import outside, traced
+from .mended import MENDED
 
 
 class lowered(TorchFunctionMode):
@@ -248,7 +250,7 @@ def _attention(*args: Any, **options: Any) -> Any:
 
 _CONVOLUTIONS = (F.conv1d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 _LOWERED: dict[Any, Callable[..., Any]] = {
-    **ASKED,
+    **ASKED, **MENDED,
     F.linear: linear, F.conv2d: autocast(F.conv2d, conv2d), F.embedding: embedding, F.cross_entropy: cross_entropy,
     **{layer: in_float32(layer) for layer in (F.batch_norm, F.instance_norm, F.prelu)},
     F.scaled_dot_product_attention: autocast(F.scaled_dot_product_attention, attention), F.multi_head_attention_forward: _attention,
