@@ -15,7 +15,9 @@ from torch.optim import SGD, Adam, Optimizer, lr_scheduler as lrs
 from torch.optim.lr_scheduler import LRScheduler
 
 import torchtune_hp as hp
+from torchtune_hp.population.cohort import key
 from torchtune_hp.population.engine import Engine
+from torchtune_hp.population.schedules import Schedules
 from torchtune_hp.training.alone import ModelRunner
 from torchtune_hp.training.model import ModelRecipe
 from torchtune_hp.training.runner import Look, Place
@@ -244,3 +246,67 @@ class Meddling(Base):
 def test_what_on_iteration_end_changes_is_in_force_in_the_next_iteration(schedule: str, how: str) -> None:
     made = recipe(schedule, how, Meddling)
     same(stacked(Engine(strategy="vmap"), [runner(made, k) for k in range(MEMBERS)], N), alone(made))
+
+
+def filled(start: float) -> tuple[Callable[[int], float], Callable[[float], None]]:
+    seen: list[float] = [start]
+    return lambda t: 1.0 / (1 + t) * seen[-1], seen.append
+
+
+def rebound(start: float) -> tuple[Callable[[int], float], Callable[[float], None]]:
+    factor = start
+
+    def note(value: float) -> None:
+        nonlocal factor
+        factor = value
+
+    return lambda t: 1.0 / (1 + t) * factor, note
+
+
+def noted_on_itself(start: float) -> tuple[Callable[[int], float], Callable[[float], None]]:
+    def law(t: int) -> float:
+        return law.factor / (1 + t)  # type: ignore[attr-defined, no-any-return]
+
+    law.factor = start  # type: ignore[attr-defined]
+    return law, functools.partial(setattr, law, "factor")
+
+
+@pytest.mark.parametrize("made", [filled, rebound, noted_on_itself])
+def test_a_function_of_the_schedule_reads_what_others_fill(made: Any) -> None:
+    """One member's is filled with another value after the first iteration: until then they are alike."""
+    def driven() -> tuple[SGD, LRScheduler, Callable[[float], None]]:
+        law, fill = made(0.5)
+        optimizer = SGD([torch.zeros(1)], lr=0.1)
+        optimizer._opt_called = True  # type: ignore[attr-defined]
+        return optimizer, lrs.LambdaLR(optimizer, law), fill
+
+    stacked, alone = ([driven() for _ in range(MEMBERS)] for _ in range(2))
+    schedules = Schedules([(optimizer, [scheduler]) for optimizer, scheduler, _ in stacked], ["lr"], torch.device("cpu"))
+    for _ in range(3):
+        schedules.begin([(1, 1)] * MEMBERS)
+        schedules.at(1)
+        schedules.finish()
+        for _, scheduler, _ in alone:
+            scheduler.step()
+            scheduler.step()
+        for _, _, fill in (stacked[0], alone[0]):
+            fill(0.25)
+        schedules.commit()
+        rates = [[optimizer.param_groups[0]["lr"] for optimizer, _, _ in each] for each in (stacked, alone)]
+        assert rates[0] == rates[1]
+    assert rates[0][0] == rates[0][1] / 2
+
+
+def warm(n: int) -> Callable[[int], float]:
+    def ramp(t: int) -> float:
+        return min(1.0, t / n)
+
+    return lambda t: ramp(t) * 0.5
+
+
+def test_functions_that_are_alike_and_stay_so_are_one() -> None:
+    optimizers = [SGD([torch.zeros(1)], lr=0.1) for _ in range(MEMBERS)]
+    members = [(one, [lrs.LambdaLR(one, warm(3))]) for one in optimizers]
+    other = SGD([torch.zeros(1)], lr=0.1)
+    assert len({key(member, (1,)) for member in members}) == 1
+    assert key((other, [lrs.LambdaLR(other, warm(4))]), (1,)) != key(members[0], (1,))

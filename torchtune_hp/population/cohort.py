@@ -3,19 +3,24 @@
 It is torch's own code, run on a stand-in whose `param_groups` hold a column (m,) of float64 in the place of each number: a law on
 numbers is one on columns, where it only adds, multiplies, divides and negates. So an element is, bit for bit, what the member's own
 scheduler would have computed, and a new version of torch brings its own rules along.
+
+A function that a scheduler was given is shared where it is the same code over values that stay as they are. One that closes over what
+others may fill (a list, a dict, a tensor, an object) equals itself alone, and a cohort whose functions close over other values than when
+it was formed is formed anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from types import FunctionType
+from collections.abc import Hashable, Iterator, Sequence
+from types import BuiltinFunctionType, CellType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
+import torch
 from torch.optim import Optimizer, lr_scheduler as lrs
 from torch.optim.lr_scheduler import LRScheduler
 
-from .signature import frozen
+from .signature import Same, frozen
 
 Driven = tuple[Optimizer, Sequence[LRScheduler]]
 """A member's optimizer, and the schedulers that are stepped after its updates or passes."""
@@ -72,6 +77,8 @@ class Cohort:
         self._standin = _Standin()
         self._shared: list[_Shared] = []            # composites and what they are made of
         self._schedulers = [self._share(same) for same in zip(*(schedulers for _, schedulers in members))]
+        functions = [given for _, schedulers in members for scheduler in schedulers for given in _functions(scheduler)]
+        self._closed = list(_closed_over([function for function in functions if _settled(function)])) if len(members) > 1 else []
         self._begin(turns)
 
     def _begin(self, turns: Sequence[int]) -> None:
@@ -84,6 +91,8 @@ class Cohort:
         """Whether it is ready for another iteration: its members stand where `commit` left them, and are still alike."""
         own = turns[self.rows[0]]
         if any(turns[row] != own for row in self.rows) or not all(shared.untouched() for shared in self._shared):
+            return False
+        if any(_content(cell) is not content for cell, content in self._closed):
             return False
         self._begin(own)
         return True
@@ -175,8 +184,47 @@ def _plain(scheduler: LRScheduler) -> bool:
     own = vars(scheduler)
     if type(scheduler) not in KNOWN or "step" in own or "get_lr" in own:
         return False
+    plain = all(isinstance(function, FunctionType) for function in _functions(scheduler, parts=False))
+    return plain and all(map(_plain, own.get("_schedulers", ())))
+
+
+def _functions(scheduler: LRScheduler, parts: bool = True) -> list[Any]:
+    """What it was given to call; with `parts`, those of what it is made of too."""
+    own = vars(scheduler)
     given = [*own.get("lr_lambdas", ()), *filter(None, [own.get("_scale_fn_custom")])]
-    return all(isinstance(function, FunctionType) for function in given) and all(map(_plain, own.get("_schedulers", ())))
+    return given + [function for part in own.get("_schedulers", ()) if parts for function in _functions(part)]
+
+
+def _closed_over(functions: Sequence[Any]) -> Iterator[tuple[CellType, Any]]:
+    """Cells, and what they hold now; `functions` are settled."""
+    for function in functions:
+        for cell in (function.__closure__ or ()) if isinstance(function, FunctionType) else ():
+            content = _content(cell)
+            yield cell, content
+            if content is not function:
+                yield from _closed_over([content])
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:      # not filled yet
+        return cell
+
+
+def _settled(value: Any, above: tuple[Any, ...] = ()) -> bool:
+    """Whether it stays as it is, but for cells that are given another content."""
+    if isinstance(value, (tuple, frozenset)):
+        return all(_settled(part, above) for part in value)
+    if isinstance(value, FunctionType):
+        if any(value is other for other in above):
+            return len(above) == 1      # a function that calls itself
+        parts = [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values(), *map(_content, value.__closure__ or ())]
+        return not vars(value) and all(_settled(part, (*above, value)) for part in parts)
+    return value is None or isinstance(value, _STAYS)
+
+
+_STAYS = (int, float, complex, str, bytes, type, ModuleType, BuiltinFunctionType, torch.dtype, torch.device)
 
 
 def _alike(scheduler: LRScheduler) -> Hashable:
@@ -195,6 +243,8 @@ def _quick(value: Any) -> Hashable:
         return tuple(map(_quick, value))
     if kind is dict:
         return tuple(value), tuple(map(_quick, value.values()))
+    if kind is FunctionType:
+        return (frozen(value), Same(value.__globals__)) if _settled(value) else Same(value)
     return frozen(value)
 
 

@@ -208,6 +208,7 @@ class Group(Seats):
             batches = Batches(self.runners)
             schedules.begin([runner.turns(plan.passes) for runner, plan in zip(self.runners, batches.plans)])
             trained = self._train(stack, batches, schedules)
+            schedules.finish()
             validated = self._validate(stack, trained)
             if self._differ():
                 raise Apart

@@ -65,10 +65,14 @@ class Schedules:
             self._unroll(min(update + AHEAD, self._updates) - 1)
         return {entry: table[update - self._first] for entry, table in zip(self._entries, self._table)}
 
+    def finish(self) -> None:
+        """All updates were made. A law that reads what validation fills is asked before it, as alone."""
+        if self._parts and self._done < self._updates:
+            self._unroll(self._updates)
+
     def commit(self) -> None:
         """All updates were made: the members' own schedulers and optimizers follow."""
-        if self._parts:
-            self._unroll(self._updates)
+        self.finish()
         for part in self._parts:
             part.commit()
 
