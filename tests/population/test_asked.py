@@ -46,7 +46,7 @@ def of_activations(model: Any, x: Tensor) -> Tensor:
     h = model.one(x)
     with torch.no_grad():
         still = model.one(x)
-    weight = 2.0 * h.requires_grad + 3.0 * (h.grad_fn is not None) + 5.0 * h.is_leaf + 7.0 * still.requires_grad + 9.0 * x.requires_grad
+    weight = 1.0 * h.requires_grad + 2.0 * (h.grad_fn is not None) + 4.0 * h.is_leaf + 8.0 * still.requires_grad + 16.0 * x.requires_grad
     return model(x).square().mean() + weight * h.square().mean()  # type: ignore[no-any-return]
 
 
