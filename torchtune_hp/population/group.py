@@ -7,16 +7,13 @@ schedulers, `validation_end`, `on_iteration_end` and the look itself.
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Sequence
 from functools import cache, partial
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import JournalError
 from ..training.alone import ModelRunner
@@ -27,29 +24,28 @@ from . import looks
 from .batches import Batches, Place
 from .calls import Calls, Own, alone, compared
 from .check import Differs, FirstStep, Idle
+from .endings import Endings
+from .foreign import Draws
 from .keys import keys_of, later
 from .kinds import differing
 from .memories import changed, memories
 from .program import CompilerFailed
 from .reads import Apart, Read, Reads
-from .room import OUT_OF_MEMORY, free, let_go
+from .room import OUT_OF_MEMORY, let_go
 from .schedules import Schedules
-from .seats import Refused, Seats, line_of
-from .signature import frozen
+from .seats import Refused, line_of
 from .speeds import Speeds, time_alone, wait
 from .stack import OtherUse, Stack
 from .widths import Widths
 
 
-class Group(Seats):
+class Group(Endings):
     """`reads`: of their structure. `speeds`: where the times of its updates are noted, and what is faster is asked. Else as of Seats."""
 
     def __init__(self, reads: Reads, speeds: Speeds | None = None, compiled: bool = False, graphed: bool = False) -> None:
-        super().__init__(compiled, graphed)
-        self.reads = reads
+        super().__init__(reads, compiled, graphed)
         self.speeds = speeds
         self.trained_as: dict[ModelRunner, Hashable] = {}       # what was read, before `on_iteration_end` may have changed it
-        self.wrote: set[ModelRunner] = set()        # whose own validation wrote to `self` in the last iteration
         self._founder: dict[Read, Hashable] = {}    # attributes of the member that the stack's model is a copy of
         self.proven = False                         # what is lifted was compared with members alone, in training,
         self._validated = False                     # and in validation
@@ -59,7 +55,6 @@ class Group(Seats):
         self._forgetful = False                     # no module was seen to count its calls
         self._schedules: Schedules | None = None
         self._scheduled: list[ModelRunner] = []     # whose those are
-        self.tight = ""                             # why there was no room at the end of the last iteration; "": there was
 
     # One iteration ------------------------------------------------------------------------------------------------------
 
@@ -86,61 +81,7 @@ class Group(Seats):
         self.proven = self.proven or stack.checked
         if self.reads.validates_alone or any(runner.hooked or runner.concludes for runner in self.runners):
             self.trained_as = {runner: self.reads.values(runner.member) for runner in self.runners}
-        return self._ended(stack, trained, validated)
-
-    # What is each trial's own Python: only now, for what it writes cannot be taken back -----------------------------------
-
-    def _ended(
-        self, stack: Stack, trained: Sequence[looks.Metrics], validated: Mapping[ModelRunner, looks.Batches]
-    ) -> dict[ModelRunner, Look | BaseException]:
-        answers: dict[ModelRunner, Look | BaseException] = {}
-        self.wrote = set()
-        for row, (runner, metrics) in enumerate(zip(list(self.runners), trained)):
-            if isinstance(metrics, BaseException):
-                answers[runner] = metrics
-                continue
-            try:
-                own = self._with_room(partial(self._concluded, stack, row, runner, validated.get(runner)))
-                answers[runner] = runner.looked(metrics, own)
-                if runner.hooked:
-                    self._with_room(partial(self._taken_back, stack, row, runner))
-            except (Exception, SystemExit) as error:
-                answers[runner] = error
-        return answers
-
-    def _concluded(self, stack: Stack, row: int, runner: ModelRunner, batches: looks.Batches | None) -> dict[str, float] | None:
-        alone = bool(self.reads.validates_alone) and runner.validates(runner.step + 1)
-        if batches is None and not alone:
-            return None
-        if not alone and not runner.concludes:
-            return runner.conclude(batches or {})
-        self.settle(runner)
-        before = _held(runner.member)
-        with _whole(runner.member.model):
-            found = runner.validate() if alone else runner.conclude(batches or {})
-        if _held(runner.member) != before:
-            self.wrote.add(runner)
-        if stack.buffers and self.stack is stack:       # they may be counted in
-            self._with_room(partial(stack.load, row))
-        return found
-
-    def _taken_back(self, stack: Stack, row: int, runner: ModelRunner) -> None:
-        """The row is what the trial's hook has made of it; with another optimizer, or another model, it comes anew."""
-        if self.stack is stack and stack.members[row] == (runner.member.model, runner.member.optimizer):
-            stack.load(row)
-        elif self.stack is stack:
-            self._gone.add(runner)
-
-    def _with_room(self, call: Callable[[], Any]) -> Any:
-        """`call()`; where memory runs out, once more without the stack. What was trained stays: each has it in its own module."""
-        try:
-            return call()
-        except OUT_OF_MEMORY as error:
-            self.tight = let_go(error)
-        if self.stack is not None:
-            self.begin_without(())
-        free()
-        return call()
+        return self.ended(stack, trained, validated)
 
     def takes(self, read: Read) -> BaseException | None:
         """What the hooks raise where they are given a tensor in the place of this read; None if nothing. Nothing changes."""
@@ -269,7 +210,7 @@ class Group(Seats):
         for row in rows:        # it is stepped alone from where it stands
             self.settle(runners[row])
         first_steps = [FirstStep(stack, member.precision == "bf16", row) for row in rows]
-        drawn = _states()
+        drawn = Draws()
         began = time.perf_counter()
         for update in range(len(batches)):
             if update == 1:         # what is done for the first time takes longer
@@ -277,8 +218,9 @@ class Group(Seats):
                 began, batches.waited = time.perf_counter(), 0.0
             taken = batches.update(update)
             if self.speeds is not None and self.speeds.alone is None and self.speeds.chosen(len(runners)) is None:
+                _undrawn(drawn)
                 self.speeds.alone = time_alone(first, partial(batches.of_row, 0, taken[0][0])) * len(taken)
-                began = time.perf_counter()
+                drawn, began = Draws(), time.perf_counter()
             samples, gradients, micros = sum(n for _, n in taken), None, len(taken)
             if micros not in first_keys:
                 steps = [runner.updates * micros for runner in runners]
@@ -333,10 +275,10 @@ class Group(Seats):
             return {}
         checked = self._validated or not self.reads.lifted
         before = {name: buffer.clone() for name, buffer in stack.buffers.items()}
-        drawn = _states()
+        drawn = Draws()
         try:
             found = looks.validated(stack, self.runners, due, self._calls, checked)
-            if drawn != _states():
+            if drawn.moved():
                 raise RuntimeError("validation_step draws from random or numpy, which is one number for all")
         except (Idle, CompilerFailed, JournalError, Differs, *OUT_OF_MEMORY):
             raise
@@ -359,39 +301,7 @@ class Group(Seats):
         return torch.tensor([float("inf") if norm is None else norm for norm in norms], device=self.runners[0].member.device)
 
 
-@contextmanager
-def _whole(model: nn.Module) -> Iterator[None]:
-    """What for want of memory ends in the middle has not counted in buffers."""
-    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    try:
-        yield
-    except OUT_OF_MEMORY:
-        with torch.no_grad():
-            for buffer, held in before:
-                buffer.copy_(held)
-        raise
-
-
-def _held(member: Any) -> dict[str, Hashable]:
-    """What is stored on a member: what may be written to by its content, all else by what it is."""
-    return {name: frozen(value) if isinstance(value, (list, dict, set)) else _what(value) for name, value in vars(member).items()}
-
-
-def _what(value: Any) -> Hashable:
-    return value if isinstance(value, (int, float, str, type(None))) else id(value)
-
-
-def _states() -> Any:
-    """Of the generators whose numbers would be one for all members: looked at once an iteration."""
-    return random.getstate(), _numpy_state()
-
-
-def _undrawn(before: Any) -> None:
-    if before != _states():
+def _undrawn(before: Draws) -> None:
+    """Their numbers would be one for all members: looked at once an iteration."""
+    if before.moved():
         raise Refused("training_step or augment draws from random or numpy. What is drawn from torch is each member's own")
-
-
-def _numpy_state() -> Any:
-    state = np.random.get_state(legacy=False)["state"]
-    return state["pos"], state["key"].tobytes()
-

@@ -1,0 +1,111 @@
+"""The end of an iteration, in each trial's own Python: a validation of its own, `validation_end`, the look, `on_iteration_end`.
+
+Laws:
+1. It begins when nothing can take the iteration back, for what a trial's own code writes to `self` is in no snapshot.
+2. There a trial's module, optimizer and schedulers are what it was trained to, and its draws come from the seeds that it has alone.
+3. Where memory runs out, the stack goes, and what was not done yet is done: nothing is trained twice, and nobody fails for the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..training.alone import ModelRunner
+from ..training.runner import Look
+from . import looks
+from .reads import Reads
+from .room import OUT_OF_MEMORY, free, let_go
+from .seats import Seats
+from .signature import frozen
+from .stack import Stack
+
+
+class Endings(Seats):
+    """`reads`: of their structure. Else as of Seats."""
+
+    def __init__(self, reads: Reads, compiled: bool, graphed: bool) -> None:
+        super().__init__(compiled, graphed)
+        self.reads = reads
+        self.wrote: set[ModelRunner] = set()        # whose own validation wrote to `self` in the last iteration
+        self.tight = ""                             # why there was no room at its end; "": there was
+
+    def ended(
+        self, stack: Stack, trained: Sequence[looks.Metrics], validated: Mapping[ModelRunner, looks.Batches]
+    ) -> dict[ModelRunner, Look | BaseException]:
+        """`trained`: by row; `validated`: what `validation_step` gave of those whose validation was shared."""
+        answers: dict[ModelRunner, Look | BaseException] = {}
+        self.wrote = set()
+        for row, (runner, metrics) in enumerate(zip(list(self.runners), trained)):
+            if isinstance(metrics, BaseException):
+                answers[runner] = metrics
+                continue
+            try:
+                own = self._with_room(partial(self._concluded, stack, row, runner, validated.get(runner)))
+                answers[runner] = runner.looked(metrics, own)
+                if runner.hooked:
+                    self._with_room(partial(self._taken_back, stack, row, runner))
+            except (Exception, SystemExit) as error:
+                answers[runner] = error
+        return answers
+
+    def _concluded(self, stack: Stack, row: int, runner: ModelRunner, batches: looks.Batches | None) -> dict[str, float] | None:
+        alone = bool(self.reads.validates_alone) and runner.validates(runner.step + 1)
+        if batches is None and not alone:
+            return None
+        if not alone and not runner.concludes:
+            return runner.conclude(batches or {})
+        self.settle(runner)
+        before = _held(runner.member)
+        with _whole(runner.member.model):
+            found = runner.validate() if alone else runner.conclude(batches or {})
+        if _held(runner.member) != before:
+            self.wrote.add(runner)
+        if stack.buffers and self.stack is stack:       # they may be counted in
+            self._with_room(partial(stack.load, row))
+        return found
+
+    def _taken_back(self, stack: Stack, row: int, runner: ModelRunner) -> None:
+        """The row is what the trial's hook has made of it; with another optimizer, or another model, it comes anew."""
+        if self.stack is stack and stack.members[row] == (runner.member.model, runner.member.optimizer):
+            stack.load(row)
+        elif self.stack is stack:
+            self._gone.add(runner)
+
+    def _with_room(self, call: Callable[[], Any]) -> Any:
+        """`call()`; where memory runs out, once more without the stack. What was trained stays: each has it in its own module."""
+        try:
+            return call()
+        except OUT_OF_MEMORY as error:
+            self.tight = let_go(error)
+        if self.stack is not None:
+            self.begin_without(())
+        free()
+        return call()
+
+
+@contextmanager
+def _whole(model: nn.Module) -> Iterator[None]:
+    """What for want of memory ends in the middle has not counted in buffers."""
+    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    except OUT_OF_MEMORY:
+        with torch.no_grad():
+            for buffer, held in before:
+                buffer.copy_(held)
+        raise
+
+
+def _held(member: Any) -> dict[str, Hashable]:
+    """What is stored on a member: what may be written to by its content, all else by what it is."""
+    return {name: frozen(value) if isinstance(value, (list, dict, set)) else _what(value) for name, value in vars(member).items()}
+
+
+def _what(value: Any) -> Hashable:
+    return value if isinstance(value, (int, float, str, type(None))) else id(value)
