@@ -284,6 +284,15 @@ def test_while_trials_are_stopped_early_every_third_point_is_even() -> None:
         assert [k for k in range(3) if torch.equal(alone[k], even[k])] == which[:1]
 
 
+def test_where_brackets_stop_at_other_steps_no_point_is_even() -> None:
+    x, searcher = points(20), begun(CURVES)
+    searcher.tell([replace(report, tag=k % 2) for k, report in enumerate(reports(x, bowl(x), step=4, done=False))])
+    sobol = SobolSearch()
+    sobol.begin(CURVES)
+    found, even = ask(searcher, 6, 20), ask(sobol, 6, 20)
+    assert not any(torch.equal(found[k], even[k]) for k in range(6))
+
+
 def test_of_rows_too_every_third_is_one_of_the_permutation_and_none_comes_twice() -> None:
     rows = points(40)
     setting = replace(CURVES, rows=rows)

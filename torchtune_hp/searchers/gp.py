@@ -11,8 +11,9 @@ Laws:
    was told alone: whether and when `ask` was called changes no bit. Between milestones they are kept, and all rows are conditioned on.
 3. Of earlier studies (`Setting.sources`, see `gp_sources`) every second of the first points is one of their best or, from three looks
    on, what the process with them suggests; later they are its mean, as far as they rank trials right. Where none does, all is as without.
-4. While trials are known by their places (`gp_standings`, law 4), for most were stopped early, every third point is even, as in 1: what
-   begins well may end badly, and a process that is told of beginnings asks for nothing else (BOHB's rho, Falkner et al., ICML 2018).
+4. While most trials were stopped early, by one rule (`gp_history`, law 8), every third point is even, as in 1: what begins well may end
+   badly, and a process that is told of beginnings asks for nothing else (BOHB's rho, Falkner et al., ICML 2018). Brackets, as of
+   Hyperband, hedge by themselves.
 5. Two or three objectives are a process each, fitted as one batch, and improvement is that of their front's hypervolume (`gp.fronts`);
    points take turns between the two reference points of `gp_objectives`. More are 8 scalarizations with fixed weights (ParEGO), a process
    each; points take turns.
@@ -54,7 +55,7 @@ _STARTS = 512           # and one for each point that is asked for
 _CLIMBS = 16
 _NEAR = 0.1             # times the root of d: failures are no smoother than this, however smooth the outcome is
 _GAIN = 1e-3            # of the log posterior: less is not worth a step of a fit
-_EVEN = 3               # while trials are known by their places, every so many-th point is even
+_EVEN = 3               # while most trials are known by how they began, every so many-th point is even
 _LONG = 16              # up to so many rows every fit has four starts of its own; beyond, one beside the last fit: the mode of the prior
 
 
@@ -136,7 +137,7 @@ class GPSearch(Base):
             return self._even(n, taken, index, seed)
         if len(tried) < self._first or len(history) < 2:
             return self._early(n, tried, pending, index, seed)
-        if not history.placed:
+        if not history.beginnings:
             return self._by_process(n, tried, pending, index, seed, index)
         theirs = torch.arange(index, index + n) % _EVEN < _EVEN - 1
         found = self._by_process(int(theirs.sum()), tried, pending, index, seed, index)

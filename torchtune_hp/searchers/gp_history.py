@@ -15,6 +15,7 @@ Laws:
    several objectives 2, 4, 8, then an eighth more. Training sets are remembered as they were there.
 6. No training set is larger than `exact`: beyond, it is the best quarter, the newest quarter, and the rest evenly spread over the study.
 7. A trial failed if it was told so or scored what is not finite; its finite looks stay.
+8. Trials of several tags are those of several brackets, of which the later ones train long before they stop: not only beginnings.
 """
 
 from __future__ import annotations
@@ -55,15 +56,16 @@ class History:
         self._told: Standings | _Looks = Standings(max_t) if objectives == 1 else _Looks()
         self._max_t, self._exact = max_t, exact
         self._next, self._objectives = 2, objectives
+        self._tags: set[int] = set()
 
     def __len__(self) -> int:
         """How many rows there are that have a value."""
         return len(self._told)
 
     @property
-    def placed(self) -> bool:
-        """Whether trials are known by their places: fewer than half of them are fully trained."""
-        return isinstance(self._told, Standings) and self._told.placed
+    def beginnings(self) -> bool:
+        """Whether most trials are known by how they began: fewer than half are fully trained, and one rule stops them all (law 8)."""
+        return isinstance(self._told, Standings) and self._told.placed and len(self._tags) == 1
 
     @property
     def cut(self) -> bool:
@@ -73,6 +75,7 @@ class History:
     def tell(self, reports: Sequence[Report]) -> None:
         for report in reports:
             self.tried.setdefault(report.trial, report.x)
+            self._tags.add(report.tag)
             failed = report.failed or not all(map(math.isfinite, report.values))
             if failed:
                 self.failed.add(report.trial)
