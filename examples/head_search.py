@@ -1,4 +1,4 @@
-"""A search for a head on a frozen backbone: 64 heads are trained at once, and the backbone is held once.
+"""A search for a head on a frozen backbone, which all 64 trials share.
 
 A small CNN learns the digits 0 to 4 and is frozen. What is searched is a head on it for the digits 5 to 9, of which 200 are labelled.
 All trials are given the one backbone (`hp.with_parameters`), in eval mode whatever mode the trial is in, so nobody writes it; what

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 import torchtune_hp as hp
 from torchtune_hp.errors import CheckpointError, ConfigurationError
+from torchtune_hp.handover import write
 
 X = torch.randn(60, 6, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0).long()
@@ -27,8 +28,8 @@ class Net(nn.Module):
         self.first, self.norm, self.last = nn.Linear(6, width), nn.BatchNorm1d(width), nn.Linear(width, 2)
         self.drop = nn.Dropout(0.2)
 
-    def forward(self, x: Tensor, *, scale: Tensor) -> Tensor:
-        return self.last(self.drop(self.norm(self.first(x * scale).relu())))
+    def forward(self, x: Tensor, *, shift: Tensor | None = None, scale: Tensor) -> Tensor:
+        return self.last(self.drop(self.norm(self.first(x * scale).relu()))) + (0 if shift is None else shift)
 
 
 class Signs(hp.ModelTrainable):
@@ -98,6 +99,14 @@ def test_onnx_runs_elsewhere_on_batches_of_any_size(results: hp.Results, tmp_pat
     for size in (1, 7, 60):
         (found,) = session.run(None, {"x": X[:size].numpy(), "scale": torch.ones(6).numpy()})
         torch.testing.assert_close(torch.as_tensor(found), alone(results.best.load(), X[:size]), rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_passed_by_name_may_come_in_any_order(results: hp.Results, tmp_path: Path) -> None:
+    model = results.best.load()
+    write([model], tmp_path / "model.onnx", lambda: ((X,), {"scale": torch.ones(6), "shift": torch.ones(60, 1)}))
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    (found,) = session.run(None, {"x": X[:7].numpy(), "scale": torch.ones(6).numpy(), "shift": 2 * torch.ones(7, 1).numpy()})
+    torch.testing.assert_close(torch.as_tensor(found), alone(model, X[:7]) + 2, rtol=1e-5, atol=1e-5)
 
 
 def test_replicas_are_a_file_each_and_an_ensemble_together(tmp_path: Path) -> None:

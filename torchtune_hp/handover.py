@@ -9,6 +9,7 @@ A file is there whole or not at all: it is written beside its place and moved th
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -72,7 +73,7 @@ def _onnx(model: Any, file: Path, inputs: Callable[[], Inputs]) -> None:
     def free(part: Any) -> Any:
         return {0: torch.export.Dim.DYNAMIC} if isinstance(part, Tensor) and part.dim() and part.shape[0] == size else None
 
-    shapes = tuple(tree_map(free, tuple(args))) + tuple(tree_map(free, dict(kwargs)).values())
+    shapes = tree_map(free, dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments))
     torch.onnx.export(
         model, tuple(args), str(file), kwargs=dict(kwargs), dynamo=True, dynamic_shapes=shapes, external_data=False, verbose=False
     )

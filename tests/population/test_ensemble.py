@@ -79,8 +79,13 @@ def test_what_cannot_be_stacked_is_asked_one_by_one_and_said() -> None:
 
 
 def test_a_user_s_own_mistake_is_raised_as_it_is() -> None:
-    with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        Population([mlp(seed) for seed in range(3)]).predict(X[:, :4])
+    models = [mlp(seed) for seed in range(3)]
+    for strategy in ("auto", "vmap"):
+        ensemble = Population(models, strategy=strategy)  # type: ignore[arg-type]
+        with pytest.raises(RuntimeError, match="mat1 and mat2"):
+            ensemble.predict(X[:, :4])
+        assert ensemble.reason == "3 at once"
+        torch.testing.assert_close(ensemble.predict(X), alone(models, X), rtol=1e-12, atol=1e-12)
 
 
 def test_add_take_out_and_reload() -> None:

@@ -14,22 +14,7 @@ from torch import Tensor
 from torch._C import _functorch
 from torch.nn import functional as F
 
-from .batched import outside, traced
-
-wrapped: Callable[[Tensor], bool] = _functorch.is_functorch_wrapped_tensor
-
-
-def of_members(tensor: Tensor, level: int) -> bool:
-    """Whether each member has its own, at this level, the innermost."""
-    return _functorch._unwrap_batched(tensor, level)[1] is not None
-
-
-def leading(tensor: Tensor, level: int) -> Tensor:
-    """(k, ...), or (1, ...) where all members share it."""
-    plain, dim = _functorch._unwrap_batched(tensor, level)
-    if dim is None:
-        return tensor.unsqueeze(0)
-    return plain.movedim(dim, 0) if dim else plain
+from .batched import leading, of_members, outside, traced, wrapped
 
 
 def attention(
@@ -49,7 +34,7 @@ def attention(
         return None
     with outside():
         members, n = max(len(part) for part in led), query.shape[0]
-        if mask is not None and mask.dim() > 3 or mask is not None and len(mask) == members:      # not one for all members and samples
+        if mask is not None and (mask.dim() > 3 or len(mask) == members):       # not one for all members and samples
             mask = mask.view(len(mask), *[1] * (led[0].dim() - mask.dim()), *mask.shape[1:])
             mask = mask.expand(members, n, *mask.shape[2:]).flatten(0, 1)
         elif mask is not None:

@@ -21,6 +21,8 @@ from torch._C import _functorch
 from torch._functorch.vmap import lazy_load_decompositions  # type: ignore[attr-defined]
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+wrapped: Callable[[Tensor], bool] = _functorch.is_functorch_wrapped_tensor
+
 
 class members:
     """The level of k members, for as long as the block runs."""
@@ -63,6 +65,19 @@ def plain(tensor: Tensor, level: int) -> Tensor:
     """(k, ...), of a tensor that is a member's own at this level."""
     found, dim = _functorch._unwrap_batched(tensor, level)
     return found.movedim(dim, 0) if dim else found
+
+
+def of_members(tensor: Tensor, level: int) -> bool:
+    """Whether each member has its own, at this level, the innermost."""
+    return _functorch._unwrap_batched(tensor, level)[1] is not None
+
+
+def leading(tensor: Tensor, level: int) -> Tensor:
+    """(k, ...), or (1, ...) where all members share it."""
+    plain, dim = _functorch._unwrap_batched(tensor, level)
+    if dim is None:
+        return tensor.unsqueeze(0)
+    return plain.movedim(dim, 0) if dim else plain
 
 
 def out_of(tensor: Any, level: int, k: int) -> Tensor:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -58,7 +57,7 @@ class FirstStep:
 
     def loss(
         self, alone: Callable[[Any], tuple[Tensor, dict[str, Any]]], losses: Tensor, gradients: Sequence[Tensor],
-        extras: Mapping[str, Any] = MappingProxyType({}),
+        extras: Mapping[str, Any],
     ) -> None:  # fmt: skip
         """`alone(model)` gives the loss of the copy, and what came beside it; `losses` (k,), `gradients`, `extras` and the buffers as they
         are now are the stack's. Raises Idle and Differs."""

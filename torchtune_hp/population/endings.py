@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..training.alone import ModelRunner
 from ..training.runner import Look
@@ -22,7 +22,6 @@ from . import looks
 from .reads import Reads
 from .room import OUT_OF_MEMORY, free, let_go
 from .seats import Seats
-from .signature import frozen
 from .stack import Stack
 
 
@@ -49,7 +48,7 @@ class Endings(Seats):
                 own = self._with_room(partial(self._concluded, stack, row, runner, validated.get(runner)))
                 answers[runner] = runner.looked(metrics, own)
                 if runner.hooked:
-                    self._with_room(partial(self._taken_back, stack, row, runner))
+                    self._with_room(partial(self._reread, stack, row, runner))
             except (Exception, SystemExit) as error:
                 answers[runner] = error
         return answers
@@ -70,7 +69,7 @@ class Endings(Seats):
             self._with_room(partial(stack.load, row))
         return found
 
-    def _taken_back(self, stack: Stack, row: int, runner: ModelRunner) -> None:
+    def _reread(self, stack: Stack, row: int, runner: ModelRunner) -> None:
         """The row is what the trial's hook has made of it; with another optimizer, or another model, it comes anew."""
         if self.stack is stack and stack.members[row] == (runner.member.model, runner.member.optimizer):
             stack.load(row)
@@ -102,10 +101,16 @@ def _whole(model: nn.Module) -> Iterator[None]:
         raise
 
 
-def _held(member: Any) -> dict[str, Hashable]:
-    """What is stored on a member: what may be written to by its content, all else by what it is."""
-    return {name: frozen(value) if isinstance(value, (list, dict, set)) else _what(value) for name, value in vars(member).items()}
+def _held(member: Any) -> Hashable:
+    """What is stored on a member, so that what was written to it shows: containers by what they hold, tensors by their version."""
+    return _told(vars(member), 4)
 
 
-def _what(value: Any) -> Hashable:
-    return value if isinstance(value, (int, float, str, type(None))) else id(value)
+def _told(value: Any, depth: int) -> Hashable:
+    if value is None or isinstance(value, (int, float, str)):
+        return value
+    if depth and isinstance(value, dict):
+        return tuple([(key, _told(part, depth - 1)) for key, part in value.items()])
+    if depth and isinstance(value, (list, tuple, set)):
+        return tuple([_told(part, depth - 1) for part in value])
+    return (id(value), value._version) if isinstance(value, Tensor) and not value.is_inference() else id(value)

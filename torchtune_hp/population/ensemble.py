@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from ..errors import ConfigurationError
 from .batched import dims_of
 from .loop import Loop
-from .program import Hook, Rows
+from .program import Hook
 from .room import OUT_OF_MEMORY
 from .rows import Member, MemberRows
 from .seats import line_of
@@ -64,20 +64,23 @@ class Ensemble:
     def evaluate(self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor) -> Any:
         each: list[tuple[list[int], Any]] = []
         for places, rows in list(self._rows):
-            held = Rows(rows.flats, rows.buffers, rows.stacked, rows.shared, rows.lifted)
+            own = _of(batch, in_dims, places)
             try:
-                found, _ = rows.program.run(hook, held, keys[places], _of(batch, in_dims, places), in_dims, None, training=False)
-                each.append((places, found))
+                found, _ = rows.program.run(hook, rows.rows(), keys[places], own, in_dims, None, training=False)
             except OUT_OF_MEMORY:
                 raise
             except Exception as error:      # what a forward pass does with a value is seen when it runs
-                self._apart(places, error)
+                found = self._alone(places, hook, own, in_dims, keys)       # which raises what is the user's own mistake
                 self._rows.remove((places, rows))
-        if self._single:
-            places = sorted(self._single)
-            alone = Loop([self.members[place] for place in places])
-            each.append((places, alone.evaluate(hook, _of(batch, in_dims, places), in_dims, keys[places])))
+                self._apart(places, error)
+            each.append((places, found))
+        left = sorted(set(self._single).difference(*(places for places, _ in each)))
+        if left:
+            each.append((left, self._alone(left, hook, _of(batch, in_dims, left), in_dims, keys)))
         return each[0][1] if len(each) == 1 else _in_order(each)
+
+    def _alone(self, places: list[int], hook: Hook, batch: Any, in_dims: Any, keys: Tensor) -> Any:
+        return Loop([self.members[place] for place in places]).evaluate(hook, batch, in_dims, keys[places])
 
     def dump(self, row: int) -> Member:
         return self.members[row]

@@ -263,15 +263,13 @@ class Group(Endings):
         self._warm = True
         return looks.trained(self.runners, values, extras, weights)
 
-    def _due(self, trained: Sequence[looks.Metrics]) -> dict[int, ModelRunner]:
-        """Whose iteration ends with a validation, by row."""
-        each = enumerate(zip(self.runners, trained))
-        return {row: it for row, (it, metrics) in each if not isinstance(metrics, BaseException) and it.validates(it.step + 1)}
-
     def _validate(self, stack: Stack, trained: list[looks.Metrics]) -> dict[ModelRunner, looks.Batches]:
         """Nothing, where members are validated one by one."""
-        due = list(self._due(trained))
-        if not due or self.reads.validates_alone:
+        if self.reads.validates_alone:
+            return {}
+        each = enumerate(zip(self.runners, trained))
+        due = [row for row, (it, metrics) in each if not isinstance(metrics, BaseException) and it.validates(it.step + 1)]
+        if not due:
             return {}
         checked = self._validated or not self.reads.lifted
         before = {name: buffer.clone() for name, buffer in stack.buffers.items()}

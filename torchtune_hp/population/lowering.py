@@ -37,8 +37,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from .asked import ASKED
-from .attention import attend, attention, leading, of_members, wrapped
-from .batched import outside, traced
+from .attention import attend, attention
+from .batched import leading, of_members, outside, traced, wrapped
 from .mended import MENDED
 
 

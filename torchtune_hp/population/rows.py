@@ -24,7 +24,7 @@ from .layout import Layout, corner, cut, flatten, layout_of, parameters_of, past
 from .memory import keep_freed_memory
 from .optimizers import Rule, completed, dump_row, fresh, in_place, load_row, numbers_of, upload
 from .padding import common, front, holds, put, widened
-from .program import Program
+from .program import Program, Rows
 from .signature import lifted
 from .stackable import rule_for
 
@@ -61,6 +61,10 @@ class MemberRows:
 
     def __len__(self) -> int:
         return len(self.members)
+
+    def rows(self) -> Rows:
+        """As the program takes them; the tensors are these rows' own."""
+        return Rows(self.flats, self.buffers, self.stacked, self.shared, self.lifted)
 
     def dump(self, row: int) -> Member:
         """Writes a row into the member's own module and optimizer, and returns them."""

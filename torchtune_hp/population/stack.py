@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 from .cohort import Entry
 from .layout import Block
 from .optimizers import Numbers, Rule, numbers_of, upload
-from .program import Gradients, Hook, Program, Rows
+from .program import Gradients, Hook, Program
 from .rows import Member, MemberRows
 from .signature import frozen, placed
 from .stackable import Unstackable
@@ -186,10 +186,6 @@ class Stack(MemberRows):
         found, buffers = self.program.run(hook, self.rows(), keys, batch, in_dims, more, training=False)
         self._keep(buffers)
         return found
-
-    def rows(self) -> Rows:
-        """As the program takes them; the tensors are the stack's own."""
-        return Rows(self.flats, self.buffers, self.stacked, self.shared, self.lifted)
 
     @torch.no_grad()
     def _keep(self, buffers: Mapping[str, Tensor]) -> None:

@@ -15,7 +15,8 @@ Laws:
    several objectives 2, 4, 8, then an eighth more. Training sets are remembered as they were there.
 6. No training set is larger than `exact`: beyond, it is the best quarter, the newest quarter, and the rest evenly spread over the study.
 7. A trial failed if it was told so or scored what is not finite; its finite looks stay.
-8. Trials of several tags are those of several brackets, of which the later ones train long before they stop: not only beginnings.
+8. Trials of several tags are those of several brackets. Hyperband's later ones train long before they stop: not only beginnings are
+   known. SuccessiveHalving's, one after another, are not told apart from them.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class History:
 
     @property
     def beginnings(self) -> bool:
-        """Whether most trials are known by how they began: fewer than half are fully trained, and one rule stops them all (law 8)."""
+        """Whether most trials are known by how they began: fewer than half are fully trained, and all are of one bracket (law 8)."""
         return isinstance(self._told, Standings) and self._told.placed and len(self._tags) == 1
 
     @property
