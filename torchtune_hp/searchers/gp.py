@@ -11,8 +11,8 @@ Laws:
    was told alone: whether and when `ask` was called changes no bit. Between milestones they are kept, and all rows are conditioned on.
 3. Of earlier studies (`Setting.sources`, see `gp_sources`) every second of the first points is one of their best or, from three looks
    on, what the process with them suggests; later they are its mean, as far as they rank trials right. Where none does, all is as without.
-4. While most trials were stopped early, all in one bracket (`gp_history`, law 8), every third point is even, as in 1: what begins well may end
-   badly, and a process that is told of beginnings asks for nothing else (BOHB's rho, Falkner et al., ICML 2018). Brackets, as of
+4. While most trials were stopped early, all in one bracket (`gp_history`, law 8), every third point is even, as in 1: what begins well
+   may end badly, and a process that is told of beginnings asks for nothing else (BOHB's rho, Falkner et al., ICML 2018). Brackets, as of
    Hyperband, hedge by themselves.
 5. Two or three objectives are a process each, fitted as one batch, and improvement is that of their front's hypervolume (`gp.fronts`);
    points take turns between the two reference points of `gp_objectives`. More are 8 scalarizations with fixed weights (ParEGO), a process
