@@ -74,6 +74,20 @@ class Drawing(Net):
         return 0.5 + float(np.random.randn())
 
 
+class Tabling(Net):
+    """Its tables, by length, are of its own buffer."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.register_buffer("own", torch.tensor(seed + 1.0, dtype=torch.float64))
+        self.tables: dict[int, Any] = {}
+
+    def factor(self, x: Tensor) -> Any:
+        if len(x) not in self.tables:
+            self.tables[len(x)] = self.own * torch.arange(3)
+        return self.tables[len(x)]
+
+
 class DrawingInPython(Net):
     def factor(self, x: Tensor) -> float:
         return 0.5 + random.random()
@@ -103,6 +117,7 @@ def played(kind: Callable[[int], nn.Module], strategy: Any) -> tuple[str, list[A
 ONCE: dict[type[Net], str] = {
     Counting: "a call changes calls of the model, of which there is one. What a buffer counts is each member's own",
     CountingLate: "a call changes calls of the model, of which there is one. What a buffer counts is each member's own",
+    Tabling: "a call changes tables of the model, of which there is one. What a buffer counts is each member's own",
     Making: "a call makes late of the model, a buffer that is not there before. One that begins as a tensor is each member's own",
     Drawing: "loss_fn draws from random or numpy. What is drawn from torch is each member's own",
     DrawingInPython: "loss_fn draws from random or numpy. What is drawn from torch is each member's own",

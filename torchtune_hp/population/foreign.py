@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .memories import changed, memories
+from .memories import changed, memories, of_members
 from .program import Hook, Rows
 from .stack import Stack
 
@@ -54,7 +54,7 @@ class Watch:
         if made is not None:
             return f"a call makes {made} of the model, a buffer that is not there before. One that begins as a tensor is each member's own"
         now = memories(model)
-        if changed(self._memories, now) is None and now.keys() <= self._memories.keys():
+        if changed(self._memories, now) is None and now.keys() <= self._memories.keys() and not of_members(now):
             return ""
         rows, batch = tree_map(_copied, (stack.rows(), self._batch))
         try:

@@ -7,7 +7,7 @@ A tensor is a memory where it is written in place, and where a call reads one th
 mean), or that is the members' own. Who reads what is noted in the first calls of a program (`Notes`).
 
 Not taken for a memory: what is as it was between two calls (a cache is filled in the first), new keys of a dict (a table for another
-length), and tensors that are replaced and that no later call has read (the activations of the last call).
+length) but for such tensors, and tensors that are replaced and that no later call has read (the activations of the last call).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Notes:
     """Which of the tensors that the user's own modules hold are read: made before a call, asked for each function of torch in it."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._kept = {id(tensor): tensor for told in memories(model).values() for tensor in _tensors(told)}
+        self._kept = {id(kept.tensor): kept.tensor for told in memories(model).values() for kept in _kept(told)}
 
     def note(self, func: Any, given: Any) -> None:
         if self._kept and func not in _FORM:
@@ -65,15 +65,24 @@ class _Tensor:
         read = getattr(self.tensor, "_read", False)
         if other.tensor is not self.tensor:
             return not read
-        return other._version == self._version and not (read and torch._C._functorch.is_functorch_wrapped_tensor(self.tensor))
+        return other._version == self._version and not (read and self.of_members())
+
+    def of_members(self) -> bool:
+        """Whether each member has its own part of it."""
+        return torch._C._functorch.is_functorch_wrapped_tensor(self.tensor)
 
 
-def _tensors(told: Any) -> Iterator[Tensor]:
+def of_members(known: Memories) -> bool:
+    """Whether something is held that is each member's own."""
+    return any(kept.of_members() for told in known.values() for kept in _kept(told))
+
+
+def _kept(told: Any) -> Iterator[_Tensor]:
     if isinstance(told, _Tensor):
-        yield told.tensor
+        yield told
     elif isinstance(told, (tuple, dict)):
         for part in told.values() if isinstance(told, dict) else told:
-            yield from _tensors(part)
+            yield from _kept(part)
 
 
 def changed(before: Memories, after: Memories) -> str | None:
@@ -107,7 +116,7 @@ def _told(value: Any, seen: set[int]) -> Any:
 
 def _same(one: Any, other: Any) -> bool:
     if isinstance(one, dict) and isinstance(other, dict):
-        return all(_same(part, other[key]) for key, part in one.items() if key in other)
+        return all(_same(one.get(key, part), part) for key, part in other.items())
     if isinstance(one, _Tensor) and isinstance(other, _Tensor):
         return one.same(other)
     if isinstance(one, tuple) and isinstance(other, tuple):
