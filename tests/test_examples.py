@@ -36,6 +36,7 @@ LINES = {
     "own_scheduler": r"best loss 0\.0\d+; trials: \{'completed': \d+, 'stopped': \d+\}",
     "resume_after_kill": r"every report of all 40 trials is the same: True",
     "simulated_cluster": r"ASHA +best error 0\.0\d+ of 5000 trials, \d+\.\d virtual hours, \d+\.\d real seconds",
+    "trainer": r"best of 60: \{'lr': .*\}, loss 0\.0\d+ of the average, 0\.\d+ of the weights",
     "vae": r"the best of 20: \{.*\}, at most 2\d\.\d\d nats a digit",
     "trainable": r"best after \d+ steps: loss (\S+) when reported, \1 with the weights that were kept",
 }

@@ -76,6 +76,7 @@ if _TYPE_CHECKING:
     from .training.hooks import ModelTrainable as ModelTrainable
     from .training.recipe import with_parameters as with_parameters
     from .training.trainable import Trainable as Trainable
+    from .training.trainer import Trainer as Trainer
     from .trial import Trial as Trial
     from .tuner import Tuner as Tuner, tune as tune
     from .version import __version__ as __version__
@@ -102,6 +103,7 @@ _HOMES = {
     "training.hooks": "ModelTrainable",
     "training.recipe": "with_parameters",
     "training.trainable": "Trainable",
+    "training.trainer": "Trainer",
     "trial": "Trial",
     "tuner": "Tuner tune",
     "version": "__version__",

@@ -271,12 +271,14 @@ def _points(points: Any, space: Space | None, problems: Problems) -> tuple[Mappi
 
 
 def _executor_for(recipe: Recipe | None) -> Executor:
-    """What executor="auto" means: all at once where trials are models, else side by side."""
+    """What executor="auto" means: all at once where trials are models or train them by hp.Trainer, else side by side."""
     from .executors.fused import Fused
     from .executors.processes import Processes
     from .training.model import ModelRecipe
+    from .training.sighting import makes_trainer
 
-    return Fused() if isinstance(recipe, ModelRecipe) else Processes()
+    at_once = isinstance(recipe, ModelRecipe) or (recipe is not None and makes_trainer(recipe))
+    return Fused() if at_once else Processes()
 
 
 def _check_names(given: Mapping[str, Any], problems: Problems) -> None:

@@ -60,7 +60,7 @@ class Tuner:
         points: configs tried first. outcome_constraints: "params <= 50_000", or a list of such; a report that violates one ranks last.
         warm_start: folders of earlier studies of the same metric, in any order: `GPSearch` learns from their trials what it can.
         searcher: default `GPSearch`, or `GridSearch` if the space has a `grid_search` axis.
-        scheduler: default `FullRuns()`. executor: "auto" is `Fused()` for a ModelTrainable,
+        scheduler: default `FullRuns()`. executor: "auto" is `Fused()` for a ModelTrainable or hp.Trainer,
             `Processes()` for the rest.
         observers: told of every turn (see `observers.base.Observer`). keep: how many best trials keep their weights; with
             several objectives every report on the front does.

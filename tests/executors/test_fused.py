@@ -144,7 +144,7 @@ def test_what_is_no_model_is_refused_with_the_way_out() -> None:
     def train(config: Any) -> None:
         hp.report(loss=1.0)
 
-    with pytest.raises(ConfigurationError, match=r"Fused trains a ModelTrainable, but train is of another kind. Take executor=hp"):
+    with pytest.raises(ConfigurationError, match=r"Fused trains a ModelTrainable, or what calls hp.Trainer, but train is no such"):
         study(hp.Fused(4), trainable=train)
 
 

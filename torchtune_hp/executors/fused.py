@@ -1,4 +1,5 @@
-"""Hundreds of trials of a ModelTrainable at once, in this process: each turn trains all that were submitted, as stacks.
+"""Hundreds of trials of a ModelTrainable at once, in this process: each turn trains all that were submitted, as stacks. Train functions and
+Trainables that call hp.Trainer are trained in coroutines.py.
 
 Everything else is as with `Serial(slots)`: the same trials, the same virtual time, the same looks up to rounding.
 """
@@ -24,8 +25,10 @@ from ..training.alone import ModelRunner
 from ..training.model import ModelRecipe
 from ..training.replicas import Replicas, failed as failed_in
 from ..training.runner import Look, Runner, State
+from ..training.sighting import makes_trainer
 from ..trial import Failed, Note, Reached, Standing, Trial
 from .base import Job, failed, forget_frames
+from .coroutines import CoroutineTrials
 from .local import LocalTrials, place_of
 from .serial import Serial
 
@@ -35,7 +38,7 @@ SLOTS = {"cpu": 32, "cuda": 128}
 
 @part
 class Fused(Serial):
-    """Trains the trials of a `ModelTrainable` as one tensor program.
+    """Trains the trials of a `ModelTrainable` as one tensor program; of a train function or a Trainable, what they train by `hp.Trainer`.
 
     `slots`: how many trials run at once; where memory runs out, they take turns. "auto": as many as train most members a second and
     have room, measured on the study's first trial before it begins (where that cannot be, 32 on a CPU, 128 on a GPU). The log says
@@ -67,9 +70,10 @@ class Fused(Serial):
         self._notes: list[Note] = []        # of what was chosen before the study began
 
     def prepare(self, job: Job) -> int:
-        if not isinstance(job.recipe, ModelRecipe):
+        if not (isinstance(job.recipe, ModelRecipe) or makes_trainer(job.recipe)):
             raise ConfigurationError(
-                f"Fused trains a ModelTrainable, but {job.recipe.name} is of another kind. Take executor=hp.Processes() or hp.Serial()."
+                f"Fused trains a ModelTrainable, or what calls hp.Trainer, but {job.recipe.name} is no such class, and makes no hp.Trainer "
+                "that can be seen in its code. Take executor=hp.Processes() or hp.Serial()."
             )
         device = device_of(("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device)
         if self.strategy == "graph" and not can_capture(device):
@@ -85,6 +89,8 @@ class Fused(Serial):
         """The slots that "auto" stands for; said in the log."""
         job, runner = self._job, None
         try:
+            if not isinstance(job.recipe, ModelRecipe):
+                raise LookupError(f"{job.recipe.name} is code of one's own")
             if job.first is None:
                 raise LookupError("there is no trial to measure with")
             trial = job.first()
@@ -101,13 +107,14 @@ class Fused(Serial):
         return size.slots
 
     def _made(self, standing: Standing) -> LocalTrials:
-        trials = _FusedTrials(self._job, standing.live, self.strategy)
+        kind = _FusedTrials if isinstance(self._job.recipe, ModelRecipe) else CoroutineTrials
+        trials = kind(self._job, standing.live, self.strategy)
         trials.notes += self._notes
         self._notes = []
         return trials
 
     def _trained(self, trials: LocalTrials, work: Sequence[tuple[int, int]]) -> Iterator[Reached | Failed]:
-        assert isinstance(trials, _FusedTrials)
+        assert isinstance(trials, (_FusedTrials, CoroutineTrials))
         yield from trials.train_all(work)
 
 

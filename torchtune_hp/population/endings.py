@@ -76,6 +76,11 @@ class Endings(Seats):
         elif self.stack is stack:
             self._gone.add(runner)
 
+    def reread(self, runner: ModelRunner) -> None:
+        """Its row, if it has one, is what its own module and optimizer are now."""
+        if self.stack is not None and runner in self.present:
+            self._reread(self.stack, self.runners.index(runner), runner)
+
     def _with_room(self, call: Callable[[], Any]) -> Any:
         """`call()`; where memory runs out, once more without the stack. What was trained stays: each has it in its own module."""
         try:

@@ -78,6 +78,9 @@ class Engine:
         """One iteration of each -> its look, or what it raised."""
         answers: dict[ModelRunner, Answer] = {}
         waiting = list(runners)
+        for runner in runners:
+            if runner.touched():
+                self._residents.take_out([runner]) if self._sorting.trained(runner, True) else self._residents.reread(runner)
         sizes: list[int] = []
         alone = 0
         while waiting:
@@ -118,6 +121,10 @@ class Engine:
             text = advice(type(runners[0].member).__name__, self.census, found)
             self._words.few(text)
             warnings.warn(text, UserWarning, stacklevel=2)
+
+    def bring(self, runner: ModelRunner) -> None:
+        """It lies on its device, where code of its own may use it."""
+        self._residents.only([runner])
 
     def settle(self, runner: ModelRunner) -> None:
         """The runner's own module and optimizer are what it was trained to."""

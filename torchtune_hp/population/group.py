@@ -83,6 +83,10 @@ class Group(Endings):
             self.trained_as = {runner: self.reads.values(runner.member) for runner in self.runners}
         return self.ended(stack, trained, validated)
 
+    def reread(self, runner: ModelRunner) -> None:
+        self._schedules = None          # a rate may be another
+        super().reread(runner)
+
     def takes(self, read: Read) -> BaseException | None:
         """What the hooks raise where they are given a tensor in the place of this read; None if nothing. Nothing changes."""
         assert self.stack is not None
@@ -157,7 +161,7 @@ class Group(Endings):
                 raise Refused(f"a call changes {name} of the model, of which there is one. What a buffer counts is each trial's own")
             self._forgetful = True
             for runner in self.runners:
-                if runner.hooked:       # its hook sees the model as it was trained
+                if runner.shown:
                     self.settle(runner)
             schedules.commit()
             return trained, validated
@@ -184,7 +188,7 @@ class Group(Endings):
         stack.restore(snapshot)
         for place in places:
             place.restore()
-        self.stale = stale | {runner for runner in self.runners if runner.hooked}       # those may be ahead of their rows
+        self.stale = stale | {runner for runner in self.runners if runner.shown}        # those may be ahead of their rows
 
     def _differ(self) -> bool:
         return self.reads.differ([runner.member for runner in self.runners])

@@ -94,6 +94,12 @@ class Residents:
         for group in self._groups.values():
             group.settle(runner)
 
+    def reread(self, runner: ModelRunner) -> None:
+        """Its row is what its own module and optimizer were made from outside."""
+        for group in self._groups.values():
+            if runner in group.present:
+                group.reread(runner)
+
     def only(self, runners: Sequence[ModelRunner]) -> None:
         """They are on the device; nobody else, if it is tight."""
         if self.tight:

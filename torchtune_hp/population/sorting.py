@@ -28,10 +28,11 @@ class Sorting:
         self._unshaped: set[ModelRunner] = set()            # whose models have lazy layers that saw no batch yet
 
     def by_kind(self, runners: Sequence[ModelRunner]) -> dict[tuple[Kind, Hashable], list[ModelRunner]]:
-        """By kind, and by where they stand in the data: who stands elsewhere waits until the group has taken the others on."""
+        """By kind, and by where they stand in the data and how far they go: who does otherwise waits until the group has taken the
+        others on."""
         sorts: dict[tuple[Kind, Hashable], list[ModelRunner]] = {}
         for runner in runners:
-            sorts.setdefault((self.kind(runner), runner.feed.phase), []).append(runner)
+            sorts.setdefault((self.kind(runner), stretch(runner)), []).append(runner)
         return sorts
 
     def kind(self, runner: ModelRunner) -> Kind:
@@ -86,6 +87,11 @@ class Sorting:
             if kind[0] == structure:
                 self._kinds[runner] = (structure, trained_as.get(runner) or self.reads[structure].values(runner.member))
                 yield kind, self._kinds[runner]
+
+
+def stretch(runner: ModelRunner) -> Hashable:
+    """Of the data, what the next iteration goes through: those that agree in it make the same updates."""
+    return runner.feed.phase, runner.iteration, runner.feed.offset if runner.iteration == "epoch" else None
 
 
 def streamed(runner: ModelRunner) -> bool:

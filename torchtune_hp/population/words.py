@@ -58,9 +58,11 @@ class Words:
 
     def apart(self, structure: Structure, differ: Sequence[Read], why: Mapping[Read, str]) -> None:
         """What hooks read, differs and splits. `why`: what stood against lifting it."""
+        cls = structure[0]
+        names = ", ".join(shown(read).removeprefix(cls._self) for read in differ)
         said = (
-            f"{structure[0].__name__}: the hooks read {', '.join(map(shown, differ))}, which differs between trials: one stack for each "
-            "value. A number read as self.hparams[...] would not split them."
+            f"{cls.__name__}: the hooks read {names}, which differs between trials: one stack for each value. A number read as "
+            f"{cls._numbers} would not split them."
         )
         self.say("stack", " ".join([said, *dict.fromkeys(why[read] for read in differ if read in why)]))
 

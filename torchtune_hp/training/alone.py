@@ -8,7 +8,7 @@ iteration k comes from (trial seed, k), the order of pass e from (trial seed, e)
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,9 @@ class ModelRunner:
         data: Loaded,
         state: Mapping[str, Any] | None = None,
         step: int = 0,
+        session: Session | None = None,
     ) -> None:
+        """`session`: of the trial whose code holds it; None: it is a trial itself."""
         self.step = step
         self.updates = 0
         self._end, self._ended = own_end(cls), False
@@ -57,7 +59,8 @@ class ModelRunner:
         self.base, self.validation_base = base_of(trial.seed, "train"), base_of(trial.seed, "validation")
         self.hooked = cls.on_iteration_end is not ModelTrainable.on_iteration_end
         self._cleaned = Cleaner(trial.id, place.metrics)
-        self._session = Session(trial, place)
+        self._own_session = session is None
+        self._session = Session(trial, place) if session is None else session
         try:
             with self._session:
                 self.member = begin(cls, keywords, trial, place, data)
@@ -73,8 +76,22 @@ class ModelRunner:
             if state is not None:
                 self.stand(state)
         except BaseException:
-            self._session.end()
+            self.close()
             raise
+
+    @property
+    def shown(self) -> bool:
+        """Whether code of its own sees the model after each iteration, so that it must be what it was trained to."""
+        return self.hooked
+
+    @property
+    def iteration(self) -> Literal["epoch"] | int:
+        """What one iteration is: a pass, or a number of updates."""
+        return as_int(type(self.member).iteration)
+
+    def touched(self) -> bool:
+        """Whether its model or optimizer was changed from outside since its last iteration."""
+        return False
 
     def advance(self) -> Look:
         """One iteration. DivergedError where the training loss is not finite, ConfigurationError where a hook gives what it may not."""
@@ -183,7 +200,8 @@ class ModelRunner:
 
     def close(self) -> None:
         self._ended = True
-        self._session.end()
+        if self._own_session:
+            self._session.end()
 
     # One iteration -------------------------------------------------------------------------------------------------------
 
@@ -219,11 +237,11 @@ class ModelRunner:
 
     def plan(self) -> Plan:
         """The batches of the next iteration. The feed moves on."""
-        return self.feed.plan(self._size(), self.member.accumulate, as_int(type(self.member).iteration))
+        return self.feed.plan(self._size(), self.member.accumulate, self.iteration)
 
     def _passes(self) -> Iterator[int]:
         """For each update of an iteration, the pass it begins in."""
-        feed, iteration = self.feed, as_int(type(self.member).iteration)
+        feed, iteration = self.feed, self.iteration
         begun, done = feed.epoch, 0
         while feed.epoch == begun if iteration == "epoch" else done < iteration:
             yield feed.epoch

@@ -64,7 +64,9 @@ class Session:
         self.place = place
         self.context = Context(trial.id, trial.seed, place.folder, place.device, place.max_t, place.study)
         self.driver = threading.get_ident()
+        self.name = "Trainer"           # what trains, as its author calls it
         self._tokens: list[Token[Session | None]] = []
+        self.trainers = 0               # how many hp.Trainer its code has made
         _open[id(self)] = self
 
     def __enter__(self) -> None:
@@ -91,6 +93,19 @@ def of_many() -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+class Nobody(Session):
+    """Of code outside every study: entering it changes nothing."""
+
+    def __init__(self) -> None:
+        """Open nowhere, of nobody."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        pass
 
 
 class _Many(Session):

@@ -66,6 +66,7 @@ class ModelTrainable:
     precision: Literal["fp32", "bf16"] = "fp32"
 
     _here: Here | None = None
+    _self, _numbers = "", "self.hparams[...]"       # how a log calls what hooks read: what is left out before a name
 
     # To be written -------------------------------------------------------------------------------------------------------
 

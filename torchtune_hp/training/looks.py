@@ -33,7 +33,7 @@ class FunctionRunner(Session):
     def __init__(self, name: str, trial: Trial, place: Place, state: State | None, step: int) -> None:
         super().__init__(trial, place)
         self.step = step
-        self._name = name
+        self.name = self._name = name
         self._clean = Cleaner(trial.id, place.metrics)
         self._start = state
         self._unread = state is not None

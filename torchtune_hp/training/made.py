@@ -1,16 +1,23 @@
-"""What `data()` gave: called once per (class, keywords, device) and process, and what its trials train on is cut from it once."""
+"""What `data()` gave: called once per (class, keywords, device) and process, and what its trials train on is cut from it once.
+
+What an hp.Trainer is given is made once for each device too: a function that makes it is known by its code, its defaults and what it
+closes over, for one that stands in a train function is another object in each trial.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 
 from ..errors import ConfigurationError
+from ..population.signature import Same
 from ..seeds import derive
 from .data import Data, Loaded
 from .feed import SHARED, Table
@@ -87,6 +94,50 @@ def made_of(cls: type, keywords: Mapping[str, Any], device: torch.device) -> Mad
         made = Made(cls.__name__, several, device)
         _made.setdefault(cls, []).append((dict(keywords), device, made))
         return made
+
+
+_DATA = "hp.Trainer: data must be an hp.Data, or a function that returns one"
+_given: WeakKeyDictionary[Any, dict[Any, Made]] = WeakKeyDictionary()
+
+
+def given_data(given: Any, device: torch.device, name: str) -> Loaded:
+    """An hp.Data, or what a function without arguments gives as one, on the device. ConfigurationError where it is none."""
+    holder, key = _known_by(given)
+    with _making:
+        known = _given.setdefault(holder, {})
+        if (key, device) not in known:
+            if isinstance(given, Data):
+                data = given
+            else:
+                with seeded(derive(SHARED, "data")):
+                    data = given()
+            if not isinstance(data, Data):
+                raise ConfigurationError(f"{_DATA}, but gave a {type(data).__name__}.")
+            known[key, device] = Made(name, {"": data}, device)
+        return known[key, device].whole("")
+
+
+def _known_by(given: Any) -> tuple[Any, Any]:
+    """(what the data goes with, and what is told apart in it)"""
+    if isinstance(given, Data):
+        return given, None
+    if isinstance(given, partial):
+        holder, key = _known_by(given.func)
+        return holder, (key, *map(_part, given.args), *((name, _part(value)) for name, value in sorted(given.keywords.items())))
+    if isinstance(given, FunctionType):
+        cells = [cell.cell_contents for cell in given.__closure__ or ()]
+        defaults = [*(given.__defaults__ or ()), *(given.__kwdefaults__ or {}).values()]
+        return given.__code__, tuple(map(_part, [*cells, *defaults]))
+    if isinstance(given, MethodType):
+        holder, key = _known_by(given.__func__)
+        return holder, (key, _part(given.__self__))
+    if callable(given):
+        return type(given), _part(given)
+    raise ConfigurationError(f"{_DATA}, but got a {type(given).__name__}.")
+
+
+def _part(value: Any) -> Any:
+    return (type(value), value) if isinstance(value, (int, float, str, bytes)) else Same(value)
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -12,6 +12,9 @@ Laws:
    normals included; the outermost `seeded` then leaves the streams as they are.
 4. Blocks nest. The generators are the process's own: two threads cannot be inside at once.
 
+5. What draws in turns, as coroutines do, takes its `Streams` along: put back, every block that it stands in goes on as if nobody had
+   drawn in between.
+
 Measured on two CPU cores: `seeded` 28 us, inside `undisturbed` 9 us; `undisturbed` 115 us.
 """
 
@@ -84,6 +87,39 @@ def reseed(seed: int) -> None:
     if _active:
         _active[-1] = seed
     _seed_cuda(seed)
+
+
+class Streams:
+    """Where all global generators stand, and the seeds in force; `put` makes it so again.
+
+    `fresh`: a place outside of every block, for what seeds them first. Whoever draws nothing more from it gives it back.
+    """
+
+    __slots__ = ("_active", "_bits", "_rest")
+
+    def __init__(self, fresh: bool = False) -> None:
+        self._rest: tuple[Any, ...] | None = None
+        self._bits: Any
+        self._active: list[int] = []
+        if fresh:
+            self._bits = _spare.pop() if _spare else np.random.MT19937()
+        else:
+            self._bits, self._active = mtrand.get_bit_generator(), _active.copy()
+            cuda = [generator.get_state() for generator in _cuda_generators()]
+            self._rest = torch.default_generator.get_state(), random.getstate(), cuda
+
+    def put(self) -> None:
+        mtrand.set_bit_generator(self._bits)
+        _active[:] = self._active
+        if self._rest is not None:
+            own, python, cuda = self._rest
+            torch.default_generator.set_state(own)
+            random.setstate(python)
+            for generator, state in zip(_cuda_generators(), cuda, strict=False):
+                generator.set_state(state)
+
+    def give_back(self) -> None:
+        _spare.append(self._bits)
 
 
 def generators() -> Any:

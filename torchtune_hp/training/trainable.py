@@ -110,6 +110,7 @@ class TrainableRunner(Session):
 
     def __init__(self, recipe: TrainableRecipe, trial: Trial, place: Place, state: State | None, step: int) -> None:
         super().__init__(trial, place)
+        self.name = recipe.name
         self.step = step
         self._recipe = recipe
         self._clean = Cleaner(trial.id, place.metrics)
