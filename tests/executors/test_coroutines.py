@@ -147,7 +147,7 @@ def test_the_same_again_is_the_same_in_every_bit() -> None:
     assert told(study(plain, hp.Fused(5, strategy="vmap"))) == told(study(plain, hp.Fused(5, strategy="vmap")))
 
 
-@pytest.mark.parametrize("more", [{"seeds": 2}, {"scheduler": hp.Hyperband(max_t=4, reduction_factor=2)}], ids=str)
+@pytest.mark.parametrize("more", [{"seeds": 2}, {"scheduler": hp.Hyperband(max_t=4, reduction_factor=2)}], ids=["seeds", "hyperband"])
 def test_with_seeds_and_other_schedulers(more: Any) -> None:
     same(plain, **more)
 

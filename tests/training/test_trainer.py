@@ -73,7 +73,7 @@ def test_epochs_and_updates_are_the_same_way_through_the_data() -> None:
         ({"updates": 1.5}, "Trainer.train: updates: `updates >= 1` must hold for a whole number, but got 1.5."),
         ({"epochs": 1, "updates": 2}, "Trainer.train: only one of epochs and updates may be given, but got 1 and 2."),
     ],
-    ids=str,
+    ids=["epochs", "updates", "both"],
 )
 def test_how_far_to_train_is_a_whole_number(words: Any, message: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
@@ -197,7 +197,7 @@ def sized(size: int, batch: int) -> hp.Data:
         ({"accumulate": 0}, "Trainer.accumulate: `accumulate >= 1` must hold for a whole number, but got 0."),
         ({"precision": "fp16"}, "Trainer.precision: must be 'fp32' or 'bf16', but got 'fp16'."),
     ],
-    ids=str,
+    ids=["loss_fn", "metrics", "data", "what data gives", "accumulate", "precision"],
 )  # fmt: skip
 def test_a_wrong_argument_says_what_it_must_be(words: Any, said: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
