@@ -160,20 +160,19 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         if (names is None or name in names) and options.only in (None, name):
             results.append(measured(name, space, build, n, rounds))
             print(f"{name}: done")
-    rows = [
-        [each["space"], *(len(stacks) for stacks in each["stacks"].values()),
-         *(sum(stacks) / max(1, len(stacks)) for stacks in each["stacks"].values()), each["speed"], each["one_by_one"], each["memory"]["padded"]]
-        for each in results
-    ]  # fmt: skip
+    rows = []
+    for each in results:
+        stacks = each["stacks"].values()
+        shares = [sum(sizes) / max(1, len(sizes)) for sizes in stacks]
+        rows.append([each["space"], *map(len, stacks), *shares, each["speed"], each["one_by_one"], each["memory"]["padded"]])
     columns = ["space", "stacks", "equal shapes", "members a stack", "equal shapes", "speed over equal shapes", "over one by one", "memory"]
     common.table(f"{n} configurations, medians of {rounds} rounds", columns, rows)
     goals = [
         common.Goal(f"{each['space']}: padded over equal shapes", each["speed"], ">=", GOALS.get(each["space"], 0.95)) for each in results
     ]  # fmt: skip
     common.show_goals(goals)
-    result = {
-        "environment": where, "probes": probed, "quick": options.quick, "rounds": rounds, "spaces": results, "goals": common.goals_json(goals)
-    }  # fmt: skip
+    result = {"environment": where, "probes": probed, "quick": options.quick, "rounds": rounds, "spaces": results}
+    result["goals"] = common.goals_json(goals)
     common.save("spaces", options.results or (None if options.quick else common.HERE / "results"), result)
     return result
 
