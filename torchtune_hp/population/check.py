@@ -52,7 +52,7 @@ class FirstStep:
         self.row = row
         self.conclusive = True
         self._stack = stack
-        self._model, self._optimizer = copy.deepcopy(stack.members[row])
+        self._model, self._optimizer = copy.deepcopy(stack.members[row], {id(tensor): tensor for tensor in stack.common.values()})
         self._coarse, self._bound = coarse, _bound(stack.flats[0], coarse)
 
     def loss(

@@ -42,8 +42,8 @@ class Watch:
         self._draws = Draws()
         self._memories = memories(stack.model)
         self._before: Rows = tree_map(_copied, stack.rows())
-        leaves = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and not leaf.is_inference()]      # those nobody writes
-        self._given = [(leaf, leaf._version, leaf.clone()) for leaf in leaves]
+        leaves = [leaf for leaf in (*tree_leaves(batch), *stack.common.values()) if isinstance(leaf, Tensor)]
+        self._given = [(leaf, leaf._version, leaf.clone()) for leaf in leaves if not leaf.is_inference()]       # those nobody writes
 
     def why(self, hook: Hook, in_dims: Any, keys: Tensor) -> str:
         """What was done once for all members, if anything."""

@@ -36,6 +36,7 @@ from .schedules import Schedules
 from .seats import Refused, line_of
 from .speeds import Speeds, time_alone, wait
 from .stack import OtherUse, Stack
+from .stackable import Unstackable
 from .widths import Widths
 
 
@@ -182,7 +183,7 @@ class Group(Endings):
                 raise Apart from error
             if isinstance(error, OUT_OF_MEMORY):
                 raise
-            raise Refused(line_of(error)) from error
+            raise Refused(str(error) if isinstance(error, Unstackable) else line_of(error)) from error
 
     def _put_back(self, stack: Stack, snapshot: list[Any], places: list[Place], stale: set[ModelRunner]) -> None:
         stack.restore(snapshot)

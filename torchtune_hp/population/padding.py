@@ -15,7 +15,7 @@ Laws:
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -152,11 +152,11 @@ def common(models: Sequence[nn.Module]) -> dict[Place, int]:
     return found
 
 
-def widened(model: nn.Module, sizes: Mapping[Place, int]) -> nn.Module:
-    """A copy of these widths, all of whose changed tensors are zero; without any, the model itself."""
+def widened(model: nn.Module, sizes: Mapping[Place, int], held: Iterable[Tensor] = ()) -> nn.Module:
+    """A copy of these widths, all of whose changed tensors are zero; without any, the model itself. `held`: what is not copied."""
     if not sizes:
         return model
-    made = copy.deepcopy(model)
+    made = copy.deepcopy(model, {id(tensor): tensor for tensor in held})
     modules = dict(made.named_modules())
     for (path, attribute), size in sizes.items():
         module = modules[path]

@@ -137,10 +137,14 @@ class Population:
         found: Gradients | OtherUse
         try:
             found = stack.gradients(loss_fn, batch, in_dims, keys)
+            why = "" if watch is None else watch.why(loss_fn, in_dims, keys)
         except OtherUse as other:
-            found = other
-        if watch is not None and (why := watch.why(loss_fn, in_dims, keys)):
-            watch.put_back()
+            found, why = other, "" if watch is None else watch.why(loss_fn, in_dims, keys)
+        except Unstackable as error:
+            why = str(error)
+        if why:
+            if watch is not None:
+                watch.put_back()
             self._let_go(Unstackable(why))
             self.unstack()
             self._rows = Loop(stack.members)

@@ -14,7 +14,7 @@ Laws:
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -89,10 +89,11 @@ class Gradients(NamedTuple):
 
 
 class Program:
-    """`model` is copied: the prototype is the program's own. `blocks`: how its trained parameters lie in flat rows."""
+    """`model` is copied: the prototype is the program's own. `blocks`: how its trained parameters lie in flat rows. `held`: what is not
+    copied, for all members have it in common."""
 
-    def __init__(self, model: nn.Module, blocks: Sequence[Block]) -> None:
-        self.model = copy.deepcopy(model)
+    def __init__(self, model: nn.Module, blocks: Sequence[Block], held: Iterable[Tensor] = ()) -> None:
+        self.model = copy.deepcopy(model, {id(tensor): tensor for tensor in held})
         self._blocks = blocks
         self._modules = dict(self.model.named_modules())
         self._places = list(_places(self.model))
@@ -168,7 +169,7 @@ class Program:
                 given.append(tree_into(more, 0, level, k))
             with self._put(held, attributes), self._mode(own(keys, level), training):
                 found = hook(self.model, *given)
-                buffers = {name: registry[place] for registry, place, name, buffer in self._places if buffer}
+                buffers = {name: registry[place] for registry, place, name, buffer in self._places if buffer and name in rows.buffers}
             return mapped(lambda part: out_of(part, level, k), found), {name: out_of(part, level, k) for name, part in buffers.items()}
 
     def _mode(self, key: Tensor, training: bool) -> _inside:

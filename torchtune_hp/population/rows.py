@@ -2,7 +2,8 @@
 
     flats       parameters that are trained: one row for each member, in each block (module layout)
     states      of the optimizer, as its rule names them; numbers: its options, one value for each member
-    buffers, stacked, lifted: what else differs between members; shared: frozen parameters that do not, held once
+    buffers, stacked, lifted: what else differs between members; shared: frozen parameters that do not, held once, and where all members
+    have one and the same tensor, a backbone's say, that one itself, buffers included
 
 Laws:
 1. A member's own module and optimizer are what it was made of and what it becomes again: `load` reads them, `dump` writes them.
@@ -27,25 +28,27 @@ from .padding import common, front, holds, put, widened
 from .program import Program, Rows
 from .signature import lifted
 from .stackable import rule_for
+from .written import in_common
 
 Member = tuple[nn.Module, Optimizer]
 
 
 class MemberRows:
     """`members`: at least one, of one signature but for widths. Tensors lie where the first member's do. `idle`: parameters that no loss
-    depends on. `program`: of other rows, that holds these members' widths. `apart`: frozen parameters that each has of its own.
+    depends on. `program`: of other rows, that holds these members' widths. `beside`: rows whose members have the same in common.
     """
 
     def __init__(
-        self, members: Sequence[Member], idle: Sequence[str] = (), program: Program | None = None, apart: Collection[str] = ()
+        self, members: Sequence[Member], idle: Sequence[str] = (), program: Program | None = None, beside: MemberRows | None = None
     ) -> None:
         model, optimizer = members[0]
         self.rule: Rule = rule_for(model, optimizer)
         self.members: list[Member] = list(members)
-        wide = program.model if program else widened(model, common([each for each, _ in self.members]))
+        self.common: dict[str, Tensor] = in_common(members) if beside is None else beside.common     # held as it is, by all of them
+        wide = program.model if program else widened(model, common([each for each, _ in self.members]), self.common.values())
         self.layout: Layout = layout_of(model, optimizer, idle, wide)
         self.idle = tuple(idle)
-        self.program = program or Program(wide, self.layout.blocks)
+        self.program = program or Program(wide, self.layout.blocks, self.common.values())
         self.flats: list[Tensor] = []                   # (k, D) each, a block's
         self.numbers: list[dict[str, Tensor]] = []      # (k,) each, float64
         self.states: list[dict[str, Tensor]] = []       # (k, D) and (k,)
@@ -57,7 +60,7 @@ class MemberRows:
         self._single: dict[tuple[str, str], float] = {}     # what may be lifted, as the first member has it
         self.boxed = False                              # hyperparameters that can change in place
         self.moved = 0                                  # counts whenever other members, or others' numbers, lie in the rows
-        self._load(apart)
+        self._load([] if beside is None else beside.stacked)
 
     def __len__(self) -> int:
         return len(self.members)
@@ -139,7 +142,7 @@ class MemberRows:
         if not all(self._fits(model) for model, _ in members):
             self._begin_anew([*self.members, *members], range(len(self)))
             return
-        other = MemberRows(members, self.idle, self.program, self.stacked)
+        other = MemberRows(members, self.idle, self.program, self)
         other.lifted = self._attributes(members)
         if self.outside or other.outside:
             self._masked()
@@ -184,8 +187,10 @@ class MemberRows:
 
     def _fits(self, model: nn.Module) -> bool:
         """Whether what is held once for all members, or stands in the program, is the same in this one."""
-        own = dict(model.named_parameters()) if self.shared else {}
-        alike = all(torch.equal(front(shared, own[name]), own[name]) for name, shared in self.shared.items())
+        own = {**dict(model.named_parameters()), **dict(model.named_buffers())} if self.shared else {}
+        alike = all(
+            own[name] is self.common.get(name) or torch.equal(front(shared, own[name]), own[name]) for name, shared in self.shared.items()
+        )
         return alike and all(value == self._single[place] for place, value in lifted(model).items() if place not in self.lifted)
 
     def _attributes(self, members: Sequence[Member]) -> dict[tuple[str, str], Tensor]:
@@ -257,13 +262,15 @@ class MemberRows:
             upload(numbers, each)
         parts = zip(self.layout.blocks, self.flats, self.numbers)
         self.states = [fresh(self.rule, block.flags, flat.detach(), numbers) for block, flat, numbers in parts]
-        differs = [name for name in self.layout.fixed if name in apart or not self._alike(name)]
-        self.shared = {name: torch.empty_like(wide[name], requires_grad=False) for name in self.layout.fixed if name not in differs}
-        for name, shared in self.shared.items():
+        others = [name for name in self.layout.fixed if name not in self.common]
+        differs = [name for name in others if name in apart or not self._alike(name)]
+        copied = {name: torch.empty_like(wide[name], requires_grad=False) for name in others if name not in differs}
+        for name, shared in copied.items():
             put(first[name], shared)
+        self.shared = copied | {name: tensor.detach() for name, tensor in self.common.items()}
         self.stacked, self.buffers = (
             {name: torch.empty(k, *wide[name].shape, dtype=first[name].dtype, device=device) for name in names}
-            for names in (differs, self.layout.buffers)
+            for names in (differs, [name for name in self.layout.buffers if name not in self.common])
         )
         every = [lifted(member) for member, _ in self.members]
         self._single = lifted(self.program.model)
@@ -287,5 +294,5 @@ class MemberRows:
             torch.equal(first, dict(model.named_parameters())[name]) for model, _ in self.members[1:]
         )
 
-_ROWS = ("members", "flats", "numbers", "states", "buffers", "stacked", "shared", "lifted", "outside", "_single", "boxed")
+_ROWS = ("members", "common", "flats", "numbers", "states", "buffers", "stacked", "shared", "lifted", "outside", "_single", "boxed")
 """What a stack holds of its members."""

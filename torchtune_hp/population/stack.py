@@ -100,6 +100,7 @@ class Stack(MemberRows):
         self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, more: Any = None, token: Callable[[], Hashable] | None = None
     ) -> Gradients:
         """The forward and the backward pass in training mode; buffers move on. `token()`: equal for hooks that do the same."""
+        versions = self._versions()
         eager = self._compiled is None and not (self.graphs is not None and self.replayed)
         if self.watches and not eager:
             form = (token or partial(frozen if self.graphs is None else placed, hook))()
@@ -118,6 +119,7 @@ class Stack(MemberRows):
             found = self.program.gradients(hook, self.rows(), keys, batch, in_dims, more)
         else:
             found = self._compiled(hook, token or partial(frozen, hook), self.rows(), keys, batch, in_dims, more)
+        self._unwritten(versions)
         self._keep(found.buffers)
         for number, outside in self.outside.items():
             found.parts[number].masked_fill_(outside, 0.0)      # no product with a mask: NaN times zero is NaN
@@ -183,9 +185,20 @@ class Stack(MemberRows):
     @torch.no_grad()
     def evaluate(self, hook: Hook, batch: Any, in_dims: Any, keys: Tensor, more: Any = None) -> Any:
         """What the hook gives in eval mode, without gradients, each with a leading (k,)."""
+        versions = self._versions()
         found, buffers = self.program.run(hook, self.rows(), keys, batch, in_dims, more, training=False)
+        self._unwritten(versions)
         self._keep(buffers)
         return found
+
+    def _versions(self) -> list[int]:
+        """Of what all members hold as one."""
+        return [-1 if tensor.is_inference() else tensor._version for tensor in self.common.values()]
+
+    def _unwritten(self, before: list[int]) -> None:
+        for name, one, other in zip(self.common, before, self._versions()):
+            if one != other:
+                raise Unstackable(f"a call writes {name} of the model, which all members hold as one. copy.deepcopy gives each its own")
 
     @torch.no_grad()
     def _keep(self, buffers: Mapping[str, Tensor]) -> None:

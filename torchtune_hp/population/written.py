@@ -7,7 +7,7 @@ another, each would go on with what the one before it has trained.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -32,3 +32,20 @@ def written(model: nn.Module, optimizer: Optimizer) -> Iterator[tuple[str, Tenso
     for module, training in before:
         module.training = training
     yield from moving
+
+
+def in_common(members: Sequence[tuple[nn.Module, Optimizer]]) -> dict[str, Tensor]:
+    """name -> the frozen parameters and the buffers that all of several members hold as one and the same tensor, and no step writes."""
+    (model, optimizer), *others = members
+    found = {name: tensor for name, tensor in _held(model).items() if not tensor.requires_grad} if others else {}
+    for other, _ in others:
+        if not found:
+            return {}
+        own = _held(other)
+        found = {name: tensor for name, tensor in found.items() if own.get(name) is tensor}
+    moving = {id(tensor) for _, tensor in written(model, optimizer)} if found else set()
+    return {name: tensor for name, tensor in found.items() if id(tensor) not in moving}
+
+
+def _held(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
