@@ -214,3 +214,73 @@ def test_a_study_of_heads_is_the_study_one_by_one() -> None:
 
 def _stacks(found: Population) -> list[Stack]:
     return [value for value in vars(found).values() if isinstance(value, Stack)]
+
+
+class Frozen(nn.Module):
+    """Counts its calls in a frozen parameter, which the loss reads late, and adds up its inputs in another."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layer = nn.Linear(8, 3).double()
+        self.calls = nn.Parameter(torch.zeros((), dtype=torch.float64), requires_grad=False)
+        self.sum = nn.Parameter(torch.zeros(8, dtype=torch.float64), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)[:, :8]
+        if self.training:
+            self.calls += 1
+            self.sum.mul_(0.9).add_(0.1 * x.mean(0))
+        return self.layer(x - self.sum) + torch.where(self.calls > 2, self.layer.weight.sum(), 0.0)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("in_dims", [None, 0])
+def test_a_frozen_parameter_that_is_alike_in_all_and_written_is_each_member_s_own(in_dims: Any) -> None:
+    found = []
+    own = torch.stack([X.roll(k, 0)[:6] for k in range(4)]), torch.stack([Y.roll(k)[:6] for k in range(4)])
+    batch = (X, Y) if in_dims is None else own
+    for strategy in ("auto", "loop"):
+        models = [Frozen(seed) for seed in range(4)]
+        optimizers = [torch.optim.SGD(model.layer.parameters(), lr=0.1) for model in models]
+        each = Population(models, optimizers, strategy=strategy)  # type: ignore[arg-type]
+        losses = [each.step(loss, batch, in_dims) for _ in range(3)]
+        late = Frozen(9)
+        each.add(late, torch.optim.SGD(late.layer.parameters(), lr=0.1))
+        each.take_out(0)
+        losses += [each.step(loss, batch, in_dims) for _ in range(3)]
+        assert strategy == "loop" or each.reason.endswith("at once")
+        found.append((losses, state(each)))
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
+
+
+class Calls(hp.ModelTrainable):
+    def setup(self, config: Any) -> None:
+        self.model = Frozen(0).float()
+        self.optimizer = torch.optim.SGD(self.model.layer.parameters(), lr=config["lr"])
+
+    @classmethod
+    def data(cls) -> hp.Data:
+        return Heads.data()
+
+    def training_step(self, model: nn.Module, batch: Any) -> Tensor:
+        return loss(model, batch)
+
+    def validation_step(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        return {"loss": loss(model, batch), "calls": model.calls.detach()}  # type: ignore[operator,union-attr,dict-item]
+
+
+def test_in_a_study_too() -> None:
+    found = []
+    for strategy in ("vmap", "loop"):
+        results = hp.tune(
+            Calls, {"lr": hp.loguniform(1e-3, 0.1)}, metric="loss", mode="min", trials=8, keep=1,
+            scheduler=hp.ASHA(max_t=4, reduction_factor=2), searcher=hp.RandomSearch(), executor=hp.Fused(4, strategy=strategy), seed=0,
+            storage=None, verbose=0,
+        )  # fmt: skip
+        assert not results.errors
+        looks = {trial: [(look["loss"], look["calls"]) for look in curve] for trial, curve in results.curves().items()}
+        found.append((looks, float(results.best.load().calls)))
+    assert found[0][0].keys() == found[1][0].keys() and found[0][1] == found[1][1] == 3.0 * results.best.metrics["training_iteration"]
+    for trial, curve in found[0][0].items():
+        for one, other in zip(curve, found[1][0][trial], strict=True):
+            assert one == pytest.approx(other, rel=1e-4)

@@ -104,6 +104,28 @@ def test_tensor_data_sets_and_subsets_of_them_are_taken_whole() -> None:
     assert Data(dataset).on(CPU).feed(0).take(4, 1)[0][0][0].shape == (4, 1)
 
 
+class Scaled(TensorDataset):
+    def __getitem__(self, index):
+        return tuple(part * 2 for part in super().__getitem__(index))
+
+
+class Shifted(Subset):
+    def __getitem__(self, index):
+        return tuple(part + 100 for part in super().__getitem__(index))
+
+    def __getitems__(self, indices):
+        return [self[index] for index in indices]
+
+
+def test_items_of_a_data_set_s_own_class_are_its_own() -> None:
+    plain, own = TensorDataset(X, Y), Scaled(X, Y)
+    assert drain(own, "train")[1].tolist() == (2 * Y).tolist()
+    assert drain(Subset(own, [5, 6]), "train")[1].tolist() == [10, 12]
+    assert drain(Shifted(plain, [5, 6]), "train")[1].tolist() == [105, 106]
+    assert drain(Subset(Shifted(plain, [5, 6]), [1]), "train")[1].tolist() == [106]
+    assert drain(Subset(Subset(own, [5, 6]), [1]), "train")[1].tolist() == [12]
+
+
 def test_a_list_of_samples_is_a_data_set_and_a_list_of_tensors_a_structure() -> None:
     assert Data([(X[i], i) for i in range(20)]).train.size == 20      # type: ignore[union-attr]
     assert isinstance(Data([X, Y]).train.tree, list)      # type: ignore[union-attr]
@@ -251,6 +273,9 @@ def test_data_is_made_once_for_a_class_its_keywords_and_a_device() -> None:
     assert sized is not first and data_of(cls, {"size": 4}, CPU) is sized and cls.made == 2
     assert data_of(cls, {"source": table}, CPU) is data_of(cls, {"source": table}, CPU) and cls.made == 3
     assert data_of(cls, {"source": [1]}, CPU) is not data_of(cls, {"source": table}, CPU)
+    before = data_of(cls, {"source": table}, CPU)
+    table.append(2)
+    assert data_of(cls, {"source": table}, CPU) is not before
     assert data_of(cls, {}, torch.device("meta")) is not first
     assert data_of(counting(), {}, CPU) is not first
 

@@ -68,8 +68,11 @@ class Group(Endings):
         OUT_OF_MEMORY where there is no room for so many; then all stand where they stood.
         """
         stack = self._watched(runners, attributes)
-        if not self._warm and self._tried(stack) is None and self._differ():
-            raise Apart
+        if not self._warm:
+            tried = self._tried(stack)
+            stack.give_each_what_is_written()
+            if tried is None and self._differ():
+                raise Apart
         try:
             self._widths.check(stack, self.runners)
             trained, validated = self._attempt(stack)

@@ -142,6 +142,13 @@ class Population:
             found, why = other, "" if watch is None else watch.why(loss_fn, in_dims, keys)
         except Unstackable as error:
             why = str(error)
+        except Exception:
+            if watch is None:
+                raise
+            watch.put_back()
+            if not stack.give_each_what_is_written():
+                raise
+            return self._at_once(stack, loss_fn, batch, in_dims, keys, clip)
         if why:
             if watch is not None:
                 watch.put_back()

@@ -102,7 +102,8 @@ class Program:
         self._registries = [(registry, len(registry)) for registry in registries]
         self._plain = all(type(module).train is nn.Module.train and "train" not in vars(module) for module in self._modules.values())
         self._turned: dict[bool, list[bool]] = {}       # mode -> how each module stands in it
-        self._noted = {True: 0, False: 0}       # calls in each mode of which it is noted what they read
+        self._noted = {True: 0, False: 0}       # calls in each mode of which it is noted what they read and write
+        self.written: set[str] = set()          # of what all members share
         for each in self.model.parameters():
             each.requires_grad_(False)      # the rows are trained, not the prototype
 
@@ -167,16 +168,16 @@ class Program:
             given = [tree_into(batch, in_dims, level, k)]
             if more is not None:
                 given.append(tree_into(more, 0, level, k))
-            with self._put(held, attributes), self._mode(own(keys, level), training):
+            with self._put(held, attributes), self._mode(own(keys, level), training, rows.shared):
                 found = hook(self.model, *given)
                 buffers = {name: registry[place] for registry, place, name, buffer in self._places if buffer and name in rows.buffers}
             return mapped(lambda part: out_of(part, level, k), found), {name: out_of(part, level, k) for name, part in buffers.items()}
 
-    def _mode(self, key: Tensor, training: bool) -> _inside:
+    def _mode(self, key: Tensor, training: bool, shared: Mapping[str, Tensor]) -> _inside:
         if self._noted[training] == NOTED:
             return _inside(key)
         self._noted[training] += 1
-        return _noting(key, Notes(self.model))
+        return _noting(key, Notes(self.model), {id(tensor): name for name, tensor in shared.items()}, self.written)
 
     def _turn(self, training: bool) -> None:
         """`model.train(training)`, which takes a tenth of a small model's validation, where a module stands otherwise or has its own."""
@@ -215,15 +216,22 @@ class _inside(own_randomness):
 
 
 class _noting(_inside):
-    """As it is, and what is read of what modules keep is noted."""
+    """As it is, and it is noted what is read of what modules keep, and what is written of `shared`, {id: name}."""
 
-    def __init__(self, key: Tensor, notes: Notes) -> None:
+    def __init__(self, key: Tensor, notes: Notes, shared: Mapping[int, str], written: set[str]) -> None:
         super().__init__(key)
-        self._notes = notes
+        self._notes, self._shared, self._written = notes, shared, written
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self._notes.note(func, (args, kwargs))
+        if args and id(args[0]) in self._shared and _in_place(getattr(func, "__name__", "")):
+            self._written.add(self._shared[id(args[0])])
         return super().__torch_function__(func, types, args, kwargs)
+
+
+def _in_place(name: str) -> bool:
+    """Whether a method of this name writes its tensor."""
+    return name.startswith(("__i", "__setitem__")) or (name.endswith("_") and not name.endswith("__"))
 
 
 def _places(model: nn.Module) -> Iterator[tuple[dict[str, Any], str, str, bool]]:

@@ -239,7 +239,23 @@ class MemberRows:
             flat.detach().copy_(old)
         for group, before in zip(self._groups(), groups):
             group.update(before)
+        self._read_own(self.stacked.keys() - groups[2 * len(self.flats)].keys())
         self.moved += 1
+
+    def give_each(self, names: Collection[str]) -> None:
+        """What was held once for all members is each one's own from now on."""
+        for name in names:
+            held = self.shared.pop(name)
+            self.stacked[name] = torch.empty(len(self), *held.shape, dtype=held.dtype, device=held.device)
+        self._read_own(names)
+
+    @torch.no_grad()
+    def _read_own(self, names: Collection[str]) -> None:
+        """Of what was held once: nobody's own was written yet."""
+        for row, (model, _) in enumerate(self.members if names else ()):
+            own = self._beside(model)
+            for name in names:
+                put(own[name], self.stacked[name][row])
 
     @property
     def model(self) -> nn.Module:

@@ -78,9 +78,9 @@ def size_of(tree: Tree, where: str) -> int:
 
 def drain(dataset: Any, where: str) -> Tree:
     """Everything a map-style Dataset holds, as one tree of tensors."""
-    if isinstance(dataset, TensorDataset):
+    if type(dataset) is TensorDataset:      # a class of the user's own has items of its own
         return dataset.tensors
-    if isinstance(dataset, Subset) and isinstance(dataset.dataset, (TensorDataset, Subset)):
+    if type(dataset) is Subset and type(dataset.dataset) in (TensorDataset, Subset):
         index = torch.as_tensor(dataset.indices, dtype=torch.int64)
         return tree_map(lambda leaf: leaf[index], drain(dataset.dataset, where))
     n = len(dataset)

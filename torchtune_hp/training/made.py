@@ -72,16 +72,16 @@ class Made:
         return [replace(whole, train=table.part(train), val={"": table.part(val)}, cut=(whole, how + instead)) for train, val in cuts]
 
 
-_made: WeakKeyDictionary[type, list[tuple[Mapping[str, Any], torch.device, Made]]] = WeakKeyDictionary()
+_made: WeakKeyDictionary[type, dict[Any, Made]] = WeakKeyDictionary()
 _making = threading.RLock()
 
 
 def made_of(cls: type, keywords: Mapping[str, Any], device: torch.device) -> Made:
     """`cls.data(**keywords)` on the device: called the first time, then the same object again."""
     with _making:
-        for known, place, made in _made.get(cls, []):
-            if place == device and known.keys() == keywords.keys() and all(_same(known[key], keywords[key]) for key in keywords):
-                return made
+        key = device, tuple([(name, _part(keywords[name])) for name in sorted(keywords)])
+        if key in (known := _made.setdefault(cls, {})):
+            return known[key]
         with seeded(derive(SHARED, "data")):
             data = cls.data(**keywords)  # type: ignore[attr-defined]
         several = dict(data) if isinstance(data, Mapping) else {"": data}
@@ -91,9 +91,8 @@ def made_of(cls: type, keywords: Mapping[str, Any], device: torch.device) -> Mad
             raise ConfigurationError(f"{cls.__name__}.data must return an hp.Data, or a dict of several by name, but it returned {what}.")
         if isinstance(data, Mapping) and not all(isinstance(name, str) and name for name in several):
             raise ConfigurationError(f"{cls.__name__}.data: each of several data sets needs a name, but got {list(several)!r}.")
-        made = Made(cls.__name__, several, device)
-        _made.setdefault(cls, []).append((dict(keywords), device, made))
-        return made
+        known[key] = Made(cls.__name__, several, device)
+        return known[key]
 
 
 _DATA = "hp.Trainer: data must be an hp.Data, or a function that returns one"
@@ -127,7 +126,7 @@ def _known_by(given: Any) -> tuple[Any, Any]:
     if isinstance(given, FunctionType):
         cells = [cell.cell_contents for cell in given.__closure__ or ()]
         defaults = [*(given.__defaults__ or ()), *(given.__kwdefaults__ or {}).values()]
-        return given.__code__, tuple(map(_part, [*cells, *defaults]))
+        return given.__code__, tuple([_part(value, whole=False) for value in (*cells, *defaults)])
     if isinstance(given, MethodType):
         holder, key = _known_by(given.__func__)
         return holder, (key, _part(given.__self__))
@@ -136,10 +135,26 @@ def _known_by(given: Any) -> tuple[Any, Any]:
     raise ConfigurationError(f"{_DATA}, but got a {type(given).__name__}.")
 
 
-def _part(value: Any) -> Any:
+def _part(value: Any, whole: bool = True) -> Any:
+    """What stands for an argument: a plain value by its type and itself, anything else by which object it is; and where it is `whole`, a
+    list or dict of plain values also by what it holds now, for that may be changed before the next study."""
+    if isinstance(value, (int, float, str, bytes)):
+        return type(value), value
+    return Same(value), _content(value, [_MANY]) if whole and isinstance(value, (list, tuple, dict, set)) else None
+
+
+_MANY = 1000
+"""Values in a container beyond which it is known by which object it is alone."""
+
+
+def _content(value: Any, left: list[int]) -> Any:
+    left[0] -= 1
+    if left[0] < 0:
+        return None
+    if isinstance(value, dict):
+        return tuple([(_content(name, left), _content(part, left)) for name, part in value.items()])
+    if isinstance(value, (list, tuple)):
+        return tuple([_content(part, left) for part in value])
+    if isinstance(value, set):
+        return frozenset(value)
     return (type(value), value) if isinstance(value, (int, float, str, bytes)) else Same(value)
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Only plain values are compared: `==` of arrays is not a bool, and other objects may change after they were compared."""
-    return a is b or (type(a) is type(b) and isinstance(a, (int, float, str, bytes, bool)) and a == b)
