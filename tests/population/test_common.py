@@ -205,7 +205,8 @@ def test_a_study_of_heads_is_the_study_one_by_one() -> None:
             scheduler=hp.ASHA(max_t=4, reduction_factor=2), searcher=hp.RandomSearch(), executor=hp.Fused(4, strategy=strategy), seed=0,
             storage=None, verbose=0,
         )  # fmt: skip
-        assert not results.errors
+        assert not results.errors and (strategy == "loop" or results.stacks[0] == "Heads: stack 1 begins with 4 trials.")
+        assert not any("one by one" in text for text in results.stacks if strategy == "vmap")
         found.append({trial: [look["loss"] for look in curve] for trial, curve in results.curves().items()})
     assert found[0].keys() == found[1].keys()
     for trial, curve in found[0].items():
@@ -277,7 +278,7 @@ def test_in_a_study_too() -> None:
             scheduler=hp.ASHA(max_t=4, reduction_factor=2), searcher=hp.RandomSearch(), executor=hp.Fused(4, strategy=strategy), seed=0,
             storage=None, verbose=0,
         )  # fmt: skip
-        assert not results.errors
+        assert not results.errors and (strategy == "loop" or results.stacks[0] == "Calls: stack 1 begins with 4 trials.")
         looks = {trial: [(look["loss"], look["calls"]) for look in curve] for trial, curve in results.curves().items()}
         found.append((looks, float(results.best.load().calls)))
     assert found[0][0].keys() == found[1][0].keys() and found[0][1] == found[1][1] == 3.0 * results.best.metrics["training_iteration"]

@@ -80,6 +80,8 @@ class FirstStep:
                 self._agree(f"the gradient of {name}", part.view_as(named[name]), found[name], whole)
         same_metrics(of_row(extras, self.row), tree_map(detached, beside), self._coarse)
         for name, own in self._model.named_buffers():
+            if name in self._stack.common:      # the copy has it too
+                continue
             its = front(self._stack.buffers[name][self.row], own)
             if own.is_floating_point() and bool(own.isfinite().all()):
                 self._agree(f"the buffer {name}", its, own, own.norm().clamp(min=1.0))
