@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextvars
+import gc
 import os
 import random
 import signal
 import sys
+import threading
 import types
 import unittest.mock
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +23,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import torchtune_hp as hp
-from tests.training.trainer_parts import built, loss_fn, points, trainer
-from torchtune_hp.errors import ConfigurationError, DivergedError
+from tests.training.trainer_parts import built, loss_fn, metrics, points, trainer
+from torchtune_hp.errors import DivergedError
 from torchtune_hp.executors import Fused, Processes
 from torchtune_hp.executors.coroutines import CoroutineTrials
 from torchtune_hp.plan import _executor_for
@@ -264,6 +268,72 @@ def test_who_stands_in_a_call_when_a_study_is_stopped_runs_its_cleanup(monkeypat
     assert torch.equal(before[0], after[0]) and before[1] == after[1] and (before[2] == after[2]).all()
 
 
+def test_what_data_and_hooks_do_to_a_model_between_calls_counts() -> None:
+    def train(config: Any) -> None:
+        made = trainer(config)
+        for epoch in range(4):
+            made.train()
+            for parameter in made.model.parameters():
+                parameter.data.clamp_(-0.1, 0.1)
+            if epoch == 1:
+                made.model[0].weight.register_hook(lambda gradient: gradient * 0.5)
+            kept = float(made.model(torch.ones(64, 4)).sum())       # in training mode, dropout and all
+            made.model(torch.ones(3, 4)).sum().backward()
+            norm = float(made.model[0].weight.grad.norm())
+            hp.report(made.evaluate(), kept=kept, norm=norm, training=float(made.model.training))
+
+    assert not same(train).errors
+
+
+def test_a_thread_of_the_function_s_own_may_train_too() -> None:
+    def train(config: Any) -> None:
+        made = trainer(config)
+        for epoch in range(4):
+            if epoch == 1:
+                thread = threading.Thread(target=contextvars.copy_context().run, args=(made.train,))
+                thread.start(), thread.join()
+            made.train()
+            hp.report(made.evaluate())
+
+    assert not same(train).errors
+
+
+def test_several_trainers_of_one_model_and_what_was_dropped_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[Any] = []
+
+    def train(config: Any) -> None:
+        model, optimizer = built(config)
+        hp.Trainer(model, optimizer, loss_fn, points).train(updates=4)
+        made = hp.Trainer(model, torch.optim.SGD(model.parameters(), lr=config["lr"]), loss_fn, points, metrics)
+        for _ in range(4):
+            other = trainer(config)
+            other.train()
+            alive.append(weakref.ref(other.model))
+            made.train()
+            hp.report(made.evaluate())
+
+    assert not same(train).errors
+    gc.collect()
+    assert not any(each() for each in alive)
+
+
+def test_one_trial_s_trainer_is_no_other_s() -> None:
+    held: list[hp.Trainer] = []
+
+    def train(config: Any) -> None:
+        if not held:
+            held.append(trainer(config))
+        for _ in range(4):
+            held[0].train()
+            hp.report(held[0].evaluate())
+
+    for executor in (hp.Serial(5), hp.Fused(5, strategy="vmap")):
+        held.clear()
+        results = study(train, executor)
+        assert len(results.errors) == 9
+        assert "Trainer.train: it was made in trial 0, but is called in trial" in results.errors[0].line
+
+
 def test_who_stands_in_a_call_has_the_thread_s_modes_to_itself() -> None:
     def train(config: Any) -> None:
         made = trainer(config)
@@ -296,16 +366,24 @@ def test_auto_is_fused_where_a_trainer_is_in_sight() -> None:
     def odd(config: Any) -> None:
         return sys.modules[__name__].ODD.numbers or unittest.mock.call.anything(ODD) or trainer(config)  # type: ignore[return-value]
 
+    def inside(config: Any) -> None:
+        from torchtune_hp import Trainer
+
+        Trainer(*built(config), loss_fn, points)
+
+    class Mine(hp.Trainer):
+        pass
+
+    def derived(config: Any, kind: Any = Mine) -> None:
+        kind(*built(config), loss_fn, points)
+
     bound = hp.with_parameters(lambda config, a: plain(config), a=1)
-    for trainable in (plain, through, odd, Stepping, Other, hp.trainable(through), bound):
+    for trainable in (plain, through, odd, inside, derived, Stepping, Other, hp.trainable(through), bound):
         assert makes_trainer(recipe_of(trainable)), trainable
         assert isinstance(_executor_for(recipe_of(trainable)), Fused)
     assert makes_trainer(recipe_of(plain, seeds=2))
     for trainable in (without, Plain):
         assert isinstance(_executor_for(recipe_of(trainable)), Processes)
-        said = "makes no hp.Trainer that can be seen in its code. Take executor=hp.Processes\\(\\) or hp.Serial\\(\\)."
-        with pytest.raises(ConfigurationError, match=said):
-            study(trainable, hp.Fused(4))
 
 
 ODD = types.SimpleNamespace(numbers=np.arange(3), call=unittest.mock.MagicMock(), trainer=np.arange(3))

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import torchtune_hp as hp
 from tests.population.test_room import Budget, Moves
@@ -140,12 +141,12 @@ def test_trials_that_diverge_fail_by_themselves() -> None:
             assert "must be finite, but was nan in iteration 2" in str(result.error)
 
 
-def test_what_is_no_model_is_refused_with_the_way_out() -> None:
+def test_what_is_no_model_and_calls_no_trainer_is_trained_one_by_one_with_the_way_out() -> None:
     def train(config: Any) -> None:
-        hp.report(loss=1.0)
+        hp.report(loss=config["lr"])
 
-    with pytest.raises(ConfigurationError, match=r"Fused trains a ModelTrainable, or what calls hp.Trainer, but train is no such"):
-        study(hp.Fused(4), trainable=train)
+    said = "train: trained one by one: it called no Trainer.train. hp.Processes() trains its trials side by side."
+    assert study(hp.Fused(4), trainable=train).stacks == [said]
 
 
 @pytest.mark.parametrize("wrong", [{"slots": 0}, {"slots": "many"}, {"device": 3}, {"strategy": "quick"}])
@@ -373,3 +374,20 @@ def test_a_trial_that_ends_earlier_when_it_is_trained_again_fails_and_says_why()
         play.executor.submit(Train(0, 5))
         failure = next(event for event in play.executor.wait() if isinstance(event, Failed))
         assert failure.step == 4 and "Trial 0 ended at step 2 when it was trained again" in failure.error
+
+
+class Loaded(ToyModel):
+    @classmethod
+    def data(cls) -> hp.Data:
+        plain = ToyModel.data()
+        sets = (TensorDataset(*each.tree) for each in (plain.train, plain.val[""]))  # type: ignore[union-attr]
+        train, val = (DataLoader(each, batch_size=16, shuffle=True) for each in sets)
+        return hp.Data(train=train, val=val, order="shared")
+
+
+def test_a_loader_s_own_draws_are_nobody_s() -> None:
+    found = study(hp.Fused(4, strategy="vmap"), "full", Loaded, trials=4)
+    assert found.stacks[0].startswith("Loaded: stack 1 begins") and not any("one by one" in text for text in found.stacks)
+    alone = study(hp.Serial(4), "full", Loaded, trials=4)
+    for mine, theirs in zip(found, alone, strict=True):
+        assert numbers(mine) == pytest.approx(numbers(theirs), rel=1e-4, abs=1e-5)

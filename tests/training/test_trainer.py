@@ -16,6 +16,8 @@ from torchtune_hp.testing.toy_models import ToyModel
 
 from .trainer_parts import built, loss_fn, metrics, points, trainer
 
+X, Y = torch.randn(64, 4, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 2
+
 
 def weights(made: hp.Trainer) -> list[torch.Tensor]:
     return [parameter.detach().clone() for parameter in made.model.parameters()]
@@ -99,6 +101,45 @@ def test_it_is_evaluated_as_it_is_whenever_it_is_asked() -> None:
     assert made.test().keys() == {"loss", "accuracy"}
 
 
+def test_a_second_trainer_of_a_model_goes_on_with_it() -> None:
+    model, optimizer = built({})
+    for _ in range(2):
+        made = hp.Trainer(model, optimizer, loss_fn, points, metrics)
+        made.train()
+        assert made.model is model and model.training
+        made.evaluate()
+        assert not model.training
+
+
+def test_where_it_cannot_train_it_says_so() -> None:
+    made = seeded()
+    with torch.no_grad(), pytest.raises(ConfigurationError, match="where torch computes no gradients"):
+        made.train()
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ConfigurationError, match='hp.Trainer\\(precision="bf16"\\) does it itself'):
+        made.train()
+    made.model[0] = nn.Linear(4, 8)
+    with pytest.raises(ConfigurationError, match="Trainer.optimizer: its parameters must be self.model's, but some are not"):
+        made.train()
+    with pytest.raises(ConfigurationError, match="must be given what a trainer's state_dict"):
+        made.load_state_dict(nn.Linear(4, 2).state_dict())
+
+
+def test_lazy_layers_have_their_shapes_after_the_first_batch() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(2))
+    made = hp.Trainer(model, torch.optim.SGD(model.parameters(), lr=0.1), loss_fn, points, metrics)
+    made.train(3)
+    assert made.evaluate()["loss"] < 0.5
+
+
+def test_data_changes_of_weights_count_at_once() -> None:
+    made = seeded()
+    made.train()
+    for parameter in made.model.parameters():
+        parameter.data.zero_()
+    assert made.evaluate()["loss"] == pytest.approx(torch.tensor(2.0).log().item())
+
+
 def test_what_was_changed_by_hand_is_trained_on() -> None:
     one, other = seeded(), seeded()
     for made in (one, other):
@@ -178,6 +219,13 @@ def test_data_is_made_once_however_often_its_function_is_written_down() -> None:
     assert first._runner.data is second._runner.data is not other._runner.data
     twice = [hp.Trainer(*built({}), loss_fn, functools.partial(sized, 64, batch=8)) for _ in range(2)]
     assert twice[0]._runner.data is twice[1]._runner.data
+    numbers = [hp.Trainer(*built({}), loss_fn, lambda: hp.Data((X, Y), batch_size=16)) for _ in range(2)]
+    assert numbers[0]._runner.data is numbers[1]._runner.data
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(globals(), "X", X + 1)
+        assert hp.Trainer(*built({}), loss_fn, lambda: hp.Data((X, Y), batch_size=16))._runner.data is not numbers[0]._runner.data
+    with pytest.raises(ConfigurationError, match="and takes no arguments, but got .* functools.partial gives them."):
+        hp.Trainer(*built({}), loss_fn, sized)
     given = points()
     assert hp.Trainer(*built({}), loss_fn, given)._runner.data is hp.Trainer(*built({}), loss_fn, given)._runner.data
 

@@ -27,6 +27,7 @@ class CoroutineTrials(LocalTrials):
         super().__init__(job, live)
         notes = self.notes      # of self, the engine would hold a cycle of all tensors
         self.engine = Engine(lambda kind, text: notes.append(Note(kind, text)), strategy, job.choices)
+        self._noted = False
         self._members: dict[int, dict[ModelRunner, None]] = {}      # of each trial, whom its trainers train
 
     def train_all(self, work: Sequence[tuple[int, int]]) -> list[Reached | Failed]:
@@ -41,6 +42,7 @@ class CoroutineTrials(LocalTrials):
                 self._run(trial, until[trial], answers, waiting)
             while waiting:
                 streams.put()
+                self._discard_dropped()
                 found = self.engine.advance([one.member for one in waiting.values() if one.member is not None])
                 news = self.engine.census.news()
                 if news is not None:
@@ -80,6 +82,8 @@ class CoroutineTrials(LocalTrials):
                     self._members.setdefault(trial, {})[at.member] = None
                     waiting[trial] = at
                     return
+                if trial not in self._members:
+                    self._note_no_call()
                 error, look, at = at.error, at.look, None
                 if error is not None:
                     raise error
@@ -97,6 +101,18 @@ class CoroutineTrials(LocalTrials):
             self._dirty.add(trial)
         answers[trial] = answer
         self._steps[trial] = max(self._steps[trial], answer.step)
+
+    def _note_no_call(self) -> None:
+        if not self._noted:
+            self._noted = True
+            text = f"{self.job.recipe.name}: trained one by one: it called no Trainer.train. hp.Processes() trains its trials side by side."
+            self.notes.append(Note("stack", text))
+
+    def _discard_dropped(self) -> None:
+        for members in self._members.values():
+            for member in [member for member in members if getattr(member, "dropped", False)]:
+                self.engine.discard(member)
+                del members[member]
 
     def _close(self, trial: int) -> None:
         super()._close(trial)

@@ -25,7 +25,6 @@ from ..training.alone import ModelRunner
 from ..training.model import ModelRecipe
 from ..training.replicas import Replicas, failed as failed_in
 from ..training.runner import Look, Runner, State
-from ..training.sighting import makes_trainer
 from ..trial import Failed, Note, Reached, Standing, Trial
 from .base import Job, failed, forget_frames
 from .coroutines import CoroutineTrials
@@ -53,7 +52,7 @@ class Fused(Serial):
     on a CPU, names its slots and "vmap".
 
     Trials share a stack where their models have one architecture; what cannot be stacked is trained one by one, and the study's
-    log says why. ConfigurationError for a trainable of another kind: those need `Processes()` or `Serial()`.
+    log says why. So it does of a trainable of another kind, which calls no hp.Trainer: `Processes()` trains those side by side.
     """
 
     def __init__(self, slots: int | Literal["auto"] = "auto", device: str = "auto", strategy: Strategy = "auto") -> None:
@@ -70,11 +69,6 @@ class Fused(Serial):
         self._notes: list[Note] = []        # of what was chosen before the study began
 
     def prepare(self, job: Job) -> int:
-        if not (isinstance(job.recipe, ModelRecipe) or makes_trainer(job.recipe)):
-            raise ConfigurationError(
-                f"Fused trains a ModelTrainable, or what calls hp.Trainer, but {job.recipe.name} is no such class, and makes no hp.Trainer "
-                "that can be seen in its code. Take executor=hp.Processes() or hp.Serial()."
-            )
         device = device_of(("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device)
         if self.strategy == "graph" and not can_capture(device):
             raise ConfigurationError(

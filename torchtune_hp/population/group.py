@@ -111,7 +111,7 @@ class Group(Endings):
             with autocast(first.member):
                 stack.look(self._calls.training(first.member, stack.model), train, batches.in_dims, keys, own)
                 try:
-                    for part in first.data.val.values() if not self.reads.validates_alone else ():
+                    for part in first.data.val.values() if first.measures and not self.reads.validates_alone else ():
                         batch, _ = next(iter(part.batches(first.data.batch_size)))
                         stack.evaluate(self._calls.validation(first.member, stack.model), batch, None, keys, own)
                 except OUT_OF_MEMORY:

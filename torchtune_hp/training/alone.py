@@ -29,7 +29,7 @@ from .data import Loaded
 from .drain import Tree
 from .evaluation import Weighted, autocast, evaluate, is_scalar, joined, means
 from .feed import Plan
-from .hooks import ModelTrainable, begin, check, driven, own_end, schedulers
+from .hooks import OF_ITSELF, ModelTrainable, begin, check, driven, own_end, schedulers
 from .moving import HOST, move
 from .reported import Cleaner
 from .runner import Look, Place
@@ -50,8 +50,9 @@ class ModelRunner:
         state: Mapping[str, Any] | None = None,
         step: int = 0,
         session: Session | None = None,
+        owner: Any = OF_ITSELF,
     ) -> None:
-        """`session`: of the trial whose code holds it; None: it is a trial itself."""
+        """`session`: of the trial whose code holds it; None: it is a trial itself. `owner`: as of `begin`."""
         self.step = step
         self.updates = 0
         self._end, self._ended = own_end(cls), False
@@ -63,7 +64,7 @@ class ModelRunner:
         self._session = Session(trial, place) if session is None else session
         try:
             with self._session:
-                self.member = begin(cls, keywords, trial, place, data)
+                self.member = begin(cls, keywords, trial, place, data, owner)
             if data.val and cls.validation_step is ModelTrainable.validation_step:
                 raise ConfigurationError(f"{cls.__name__}.validation_step must be written, for data() gives a validation set.")
             if isinstance(data.train, Stream) and self.member.batch_size is not None:
@@ -78,6 +79,9 @@ class ModelRunner:
         except BaseException:
             self.close()
             raise
+
+    measures = True
+    """Whether there is a validation_step."""
 
     @property
     def shown(self) -> bool:

@@ -78,6 +78,7 @@ class Data:
         if problems:
             raise ConfigurationError("\n".join(problems))
         self.batch_size, self.order, self.drop_last, self.val_fraction = batch_size, order, drop_last, val_fraction
+        self.made: dict[torch.device, Any] = {}     # for trainers, on each device
         self.train = source(train, "train")
         like = self.train.tree if isinstance(self.train, Table) else None
         self.val = sets(val, "val", like)

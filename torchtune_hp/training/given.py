@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from ..errors import ConfigurationError
 from ..trial import Trial
 from .alone import ModelRunner
 from .context import Session
 from .data import Loaded
 from .drain import Tree
-from .hooks import ModelTrainable
+from .hooks import ModelTrainable, check
 from .marks import Marks
 from .runner import Look, Place
 
@@ -61,15 +62,21 @@ class GivenRunner(ModelRunner):
 
     shown = True
 
-    def __init__(self, given: Mapping[str, Any], name: str, trial: Trial, place: Place, data: Loaded, session: Session) -> None:
+    def __init__(
+        self, given: Mapping[str, Any], name: str, trial: Trial, place: Place, data: Loaded, session: Session, owner: Any
+    ) -> None:
+        """`owner`: whose the model is, as of `begin`."""
         self._goes: Literal["epoch"] | int = "epoch"
         self._last_of_call = True
         self._calls, self._expected = 0, 1      # since the last validation that was asked for; before that one
         self.measures = given["metrics"] is not None
+        self._moved = self._apart = False       # as it was when the call began; and trained by itself since its last iteration with others
+        self.dropped = False                    # nobody holds its trainer any more
         self.trained: dict[str, float] = {}
         self._found: dict[str, float] | None = None
         self._follows = False                   # whether ReduceLROnPlateau has not heard of this iteration yet
-        super().__init__(class_of(name, given["metrics_end"] is not None), {"given": given}, trial, place, data, session=session)
+        cls = class_of(name, given["metrics_end"] is not None)
+        super().__init__(cls, {"given": given}, trial, place, data, session=session, owner=owner)
         self._marks = Marks(self.member)
 
     @property
@@ -77,26 +84,39 @@ class GivenRunner(ModelRunner):
         return self._goes
 
     def begins(self, iteration: Literal["epoch"] | int, last: bool) -> None:
-        """The next iteration is this one. `last`: of a call."""
+        """The next iteration is this one. `last`: of a call. ConfigurationError where its model and optimizer do not fit any more."""
         self._goes, self._last_of_call = iteration, last
         self._calls += last
+        self._moved = self._marks.moved()
+        if self._moved:
+            check(self.member)
 
     def validates(self, number: int) -> bool:
         return self.measures and self._last_of_call and self._calls == self._expected and bool(self.data.val)
 
     def touched(self) -> bool:
-        return self._marks.moved()
+        return self._moved or self._apart
+
+    def advance(self) -> Look:
+        self._apart = True
+        return super().advance()
+
+    def looked(self, metrics: dict[str, float], validated: dict[str, float] | None) -> Look:
+        self._apart = False
+        return super().looked(metrics, validated)
 
     def _look(self, number: int, metrics: dict[str, float], validated: dict[str, float] | None) -> Look:
         self.trained = {**metrics, "lr": float(self.member.optimizer.param_groups[0]["lr"])}
         self._found, self._follows = validated, True
         self.step = number
+        for parameter in self.member.model.parameters():
+            parameter.grad = None
         self._marks.renew()
         return Look(number, self.trained)
 
     def validated(self) -> dict[str, float]:
         """The metrics of the validation sets with the weights as they are."""
-        if self._found is None or self.touched():
+        if self._found is None or self._marks.moved():
             self._found = self.evaluate()
         if self._calls:
             self._expected, self._calls = self._calls, 0
@@ -107,5 +127,7 @@ class GivenRunner(ModelRunner):
         return dict(found)
 
     def stand(self, state: Mapping[str, Any]) -> None:
+        if not isinstance(state, Mapping) or "initial" not in state:
+            raise ConfigurationError("Trainer.load_state_dict: must be given what a trainer's state_dict() gave, but got something else.")
         super().stand(state)
         self.step, self._found, self._follows = int(state["step"]), None, False

@@ -157,8 +157,14 @@ class Here:
     hparams: Hparams
 
 
-def begin(cls: type[ModelTrainable], keywords: Mapping[str, Any], trial: Trial, place: Place, data: Loaded) -> ModelTrainable:
-    """A member: made, set up under the trial's seed, checked, and moved to the device."""
+OF_ITSELF = object()
+
+
+def begin(
+    cls: type[ModelTrainable], keywords: Mapping[str, Any], trial: Trial, place: Place, data: Loaded, owner: Any = OF_ITSELF
+) -> ModelTrainable:
+    """A member: made, set up under the trial's seed, checked, and moved to the device. `owner`: (id, seed) of the trial that alone may
+    have what it writes, by default this one; None: nobody asks."""
     device = torch.device(place.device)
     member = cls()
     config = trial.config
@@ -169,7 +175,8 @@ def begin(cls: type[ModelTrainable], keywords: Mapping[str, Any], trial: Trial, 
     with seeded(derive(trial.seed, "setup")):
         member.setup(own_config(config), **keywords)
     check(member)
-    _no_tensor_of_another(member, trial)
+    if owner is not None:
+        _no_tensor_of_another(member, (trial.id, trial.seed) if owner is OF_ITSELF else owner)
     move(member.model, member.optimizer, device)
     return member
 
@@ -178,10 +185,10 @@ _owners: Any = WeakTensorKeyDictionary()
 """Of each tensor that a trial writes, the (id, seed) of the trial."""
 
 
-def _no_tensor_of_another(member: ModelTrainable, trial: Trial) -> None:
+def _no_tensor_of_another(member: ModelTrainable, its: tuple[int, int]) -> None:
     for name, tensor in written(member.model, member.optimizer):
-        owner = _owners.setdefault(tensor, (trial.id, trial.seed))
-        if owner != (trial.id, trial.seed):
+        owner = _owners.setdefault(tensor, its)
+        if owner != its:
             raise ConfigurationError(
                 f"{type(member).__name__}.model: each trial must have the tensors that its training writes for itself, but {name} is also "
                 f"trial {owner[0]}'s. Make it in setup, or copy.deepcopy it there. What all have in common must be frozen "

@@ -6,6 +6,7 @@ closes over, for one that stands in a train function is another object in each t
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -97,36 +98,48 @@ def made_of(cls: type, keywords: Mapping[str, Any], device: torch.device) -> Mad
 
 _DATA = "hp.Trainer: data must be an hp.Data, or a function that returns one"
 _given: WeakKeyDictionary[Any, dict[Any, Made]] = WeakKeyDictionary()
+_AT_ONCE = 8
+"""Data sets that are held of one function, which may be called with others again and again; the oldest goes."""
 
 
 def given_data(given: Any, device: torch.device, name: str) -> Loaded:
     """An hp.Data, or what a function without arguments gives as one, on the device. ConfigurationError where it is none."""
+    if isinstance(given, Data):
+        return given.made.setdefault(device, Made(name, {"": given}, device)).whole("")  # type: ignore[no-any-return]
     holder, key = _known_by(given)
+    _called_without(given)
     with _making:
         known = _given.setdefault(holder, {})
         if (key, device) not in known:
-            if isinstance(given, Data):
-                data = given
-            else:
-                with seeded(derive(SHARED, "data")):
-                    data = given()
+            with seeded(derive(SHARED, "data")):
+                data = given()
             if not isinstance(data, Data):
                 raise ConfigurationError(f"{_DATA}, but gave a {type(data).__name__}.")
+            while len(known) >= _AT_ONCE:
+                del known[next(iter(known))]
             known[key, device] = Made(name, {"": data}, device)
         return known[key, device].whole("")
 
 
+def _called_without(given: Any) -> None:
+    try:
+        inspect.signature(given).bind()
+    except TypeError:
+        raise ConfigurationError(f"{_DATA} and takes no arguments, but got {given!r:.70}. functools.partial gives them.") from None
+    except ValueError:      # nobody knows its signature
+        pass
+
+
 def _known_by(given: Any) -> tuple[Any, Any]:
     """(what the data goes with, and what is told apart in it)"""
-    if isinstance(given, Data):
-        return given, None
     if isinstance(given, partial):
         holder, key = _known_by(given.func)
         return holder, (key, *map(_part, given.args), *((name, _part(value)) for name, value in sorted(given.keywords.items())))
     if isinstance(given, FunctionType):
         cells = [cell.cell_contents for cell in given.__closure__ or ()]
         defaults = [*(given.__defaults__ or ()), *(given.__kwdefaults__ or {}).values()]
-        return given.__code__, tuple([_part(value, whole=False) for value in (*cells, *defaults)])
+        read = [given.__globals__[name] for name in given.__code__.co_names if name in given.__globals__]
+        return given.__code__, tuple([_part(value, whole=False) for value in (*cells, *defaults, *read)])
     if isinstance(given, MethodType):
         holder, key = _known_by(given.__func__)
         return holder, (key, _part(given.__self__))

@@ -43,15 +43,15 @@ _waiting_for_cuda = False
 
 
 class seeded:
-    """A block under one seed. `reseed` gives the generators another one, without leaving it."""
+    """A block under one seed. `reseed` gives the generators another one, without leaving it. `puts_back`: inside `undisturbed`, too."""
 
-    __slots__ = ("_bits", "_cuda", "_own", "_python", "_restores", "_seed", "_torch")
+    __slots__ = ("_bits", "_cuda", "_own", "_puts_back", "_python", "_restores", "_seed", "_torch")
 
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
+    def __init__(self, seed: int, puts_back: bool = False) -> None:
+        self._seed, self._puts_back = seed, puts_back
 
     def __enter__(self) -> None:
-        self._restores = not _lent or bool(_active)
+        self._restores = self._puts_back or not _lent or bool(_active)
         if self._restores:
             self._save()
         _active.append(self._seed)

@@ -26,17 +26,17 @@ def makes_trainer(recipe: Recipe) -> bool:
     """Whether a trial of this recipe makes one."""
     recipe = of_one_training(recipe)
     if isinstance(recipe, FunctionRecipe):
-        return _reaches(recipe.function)
-    return isinstance(recipe, TrainableRecipe) and _reaches(recipe.cls)
+        return _reaches(recipe.function, *recipe.keywords.values())
+    return isinstance(recipe, TrainableRecipe) and _reaches(recipe.cls, *recipe.keywords.values())
 
 
-def _reaches(root: Any) -> bool:
+def _reaches(*roots: Any) -> bool:
     from .trainer import Trainer
 
-    waiting, seen = deque([root]), set[int]()       # the nearest first
+    waiting, seen = deque(roots), set[int]()       # the nearest first
     while waiting and len(seen) < _DEEP:
         thing = waiting.popleft()
-        if thing is Trainer:
+        if thing is Trainer or (isinstance(thing, type) and issubclass(thing, Trainer)):
             return True
         if id(thing) in seen:
             continue
@@ -70,7 +70,12 @@ def _named(function: FunctionType) -> Iterator[Any]:
             yield cell.cell_contents
         except ValueError:      # not filled yet
             pass
+    yield from function.__defaults__ or ()
     names = set(_names(function.__code__))
+    if "Trainer" in names and "torchtune_hp" in names:      # imported in it
+        from .trainer import Trainer
+
+        yield Trainer
     for name in names:
         value = function.__globals__.get(name)
         yield value

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..errors import ConfigurationError
+from ..parts import as_int
 from ..seeds import derive
 from ..trial import Trial
 from .context import Nobody, Session, current as session_of
@@ -39,7 +41,8 @@ from .runner import Place
 
 
 class Trainer:
-    """Trains `model` with `optimizer`; both go on being the caller's own, and are what they were trained to after every call.
+    """Trains `model` with `optimizer`; both go on being the caller's own, and are what they were trained to after every call: the model in
+    training mode after `train`, in eval mode after `evaluate` and `test`.
 
     loss_fn(model, batch): the loss of a batch, a 0-dim tensor, or (loss, {name: number}), whose means are returned as "train_<name>".
     It must use the model that it is given. metrics(model, batch): a dict, as `ModelTrainable.validation_step` returns one; metrics_end:
@@ -83,7 +86,8 @@ class Trainer:
             raise ConfigurationError("\n".join(f"hp.Trainer: {problem}" for problem in problems))
         session = session_of()
         name = session.name if session is not None else "Trainer"
-        trial, place, session = _of_nobody(model) if session is None else _of(session)
+        owner = None if session is None else (session.trial.id, session.trial.seed)
+        trial, place, self._session = _of_nobody(model) if session is None else _of(session)
         if config is not None:
             trial = Trial(trial.id, trial.x, config, trial.seed)
         given: dict[str, Any] = {
@@ -94,7 +98,8 @@ class Trainer:
         }  # fmt: skip
         with _worded():
             loaded = given_data(data, torch.device(place.device), name)
-            self._runner = GivenRunner(given, name, trial, place, loaded, session)
+            self._runner = GivenRunner(given, name, trial, place, loaded, self._session, owner)
+        weakref.finalize(self, _drop, self._runner).atexit = False
 
     @property
     def model(self) -> nn.Module:
@@ -110,21 +115,28 @@ class Trainer:
 
         DivergedError where the loss is not finite; ConfigurationError where a function gives what it may not.
         """
+        epochs, updates = as_int(epochs), as_int(updates)
         wrong = [f"{name}: `{name} >= 1` must hold for a whole number, but got {value!r}."
                  for name, value in (("epochs", epochs), ("updates", updates)) if value is not None and not is_count(value)]
         if epochs is not None and updates is not None:
             wrong.append(f"only one of epochs and updates may be given, but got {epochs!r} and {updates!r}.")
         if wrong:
             raise ConfigurationError("\n".join(f"Trainer.train: {each}" for each in wrong))
+        self._is_here("train")
+        if any(map(torch.is_autocast_enabled, ("cpu", self._runner.member.device.type))):
+            raise ConfigurationError('Trainer.train: it is called under torch.autocast. hp.Trainer(precision="bf16") does it itself.')
+        if not torch.is_grad_enabled():
+            raise ConfigurationError("Trainer.train: it is called where torch computes no gradients, in no_grad say. Call it outside.")
         times = 1 if epochs is None else epochs
         for k in range(times):
-            self._runner.begins("epoch" if updates is None else updates, last=k == times - 1)
             coroutine = current()
             with _worded():
+                self._runner.begins("epoch" if updates is None else updates, last=k == times - 1)
                 if coroutine is None:
                     self._runner.advance()
                 else:
                     coroutine.advance(self._runner)
+        self.model.train()
         return dict(self._runner.trained)
 
     def evaluate(self) -> dict[str, float]:
@@ -135,13 +147,17 @@ class Trainer:
             raise ConfigurationError("Trainer.evaluate: there is no validation set. Give one: hp.Data(..., val=(x, y)).")
         self._must_measure("evaluate")
         with _worded():
-            return self._runner.validated()
+            found = self._runner.validated()
+        self.model.eval()
+        return found
 
     def test(self) -> dict[str, float]:
         """The metrics of the test sets."""
         self._must_measure("test")
         with _worded():
-            return self._runner.test()
+            found = self._runner.test()
+        self.model.eval()
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of all that training goes on from: model, optimizer, schedulers, place in the data. For `hp.report(..., checkpoint=)`."""
@@ -151,7 +167,15 @@ class Trainer:
         """Stands where `state` was made, by a trainer that was given the same."""
         self._runner.stand(state)
 
+    def _is_here(self, call: str) -> None:
+        """One trial's trainer is no other's: what it trains would go from one to the next."""
+        session = session_of()
+        if session is not (None if isinstance(self._session, Nobody) else self._session):
+            made, used = map(_where, (self._session, session))
+            raise ConfigurationError(f"Trainer.{call}: it was made {made}, but is called {used}. Each trial makes its own.")
+
     def _must_measure(self, call: str) -> None:
+        self._is_here(call)
         if not self._runner.measures:
             raise ConfigurationError(f"Trainer.{call}: there is nothing to measure. Give hp.Trainer metrics=, called as (model, batch).")
 
@@ -171,6 +195,14 @@ def _of_nobody(model: nn.Module) -> tuple[Trial, Place, Session]:
     seed = int(torch.randint(2**62, ()))
     tensor = next(iter(model.parameters()), None)
     return Trial(0, (), {}, seed), Place(device="cpu" if tensor is None else str(tensor.device)), Nobody()
+
+
+def _where(session: Session | None) -> str:
+    return "outside of a study" if session is None or isinstance(session, Nobody) else f"in trial {session.trial.id}"
+
+
+def _drop(runner: GivenRunner) -> None:
+    runner.dropped = True
 
 
 def _takes_three(function: Any) -> bool:
