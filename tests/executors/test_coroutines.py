@@ -285,6 +285,19 @@ def test_what_data_and_hooks_do_to_a_model_between_calls_counts() -> None:
     assert not same(train).errors
 
 
+def test_what_no_row_holds_is_trained_one_by_one() -> None:
+    def train(config: Any) -> None:
+        made = trainer(config)
+        for epoch in range(4):
+            made.train()
+            if epoch == 1 and config["n"] == 1:
+                made.optimizer.state.pop(made.model[0].weight)
+            hp.report(made.evaluate())
+
+    results = same(train, scheduler=hp.FullRuns(max_t=4))
+    assert not results.errors and any("must have made the same steps" in text for text in results.stacks)
+
+
 def test_a_thread_of_the_function_s_own_may_train_too() -> None:
     def train(config: Any) -> None:
         made = trainer(config)

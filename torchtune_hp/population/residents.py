@@ -95,10 +95,15 @@ class Residents:
             group.settle(runner)
 
     def reread(self, runner: ModelRunner) -> None:
-        """Its row is what its own module and optimizer were made from outside."""
+        """Its row is what its own module and optimizer were made from outside; where no row can hold that, it leaves its stack."""
         for group in self._groups.values():
             if runner in group.present:
-                group.reread(runner)
+                try:
+                    group.reread(runner)
+                except OUT_OF_MEMORY:
+                    raise
+                except Exception:       # why is said where it would join one again
+                    group.leave(runner)
 
     def only(self, runners: Sequence[ModelRunner]) -> None:
         """They are on the device; nobody else, if it is tight."""
