@@ -34,9 +34,10 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     yield load
     for name in (
-        "cifar10", "cifar10_tasks", "common", "early_stopping", "fused_costs", "networks", "overhead", "pairing", "pairing_digits", "scale",
-        "scale_pace", "study_vs_peers", "suggest_fit", "suggest_latency", "suggest_objectives", "suggest_objectives_tasks", "suggest_ours",
-        "suggest_peers", "suggest_quality", "suggest_tasks", "warm_start",
+        "cifar10", "cifar10_tasks", "common", "early_stopping", "frozen", "fused_costs", "fused_training_spaces", "networks", "overhead",
+        "pairing", "pairing_digits", "scale", "scale_pace", "spaces", "study_vs_peers", "suggest_fit", "suggest_latency",
+        "suggest_objectives", "suggest_objectives_tasks", "suggest_ours", "suggest_peers", "suggest_quality", "suggest_tasks", "trainer",
+        "warm_start",
     ):  # fmt: skip
         sys.modules.pop(name, None)
 
@@ -81,6 +82,29 @@ def test_a_study_is_the_same_work_for_everyone(benchmark: Any) -> None:
         found = module.ours(how, 4, 0)
         assert found["trials"] == 4 and 4 <= found["epochs"] <= 4 * module.EPOCHS and 0.1 < found["accuracy"] <= 1.0
     assert len(list(module.epochs_of({"lr": 1e-3, "wd": 0.0, "dropout": 0.1, "beta1": 0.9}, *module.digits()))) == module.EPOCHS
+
+
+def test_a_loop_of_ones_own_is_timed_against_a_class_that_reports_the_same(benchmark: Any) -> None:
+    module = benchmark("trainer")
+    looks = [module.study(trainable, "vmap", 4)[1] for trainable in (module.Digits, module.train)]
+    assert looks[0] == looks[1] and len(looks[0]) >= 4
+
+
+def test_whole_spaces_are_trained_the_same_in_every_way(benchmark: Any) -> None:
+    module = benchmark("spaces")
+    name, space, build = next(each for each in module.spaces() if each[0] == "one width")
+    found = module.measured(name, space, build, 6, 1)
+    assert found["updates"] == 6 * 20 and found["memory"]["equal shapes"] == 1.0
+    assert set(found["seconds"]) == set(module.WAYS)
+
+
+def test_a_frozen_backbone_is_measured_in_a_process_of_its_own(benchmark: Any, monkeypatch: Any) -> None:
+    module = benchmark("frozen")
+    monkeypatch.setattr(module, "LAYERS", 1)
+    monkeypatch.setattr(module.Path, "write_text", lambda self, text: None)      # this process's own peak stays,
+    monkeypatch.setattr(module.torch, "set_num_threads", lambda number: None)    # and so do its threads
+    found = module.case("LoRA", 3, "one stack")
+    assert found["own_MB"] == 4 * 4 * module.WIDTH * module.RANK / 1e6 and found["seconds"] > 0
 
 
 def test_fused_costs_leaves_the_methods_that_it_times_as_they_were(benchmark: Any, tmp_path: Path, monkeypatch: Any) -> None:
