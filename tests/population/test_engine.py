@@ -707,3 +707,13 @@ class Always(Toy):
 def test_an_error_of_all_is_everyone_s() -> None:
     fused, _, _ = together(Always, n=1)
     assert all(isinstance(curve[0], KeyError) for curve in fused)
+
+
+class Twice(Toy):
+    def training_step(self, model: nn.Module, batch: Any) -> Any:
+        return super().training_step(model, batch), {"loss": 1.0}
+
+
+def test_a_number_beside_the_loss_cannot_take_its_name() -> None:
+    fused, _, _ = together(Twice, n=1)
+    assert all("'loss' beside the loss would be reported as 'train_loss'" in str(curve[0]) for curve in fused)

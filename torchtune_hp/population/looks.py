@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import TorchtuneError
-from ..training.alone import ModelRunner, finite_mean
+from ..errors import ConfigurationError, TorchtuneError
+from ..training.alone import TAKEN, ModelRunner, finite_mean
 from ..training.evaluation import autocast, means
 from .batches import of_sets, seen_by
 from .calls import Calls, check_validation, compared
@@ -27,6 +27,8 @@ Batches = dict[str, list[tuple[dict[str, Any], int]]]
 def trained(runners: Sequence[ModelRunner], losses: Tensor, extras: list[dict[str, Tensor]], weights: list[int]) -> list[Metrics]:
     """`losses`: (batches, k) float64; of a member whose are not finite, the error that it would raise alone."""
     held = {f"train_{name}": torch.stack([extra[name] for extra in extras]).cpu().double().T.tolist() for name in extras[0]}
+    if "train_loss" in held:
+        return [ConfigurationError(TAKEN) for _ in runners]
     own, weight = losses.T.contiguous(), torch.tensor(weights, dtype=torch.float64)
     whole, finite = ((own * weight).sum(1) / weight.sum()).tolist(), own.isfinite().all(1).tolist()
     found: list[Metrics] = []

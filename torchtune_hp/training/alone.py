@@ -36,6 +36,8 @@ from .runner import Look, Place
 from .seeding import seeded
 from .stream import Stream
 
+TAKEN = "training_step: 'loss' beside the loss would be reported as 'train_loss', which is the loss. Name it otherwise."
+
 
 class ModelRunner:
     """A live trial of a ModelTrainable; the laws are Runner's."""
@@ -304,6 +306,8 @@ def _loss(found: Any, n: int, extras: Weighted) -> Tensor:
     if isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Mapping):
         loss = found[0]
         for key, value in found[1].items():
+            if key == "loss":
+                raise ConfigurationError(TAKEN)
             if not is_scalar(value):
                 raise ConfigurationError(f"training_step: {key!r} must be a number or 0-dim tensor, not {value!r:.50}. Take its mean().")
             extras.setdefault(f"train_{key}", []).append((value, n))
