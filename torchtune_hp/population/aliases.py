@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .signature import HOOKS, REGISTRIES, is_torch_s
+from .signature import HOOKS, REGISTRIES, closed_over, is_torch_s
 
 
 def held_twice(model: nn.Module) -> str | None:
@@ -47,7 +47,7 @@ def within(value: Any, own: Mapping[int, str], above: tuple[Any, ...] = ()) -> s
     if not isinstance(value, _HOLDERS) or any(value is other for other in above):
         return None
     if isinstance(value, FunctionType):
-        parts: Any = [value.__defaults__, value.__kwdefaults__, *_closed_over(value)]
+        parts: Any = [value.__defaults__, value.__kwdefaults__, *closed_over(value)]
     else:
         parts = value.values() if isinstance(value, Mapping) else value
     found = (within(part, own, (*above, value)) for part in parts if isinstance(part, _HELD))
@@ -68,11 +68,3 @@ def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
         elif plain and isinstance(value, _HELD) and name not in REGISTRIES and "_hooks" not in name:
             if not (isinstance(module, nn.RNNBase) and name == "_flat_weights"):
                 yield name, value
-
-
-def _closed_over(function: FunctionType) -> Iterator[Any]:
-    for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:      # not filled yet
-            pass

@@ -22,7 +22,8 @@ from ..training.hooks import driven
 from ..training.runner import Look
 from . import looks
 from .batches import Batches, Place
-from .calls import Calls, Own, alone, compared
+from .belongings import Changed, UsedUp, Written
+from .calls import Calls, Own, alone, compared, untouched
 from .check import Differs, FirstStep, Idle
 from .endings import Endings
 from .foreign import Draws
@@ -69,18 +70,20 @@ class Group(Endings):
         """
         stack = self._watched(runners, attributes)
         if not self._warm:
-            tried = self._tried(stack)
+            error = self._tried(stack)
             stack.give_each_what_is_written()
-            if tried is None and self._differ():
+            if isinstance(error, (Changed, UsedUp)) and not isinstance(error, Written):
+                raise Refused(str(error)) from error
+            if error is None and self._differ():
                 raise Apart
         try:
-            self._widths.check(stack, self.runners)
+            self._compare_widths(stack)
             trained, validated = self._attempt(stack)
         except Idle as idle:
             self.begin_without(idle.names)
             stack = self._watched(runners, attributes)
             self._tried(stack)      # another copy of the model: what it fills at its first call is filled
-            self._widths.check(stack, self.runners)
+            self._compare_widths(stack)
             trained, validated = self._attempt(stack)
         self.proven = self.proven or stack.checked
         if self.reads.validates_alone or any(runner.hooked or runner.concludes for runner in self.runners):
@@ -105,6 +108,7 @@ class Group(Endings):
         before = stack.snapshot(), [Place(runner) for runner in self.runners], set(self.stale)
         own, first = self._own(), self.runners[0]
         try:
+            self._calls.begin(first.member, stack.model, True)
             batches = Batches(self.runners)
             train, _ = batches.update(0)[0]
             keys = keys_of([runner.base for runner in self.runners], [runner.updates for runner in self.runners], first.member.device)
@@ -119,14 +123,26 @@ class Group(Endings):
                 except Exception as error:
                     if self.reads.lifted:       # it may be for the tensors in the place of what is lifted
                         raise
-                    self.reads.validates_alone = line_of(error)
+                    self.reads.validates_alone = line_of(self._calls.changed() or error)
             return None
         except OUT_OF_MEMORY:
             raise
         except (Exception, SystemExit) as error:
-            return error
+            return self._calls.changed() or error
         finally:
+            self._calls.put_back()
             self._put_back(stack, *before)
+
+    def _compare_widths(self, stack: Stack) -> None:
+        if not stack.outside or self._widths.known(self.runners):
+            return
+        try:
+            self._calls.begin(self.runners[0].member, stack.model, not self._forgetful)
+            self._widths.check(stack, self.runners)
+        except UsedUp as error:
+            raise Refused(str(error)) from error
+        finally:
+            self._calls.put_back()
 
     def _watched(self, runners: Sequence[ModelRunner], attributes: Sequence[dict[Read, Hashable]]) -> Stack:
         """Their stack, whose model writes down what it reads of that in which they differ."""
@@ -154,10 +170,12 @@ class Group(Endings):
         before = stack.snapshot(), [Place(runner) for runner in self.runners], set(self.stale)
         known = None if self._forgetful else memories(stack.model)
         try:
+            self._calls.begin(self.runners[0].member, stack.model, not self._forgetful)
             batches = Batches(self.runners)
             schedules.begin([runner.turns(plan.passes) for runner, plan in zip(self.runners, batches.plans)])
             trained = self._train(stack, batches, schedules)
             schedules.finish()
+            self._calls.unchanged()
             validated = self._validate(stack, trained)
             if self._differ():
                 raise Apart
@@ -170,10 +188,16 @@ class Group(Endings):
             schedules.commit()
             return trained, validated
         except (Exception, SystemExit) as error:
+            change = self._calls.changed()
+            self._calls.put_back()
             schedules.put_back()
             self._put_back(stack, *before)
             if isinstance(error, (Apart, Refused, Idle, CompilerFailed, JournalError)):
                 raise
+            if isinstance(change or error, (Changed, UsedUp)) and not isinstance(error, OUT_OF_MEMORY):     # whatever came of it
+                if isinstance(change or error, Written) and self._differ():
+                    raise Apart from error
+                raise Refused(str(change or error)) from error
             if isinstance(error, Differs) and self._differ():
                 raise Apart from error
             if isinstance(error, Differs):
@@ -227,7 +251,8 @@ class Group(Endings):
             taken = batches.update(update)
             if self.speeds is not None and self.speeds.alone is None and self.speeds.chosen(len(runners)) is None:
                 _undrawn(drawn)
-                self.speeds.alone = time_alone(first, partial(batches.of_row, 0, taken[0][0])) * len(taken)
+                single = partial(time_alone, first, partial(batches.of_row, 0, taken[0][0]))
+                self.speeds.alone = untouched(member, single) * len(taken)
                 drawn, began = Draws(), time.perf_counter()
             samples, gradients, micros = sum(n for _, n in taken), None, len(taken)
             if micros not in first_keys:
@@ -286,13 +311,15 @@ class Group(Endings):
             found = looks.validated(stack, self.runners, due, self._calls, checked)
             if drawn.moved():
                 raise RuntimeError("validation_step draws from random or numpy, which is one number for all")
+            self._calls.unchanged()
         except (Idle, CompilerFailed, JournalError, Differs, *OUT_OF_MEMORY):
             raise
         except Exception as error:
             if not checked or self._differ():       # it may be for the tensors in the place of what is lifted or differs
                 raise
             stack.buffers.update(before)
-            self.reads.validates_alone = line_of(error)
+            self.reads.validates_alone = line_of(self._calls.changed() or error)
+            self._calls.put_back()
             return {}
         self._validated = True
         return {self.runners[row]: batches for row, batches in found.items()}

@@ -14,15 +14,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from .signature import REGISTRIES, Same, is_torch_s
+from .belongings import attributes
+from .signature import REGISTRIES, Same, closed_over, is_torch_s
 
 Memories = dict[tuple[str, str], Any]
+
+MANY = 10_000
+"""Objects whose attributes are looked at, of those that modules hold."""
 
 
 def memories(model: nn.Module) -> Memories:
@@ -111,7 +116,10 @@ def _told(value: Any, seen: set[int]) -> Any:
         return frozenset(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _told(getattr(value, field.name, None), seen) for field in dataclasses.fields(value)}
-    return Same(value)
+    if isinstance(value, FunctionType) and (value.__closure__ or vars(value)):
+        return {**{f"cell {n}": _told(part, seen) for n, part in enumerate(closed_over(value))}, **_told(vars(value), seen)}
+    inner = attributes(value) if len(seen) < MANY else None
+    return Same(value) if not inner else {name: _told(part, seen) for name, part in inner.items()}
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -181,13 +181,22 @@ class _Freezer:
         self._above.append(value)
         try:
             if isinstance(value, FunctionType):
-                cells = tuple(self(cell.cell_contents) for cell in value.__closure__ or ())
+                cells = tuple(map(self, closed_over(value)))
                 return "a function", value.__code__, self(value.__defaults__), self(value.__kwdefaults__), cells
             if isinstance(value, Mapping):
                 return type(value), tuple((key, self(part)) for key, part in value.items())
             return type(value), (frozenset if isinstance(value, (set, frozenset)) else tuple)(map(self, value))
         finally:
             self._above.pop()
+
+
+def closed_over(function: FunctionType) -> Iterator[Any]:
+    """What its closure holds; what is not filled yet holds nothing."""
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:
+            pass
 
 
 def frozen(value: Any) -> Hashable:
@@ -201,7 +210,7 @@ def placed(value: Any) -> Hashable:
 
 
 def _content(tensor: Tensor) -> Hashable:
-    if tensor.layout != torch.strided or tensor.device.type == "meta":
+    if tensor.layout != torch.strided or tensor.device.type == "meta" or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         return Same(tensor)
     data = tensor.detach().cpu().contiguous().reshape(-1)
     digest = hashlib.blake2b(data.view(torch.uint8).numpy().tobytes()).digest() if data.numel() else b""

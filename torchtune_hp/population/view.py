@@ -8,7 +8,8 @@ would silently be every member's. So they are called on a view of the first memb
     config       as a mapping that writes down which keys are read
 
 and writes down every other attribute that is read (reads.py), be it there or not; one that is lifted is a tensor with each member's
-own value. What is written raises `Written`, and so does a list or dict that is filled: there is one `self`, and there are many members.
+own value. What is written raises `Written`; what is changed in what self holds is seen by who called (belongings.py): there is one `self`,
+and there are many members.
 What is one member's alone and cannot be written down (`optimizer`, `lr_scheduler`, `__dict__`) raises `Hidden`, and what holds parameters
 of its model (`self.decayed = list(self.model.parameters())`) raises `Held`.
 
@@ -30,20 +31,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from .aliases import named, said, within
-from .containers import CONTAINERS, as_before, copied
+from .belongings import Belongings, Written
 from .reads import Read
 
 _WORDS = frozenset({"_here", "batch_size", "accumulate"})
 """What belongs to the engine, and members of a stack agree in it."""
 
 _HIDDEN = frozenset({"optimizer", "lr_scheduler", "__dict__"})
-
-
-class Written(Exception):
-    """A hook wrote to self."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"a hook that runs once for many trials writes self.{name}. on_iteration_end may write it")
 
 
 class Hidden(Exception):
@@ -78,21 +72,12 @@ class Sight:
         return self.lifted.get(read, value)
 
 
-def view_of(member: Any, model: nn.Module, sight: Sight) -> Any:
-    """A stand-in for `member` as `self`, with this model."""
+def view_of(member: Any, model: nn.Module, sight: Sight, held: Belongings) -> Any:
+    """A stand-in for `member` as `self`, with this model. What it hands out is noted in `held`."""
     made: Any = object.__new__(_subclass(_Viewing, type(member)))
-    held = {name: value for name, value in vars(member).items() if isinstance(value, CONTAINERS)}
-    vars(made).update(vars(member) | {name: copied(value) for name, value in held.items()})
-    vars(made)["_view"] = (model, sight, {name: copied(value) for name, value in held.items()})
+    vars(made).update(vars(member))
+    vars(made)["_view"] = (model, sight, held)
     return made
-
-
-def unwritten(view: Any) -> None:
-    """Raises Written where a list, dict or set of a view is not what it was. The member's own are as they were."""
-    own = object.__getattribute__(view, "__dict__")
-    for name, before in own["_view"][2].items():
-        if not as_before(own[name], before):
-            raise Written(name)
 
 
 @contextmanager
@@ -147,7 +132,7 @@ class _Viewing:
             raise Hidden(name)
         if view is None or name.startswith("__"):
             return object.__getattribute__(self, name)
-        model, sight, _ = view
+        model, sight, held = view
         cls: Any = type(self)
         if name == "model":
             return model
@@ -162,6 +147,8 @@ class _Viewing:
         except AttributeError:
             sight.seen.add(("self", name))      # another member may have it
             raise
+        if (place := f"self.{name}") not in held.names:
+            held.note(place, value)
         if name not in sight.looked:
             found = within(value, named(object.__getattribute__(self, "model")))
             if found is not None:
@@ -170,10 +157,10 @@ class _Viewing:
         return sight.read(("self", name), value)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise Written(name)
+        raise Written(f"self.{name}")
 
     def __delattr__(self, name: str) -> None:
-        raise Written(name)
+        raise Written(f"self.{name}")
 
 
 @cache

@@ -32,7 +32,7 @@ class Widths:
 
         `runners`: a list that never changes. Raises Mixes, and Apart where the hooks read what differs between them.
         """
-        if not stack.outside or self._blind_to is runners:
+        if not stack.outside or self.known(runners):
             return
         new: dict[Hashable, ModelRunner] = {}
         for runner in runners:
@@ -55,6 +55,10 @@ class Widths:
                 return
             raise Mixes(line_of(error)) from error
         self._blind.update(widths for widths, sure in zip(new, conclusive) if sure)
+
+    def known(self, runners: Sequence[ModelRunner]) -> bool:
+        """Whether all of these were compared."""
+        return self._blind_to is runners
 
     def _raises(self, runner: ModelRunner, idle: Sequence[str]) -> bool:
         """Whether its hooks raise in a stack of its own widths, too."""
