@@ -23,7 +23,8 @@ from ..population.layout import trained
 from ..population.randomness import own_randomness
 from ..seeds import derive
 from ..trial import Trial
-from .carried import carry, hyper, load
+from .beside import Beside
+from .carried import built, carry, check_built, hyper, load
 from .context import Session
 from .data import Loaded
 from .drain import Tree
@@ -41,6 +42,8 @@ TAKEN = "training_step: 'loss' beside the loss would be reported as 'train_loss'
 
 class ModelRunner:
     """A live trial of a ModelTrainable; the laws are Runner's."""
+
+    set_up = True       # setup makes its model, so that what it is made of must be what setup makes
 
     def __init__(
         self,
@@ -73,7 +76,11 @@ class ModelRunner:
                 raise ConfigurationError(f"{cls.__name__}.batch_size: a DataLoader has its own, but setup set {self.member.batch_size}.")
             self.feed = data.feed(trial.seed, place.seed)
             self.feed.updates(self._size(), self.member.accumulate)
-            self._initial = hyper(self.member)
+            self._initial, self._built = hyper(self.member), built(self.member.model)
+            self._beside = Beside(self.member)
+            self._lost: dict[str, str] = {}         # what cannot be saved, by name: what it is
+            self._unsaid: list[str] = []
+            self._looked_at = False
             self._validated: dict[str, float] | None = None
             self._lies: torch.device | None = self.member.device
             if state is not None:
@@ -159,6 +166,8 @@ class ModelRunner:
         if self.hooked:
             member.on_iteration_end(metrics)
             check(member)
+            self._look_beside()
+        notes, self._unsaid = (*notes, *self._unsaid), []
         self.step = number
         self._ended = self._end is not None and number >= self._end
         return Look(number, clean, done=self._ended, notes=notes)
@@ -179,14 +188,36 @@ class ModelRunner:
             return evaluate(self.member, self.data.test, self.data.batch_size, seed, base, 0)
 
     def save(self) -> dict[str, Any]:
-        """Tensors, numbers, strings, dicts and lists; copies, on the device."""
+        """Tensors, numbers, strings, dicts and lists; copies, on the device. What is lost of them, the next look says."""
+        if self.set_up:
+            check_built(self._built, built(self.member.model))
         place = {"step": self.step, "updates": self.updates, "epoch": self.feed.epoch, "offset": self.feed.offset}
         validated = None if self._validated is None else dict(self._validated)
-        return {**carry(self.member, self._initial), **place, "validated": validated}
+        beside, lost = self._beside.changed(self.member)
+        self._lose(lost)
+        return {**carry(self.member, self._initial), **place, "validated": validated, "beside": beside}
+
+    def _look_beside(self) -> None:
+        """What a hook changes, it mostly changes the first time."""
+        if not self._looked_at:
+            self._lose(self._beside.changed(self.member)[1])
+        self._looked_at = True
+
+    def _lose(self, lost: Mapping[str, str]) -> None:
+        """What cannot be saved is said once."""
+        self._unsaid += [
+            f"Trial {self._trial.id}: {name} ({what}) cannot be stored, and was changed since setup: what goes on from a checkpoint, and "
+            "best.load(), have it as setup makes it. Keep it in numbers, strings, tensors, lists and dicts of them, or objects and modules "
+            "of a class that setup makes there."
+            for name, what in lost.items() if name not in self._lost
+        ]   # fmt: skip
+        self._lost.update(lost)
 
     def stand(self, state: Mapping[str, Any]) -> None:
         """Puts it where `state` was saved, in the course of the iteration after `step`."""
-        load(self.member, state, self._initial)
+        words = load(self.member, state, self._initial)
+        if "beside" in state:
+            self._beside.put(self.member, state["beside"], words)
         self.updates, self.feed.epoch, self.feed.offset = state["updates"], state["epoch"], state["offset"]
         self._validated = None if state["validated"] is None else dict(state["validated"])
 
@@ -201,7 +232,9 @@ class ModelRunner:
     def _lie(self, device: torch.device) -> None:
         if self._lies != device:
             self._lies = None       # there may be room for half of it only
+            untouched = self._beside.untouched(self.member)
             move(self.member.model, self.member.optimizer, device)
+            self._beside.moved(untouched)
             self._lies = device
 
     def close(self) -> None:
@@ -227,6 +260,8 @@ class ModelRunner:
                 for _ in range(turns):
                     scheduler.step()
         self.updates += done
+        if not self.hooked:
+            self._look_beside()
         values = torch.stack([loss for loss, _ in losses]).cpu().double()
         return {"train_loss": finite_mean(values, [n for _, n in losses], number), **means(extras)}
 

@@ -16,9 +16,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import type_before_parametrizations
 
-from ..errors import UnsafeCheckpointError
+from ..errors import CheckpointError, UnsafeCheckpointError
 from .hooks import ModelTrainable, schedulers
 
 Carried = dict[str, Any]
@@ -38,23 +41,78 @@ def hyper(member: ModelTrainable) -> Carried:
     return made
 
 
-def load(member: ModelTrainable, state: Mapping[str, Any], mine: Carried) -> None:
-    """Puts a member where `state` was saved. The state is copied, never held. `mine`: the member's `hyper` when it had been set up."""
+def load(member: ModelTrainable, state: Mapping[str, Any], mine: Carried) -> Mapping[str, Any]:
+    """Puts a member where `state` was saved -> its words. The state is copied, never held. `mine`: the member's `hyper` when it had been
+    set up. CheckpointError where `setup` makes another model.
+    """
     initial = state["initial"]
-    member.model.load_state_dict(state["model"])
+    _fit(member.model, state["model"])
+    try:
+        member.model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        raise CheckpointError(
+            f"A state is loaded into what setup makes, yet setup makes another model than the checkpoint is of. {text}"
+        ) from error
     current = {"param_groups": state["optimizer"]["param_groups"], **{name: state[name] for name in _rest(member) if name in state}}
     merged = merge(initial, current, mine)
     _regroup(member, merged["groups"], merged["param_groups"])
-    groups = _like(member.optimizer.state_dict()["param_groups"], merged["param_groups"])
+    groups = like(member.optimizer.state_dict()["param_groups"], merged["param_groups"])
     # torch keeps the tensors it is given; the state may be loaded again.
     member.optimizer.load_state_dict({"state": storable(state["optimizer"]["state"], "optimizer"), "param_groups": groups})
     for scheduler, made in zip(schedulers(member), merged["lr_scheduler"], strict=True):
-        scheduler.load_state_dict(_like(scheduler.state_dict(), made))
+        scheduler.load_state_dict(like(scheduler.state_dict(), made))
     for name, value in merged["words"].items():
         if not (hasattr(member, name) and same(getattr(member, name), value)):
             setattr(member, name, value)
     for name, parameter in member.model.named_parameters():
         parameter.requires_grad_(merged["requires_grad"].get(name, parameter.requires_grad))
+    words: Mapping[str, Any] = merged["words"]
+    return words
+
+
+def _fit(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Buffers become as large as training made them: a memory bank grows."""
+    for path, module in model.named_modules():
+        for name, buffer in module._buffers.items():
+            there = state.get(f"{path}.{name}".lstrip("."))
+            if name in module._non_persistent_buffers_set or is_lazy(buffer):
+                continue
+            if there is None:
+                module._buffers[name] = None
+            elif isinstance(there, Tensor) and (buffer is None or buffer.shape != there.shape):
+                device = next((tensor.device for tensor in (buffer, *model.parameters()) if tensor is not None), there.device)
+                module._buffers[name] = torch.empty_like(there, device=device)
+
+
+Built = tuple[dict[str, Any], dict[str, type]]
+
+
+def built(model: nn.Module) -> Built:
+    """(parameters and persistent buffers, with the parameters' shapes; the classes of modules), as far as they are known."""
+    tensors: dict[str, Any] = {name: None if is_lazy(each) else tuple(each.shape) for name, each in model.named_parameters()}
+    classes = {}
+    for path, module in model.named_modules():
+        tensors |= {f"{path}.{name}".lstrip("."): None for name in module._buffers if name not in module._non_persistent_buffers_set}
+        classes[path] = type_before_parametrizations(module)
+    return tensors, classes
+
+
+def check_built(then: Built, now: Built) -> None:
+    """UnsafeCheckpointError where the model is made of something else than `setup` made it of."""
+    if then == now:
+        return
+    (tensors, classes), (tensors_now, classes_now) = then, now
+    changed = [name for name in {**tensors, **tensors_now} if name not in tensors or name not in tensors_now
+               or tensors[name] is not None and tensors[name] != tensors_now[name]]  # fmt: skip
+    changed += [path for path in {**classes, **classes_now} if path not in classes or path not in classes_now
+                or classes[path] is not classes_now[path] and not issubclass(classes[path], LazyModuleMixin)]  # fmt: skip
+    if changed:
+        raise UnsafeCheckpointError(
+            "a state is loaded into what setup makes, yet self.model is made of something else since: "
+            f"{', '.join(map(repr, changed[:4]))}. "
+            "Make all layers in setup (for pruning, prune.identity(layer, 'weight')), and change what they hold in the hook."
+        )
 
 
 def _regroup(member: ModelTrainable, groups: list[list[str]], settings: list[dict[str, Any]]) -> None:
@@ -68,7 +126,7 @@ def _regroup(member: ModelTrainable, groups: list[list[str]], settings: list[dic
         if number < len(held):
             held[number]["params"] = parameters
         else:
-            member.optimizer.add_param_group({**_like(held[0], settings[number]), "params": parameters})
+            member.optimizer.add_param_group({**like(held[0], settings[number]), "params": parameters})
 
 
 def _groups(member: ModelTrainable) -> list[list[str]]:
@@ -159,11 +217,11 @@ def _key(key: Any, where: str) -> Any:
     raise UnsafeCheckpointError(f"the keys of a checkpoint are strings and whole numbers, but {where!r} has the key {key!r}.")
 
 
-def _like(live: Any, value: Any) -> Any:
+def like(live: Any, value: Any) -> Any:
     """`value` in the container types of `live`: torch's betas are a tuple, its milestones a Counter."""
     if isinstance(value, dict) and isinstance(live, Mapping):
-        made = {key: _like(live.get(key), part) for key, part in value.items()}
+        made = {key: like(live.get(key), part) for key, part in value.items()}
         return made if type(live) is dict else type(live)(made)  # type: ignore[call-arg]
     if isinstance(value, list) and isinstance(live, (list, tuple)):
-        return type(live)(_like(live[i] if i < len(live) else None, part) for i, part in enumerate(value))
+        return type(live)(like(live[i] if i < len(live) else None, part) for i, part in enumerate(value))
     return value.clone() if isinstance(value, Tensor) else value

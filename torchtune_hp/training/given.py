@@ -60,7 +60,7 @@ class GivenRunner(ModelRunner):
     after as many calls as there were before the last validation, at first after each.
     """
 
-    shown = True
+    shown, set_up = True, False
 
     def __init__(
         self, given: Mapping[str, Any], name: str, trial: Trial, place: Place, data: Loaded, session: Session, owner: Any
@@ -112,7 +112,8 @@ class GivenRunner(ModelRunner):
         for parameter in self.member.model.parameters():
             parameter.grad = None
         self._marks.renew()
-        return Look(number, self.trained)
+        notes, self._unsaid = tuple(self._unsaid), []
+        return Look(number, self.trained, notes=notes)
 
     def validated(self) -> dict[str, float]:
         """The metrics of the validation sets with the weights as they are."""

@@ -51,7 +51,13 @@ class ModelTrainable:
         precision        "fp32" | "bf16" (torch.autocast)
 
     Readable in `setup` and in hooks: `config hparams max_t updates_per_epoch device trial_id`. A class that ends by itself
-    states `max_t = n` on the class. Numbers, strings, bools and None that hooks write to `self` are part of a checkpoint.
+    states `max_t = n` on the class.
+
+    What hooks and forward passes change is part of a checkpoint: model, optimizer and schedulers, and of `self` and the model's modules
+    numbers, strings, tensors, arrays, lists, tuples, dicts and sets of them, generators of random numbers, nn.Modules (a mean of the
+    weights), objects of a class of one's own, and buffers that are not persistent. What is as `setup` made it is not saved. What was
+    changed and cannot be stored is said in the log, and is as `setup` makes it where a trial goes on from a checkpoint. A model whose
+    layers were replaced, or pruned, since `setup` cannot be saved: make them in `setup`.
     """
 
     iteration: Literal["epoch"] | int = "epoch"
@@ -103,7 +109,8 @@ class ModelTrainable:
         return batch
 
     def on_iteration_end(self, metrics: dict[str, float]) -> None:
-        """Ordinary Python after each iteration; may change batch_size, param_groups and requires_grad.
+        """Ordinary Python after each iteration; may change batch_size, param_groups, requires_grad, and what it likes on `self` and in
+        the model (what of it a checkpoint holds: see above).
 
         It runs after the report was made: what it does to weights is in those that are kept, and not in the metrics beside them.
         """

@@ -4,7 +4,7 @@
     alone.py        ModelRunner: one trial trained alone
     data.py         hp.Data; feed.py: batches and their order; drain.py: other data sets as tensors
     evaluation.py   metrics over whole sets
-    carried.py      checkpoints, and forks whose config differs
+    carried.py      checkpoints, and forks whose config differs; beside.py: what no state_dict holds
     replicas.py     a trial trained with several seeds, or on several folds or data sets (made.py, folds.py)
 """
 
