@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import torchtune_hp as hp
 from torchtune_hp.population.stack import Stack
@@ -202,3 +203,32 @@ def test_draws_from_numpy_are_seen_in_whatever_batch_they_are_made() -> None:
     fused, said, engine = together(DrawsLater)
     assert engine.stacks() == [] and any("training_step or augment draws from random or numpy" in text for text in said), said
     same(fused, alone(DrawsLater))
+
+
+class Popped(Toy):
+    """Begins its last layer anew in some of its trials, with what the optimizer holds of it, and changes what a stack lifts."""
+
+    def on_iteration_end(self, metrics: dict[str, float]) -> None:
+        self.model[2].p = 0.1 + 0.1 * self.config["steps"]
+        if self.config["steps"] == 1:
+            self.model[3].reset_parameters()
+            for parameter in self.model[3].parameters():
+                self.optimizer.state.pop(parameter)
+
+
+def test_who_forgets_the_steps_of_a_layer_leaves_the_stack_and_the_others_stay() -> None:
+    fused, said, engine = together(Popped, n=4)
+    same(fused, alone(Popped, n=4))
+    assert engine.stacks() == [3] and [text for text in said if "trained one by one" in text and "have a 'step'" in text]
+
+
+class Pruned(Toy):
+    def on_iteration_end(self, metrics: dict[str, float]) -> None:
+        if self.config["steps"] == 1:
+            prune.l1_unstructured(self.model[0], "weight", 0.3)
+
+
+def test_who_prunes_a_layer_leaves_the_stack_and_the_others_stay() -> None:
+    fused, said, engine = together(Pruned)
+    same(fused, alone(Pruned))
+    assert engine.stacks()[0] == 3 and "Pruned: on_iteration_end makes another model of the trial's, so that it leaves its stack." in said

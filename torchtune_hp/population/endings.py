@@ -21,8 +21,9 @@ from ..training.runner import Look
 from . import looks
 from .reads import Reads
 from .room import OUT_OF_MEMORY, free, let_go
-from .seats import Seats
+from .seats import Seats, line_of
 from .stack import Stack
+from .stackable import Unstackable
 
 
 class Endings(Seats):
@@ -33,6 +34,7 @@ class Endings(Seats):
         self.reads = reads
         self.wrote: set[ModelRunner] = set()        # whose own validation wrote to `self` in the last iteration
         self.tight = ""                             # why there was no room at its end; "": there was
+        self.left: dict[ModelRunner, str] = {}      # who cannot stay in a row, for what it was made from outside: why
 
     def ended(
         self, stack: Stack, trained: Sequence[looks.Metrics], validated: Mapping[ModelRunner, looks.Batches]
@@ -70,11 +72,20 @@ class Endings(Seats):
         return found
 
     def _reread(self, stack: Stack, row: int, runner: ModelRunner) -> None:
-        """The row is what the trial's hook has made of it; with another optimizer, or another model, it comes anew."""
-        if self.stack is stack and stack.members[row] == (runner.member.model, runner.member.optimizer):
+        """The row is what the trial's hook has made of it; with another optimizer, or another model, it comes anew. What no row holds
+        leaves the stack: other layers, or parameters of one group after different steps."""
+        if self.stack is not stack:
+            return
+        if stack.members[row] != (runner.member.model, runner.member.optimizer) or (self.left and not stack.fits(row)):
+            self._gone.add(runner)      # rows that are made anew would be read of those that left, too
+            return
+        try:
             stack.load(row)
-        elif self.stack is stack:
+        except OUT_OF_MEMORY:
+            raise
+        except Exception as error:
             self._gone.add(runner)
+            self.left[runner] = str(error) if isinstance(error, (Unstackable, ValueError)) else line_of(error)
 
     def reread(self, runner: ModelRunner) -> None:
         """Its row, if it has one, is what its own module and optimizer are now."""

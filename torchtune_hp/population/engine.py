@@ -81,6 +81,7 @@ class Engine:
         for runner in runners:
             if runner.touched():
                 self._residents.take_out([runner]) if self._sorting.trained(runner, True) else self._residents.reread(runner)
+        self._left()
         sizes: list[int] = []
         alone = 0
         while waiting:
@@ -109,6 +110,17 @@ class Engine:
             waiting = again
         self._count(runners, sizes, alone)
         return answers
+
+    def _left(self) -> None:
+        """Who cannot stay in a row leaves its stack, and is trained by itself, if nothing else tells it apart."""
+        for group in list(self._groups.values()):
+            while group.left:
+                runner, why = group.left.popitem()
+                if self._sorting.uneven(runner):
+                    self._refuse(self._sorting.kind(runner), why)
+                else:
+                    name = type(runner.member).__name__
+                    self._words.say("stack", f"{name}: on_iteration_end makes another model of the trial's, so that it leaves its stack.")
 
     def _count(self, runners: Sequence[ModelRunner], sizes: Sequence[int], alone: int) -> None:
         """Counts how many trials share a stack, and says once what to do where they are few."""
@@ -215,6 +227,7 @@ class Engine:
             if group.stack is not None and group.stack.outside:
                 self._words.widened(group.stack, members)
             self._choosing.trained(structure, group, len(members))
+        self._left()
         # Who is of another kind now leaves its row: it may be of this one again, and would be taken for who still sits there.
         looked = [runner for runner in members if isinstance(answers[runner], Look)]
         self._residents.take_out([runner for runner in looked if self._sorting.trained(runner, runner in group.wrote)])

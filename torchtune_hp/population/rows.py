@@ -185,6 +185,10 @@ class MemberRows:
         """Those of a member, and the stack's."""
         return tuple(part.shape for each in (model, self.program.model) for part in each.parameters())
 
+    def fits(self, row: int) -> bool:
+        """Whether its own module can be read into the row as the rows are."""
+        return self._fits(self.members[row][0])
+
     def _fits(self, model: nn.Module) -> bool:
         """Whether what is held once for all members, or stands in the program, is the same in this one."""
         own = {**dict(model.named_parameters()), **dict(model.named_buffers())} if self.shared else {}

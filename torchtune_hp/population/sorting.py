@@ -7,6 +7,7 @@ changed something (`on_iteration_end`), or its lazy layers saw their first batch
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from weakref import WeakSet
 
 from torch.nn.parameter import is_lazy
 
@@ -26,6 +27,7 @@ class Sorting:
         self._by_shape = by_shape
         self._kinds: dict[ModelRunner, Kind] = {}
         self._unshaped: set[ModelRunner] = set()            # whose models have lazy layers that saw no batch yet
+        self._uneven: WeakSet[ModelRunner] = WeakSet()      # whose optimizers hold what no row does
 
     def by_kind(self, runners: Sequence[ModelRunner]) -> dict[tuple[Kind, Hashable], list[ModelRunner]]:
         """By kind, and by where they stand in the data and how far they go: who does otherwise waits until the group has taken the
@@ -44,6 +46,8 @@ class Sorting:
                 shape = structure_of(runner, padded=False)
             if any(map(is_lazy, runner.member.model.parameters())):
                 self._unshaped.add(runner)
+            if runner in self._uneven:
+                shape = (*shape[:-1], (*shape[-1], ("what the optimizer holds", "of different steps")))
             if shape not in self.reads:
                 self.reads[shape] = Reads({read for other, reads in self.reads.items() if other[0] is shape[0] for read in reads.lifted})
             known = (shape, self.reads[shape].values(runner.member))
@@ -66,6 +70,16 @@ class Sorting:
         for runner, kind in list(self._kinds.items()):
             if kind[0] == structure:
                 self.forget(runner)
+
+    def uneven(self, runner: ModelRunner) -> bool:
+        """Notes that it cannot stay in a row -> whether nothing else tells it apart from those who can: from now on, this does."""
+        before = self._kinds.get(runner)
+        self.forget(runner)
+        if self.kind(runner) != before:
+            return False
+        self._uneven.add(runner)
+        self.forget(runner)
+        return True
 
     def trained(self, runner: ModelRunner, writes: bool = False) -> bool:
         """Whether its kind is another now: `on_iteration_end` may change what a stack depends on, and lazy layers find their shapes.
