@@ -6,9 +6,10 @@ import warnings
 from typing import Any
 
 import pytest
+from torch import nn
 
 import torchtune_hp as hp
-from torchtune_hp.population.census import Census, advice, splits_most
+from torchtune_hp.population.census import Census, advice, one_by_one, splits_most
 from torchtune_hp.population.engine import Engine
 from torchtune_hp.testing.toy_models import ToyModel
 
@@ -125,3 +126,67 @@ def test_a_class_that_each_trial_makes_for_itself_is_named_as_what_splits() -> N
     found = splits_most([({"lr": 0.1 * k}, {"the model": made()}) for k in range(8)])
     assert found == ("<locals>", "the model", 8)
     assert "the model is of 8 classes of one name, for one is made whenever the function" in advice("Net", Census(), found)
+
+
+class OfSetup(Toy):
+    """Its model's class is made by each trial's setup."""
+
+    def build(self, config: Any) -> nn.Module:
+        class Net(nn.Sequential):
+            pass
+
+        return Net(nn.Linear(6, 3))
+
+
+class Hooked(Toy):
+    """A forward hook closes over the trial."""
+
+    def setup(self, config: Any) -> None:
+        super().setup(config)
+        self.kept: dict[str, Any] = {}
+        self.model[0].register_forward_hook(lambda module, given, found: self.kept.update(found=found))     # type: ignore[index]
+
+
+class Kept(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.hidden = nn.Linear(6, 3), None
+
+    def forward(self, x: Any) -> Any:
+        self.hidden = self.layer(x)
+        return self.hidden
+
+
+class WayOut(Toy):
+    def build(self, config: Any) -> nn.Module:
+        return Kept()
+
+    def training_step(self, model: Any, batch: Any) -> Any:
+        return super().training_step(model, batch) + model.hidden.square().mean()
+
+
+def said_of(cls: type[Toy], n: int) -> list[str]:
+    said: list[str] = []
+    engine = Engine(lambda kind, text: said.append(text), "vmap")
+    members = runners(cls, [{"lr": 0.01 * (k + 1), "width": 8} for k in range(n)])
+    for _ in range(3):
+        engine.advance(members)
+    return said
+
+
+@pytest.mark.parametrize("n", [3, 4])
+@pytest.mark.parametrize(
+    ("cls", "why"), [(OfSetup, "the model is of {} classes of one name"), (Hooked, "a forward hook on model.0 is another one for each")]
+)
+def test_where_few_are_all_trained_one_by_one_it_is_said_once_what_keeps_them_apart(cls: type[Toy], why: str, n: int) -> None:
+    (text,) = said_of(cls, n)
+    assert text.startswith(f"{cls.__name__}: the {n} trials that run now are trained one by one, for too few of them are alike: ")
+    assert why.format(n) in text
+
+
+def test_what_a_module_keeps_in_its_forward_keeps_nobody_apart() -> None:
+    assert said_of(WayOut, 4) == ["WayOut: stack 1 begins with 4 trials."]
+
+
+def test_a_parameter_that_keeps_few_apart_is_named() -> None:
+    assert "'depth' splits most: layers has 3 values" in one_by_one("Net", Census(), 3, ("depth", "layers", 3))

@@ -86,18 +86,36 @@ def splits_most(trials: Sequence[tuple[Mapping[str, Any], Mapping[str, Hashable]
 
 def advice(name: str, census: Census, found: tuple[str, str, int]) -> str:
     """What a study with small stacks is told. `name`: of its trainable."""
+    return f"{name}: only {census.mean:.2g} {census.each} share a stack, so little is gained by training them at once: {_why(found)}"
+
+
+def one_by_one(name: str, census: Census, n: int, found: tuple[str, str, int]) -> str:
+    """What is said where few stand side by side, n of them, and no stack comes about."""
+    return f"{name}: the {n} {census.each} that run now are trained one by one, for too few of them are alike: {_why(found)}"
+
+
+def _why(found: tuple[str, str, int]) -> str:
+    """What keeps them apart, and the way out."""
     key, attribute, values = found
     if key == LOCAL:
         return (
-            f"{name}: only {census.mean:.2g} {census.each} share a stack, so little is gained by training them at once: {attribute} is of "
-            f"{values} classes of one name, for one is made whenever the function that holds it runs. Define the class outside of setup."
+            f"{attribute} is of {values} classes of one name, for one is made whenever the function that holds it runs. Define the class "
+            "outside of setup."
+        )
+    if attribute.endswith(_HOOKS):
+        place = ".".join(("model", *attribute.split(".")[:-1]))
+        return (
+            f"a forward hook on {place} is another one for each, a method or a function that closes over what is each one's own. Keep what "
+            "it is after in the forward of a module of yours (self.hidden = ...): there it is each one's own, and read in a step."
         )
     what = f"{key!r} splits most: {attribute} has {values} values" if key else f"{attribute} splits most, by {values} values"
     return (
-        f"{name}: only {census.mean:.2g} {census.each} share a stack, so little is gained by training them at once. {what} among those "
-        f"that run now. Stacks grow where it is fixed or has few values, as hp.choice([...]); a number that a hook reads does not split as "
-        "self.hparams[...], and torchtune_hp.functional has functions that take it."
+        f"{what} among those that run now. Stacks grow where it is fixed or has few values, as hp.choice([...]); a number that a hook "
+        "reads does not split as self.hparams[...], and torchtune_hp.functional has functions that take it."
     )
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 def _leaves(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

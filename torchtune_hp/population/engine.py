@@ -25,8 +25,8 @@ from typing import Any
 
 from ..training.alone import ModelRunner
 from ..training.runner import Look
-from .census import Census, advice, splits_most
-from .choosing import Choosing, Strategy
+from .census import ENOUGH, Census, advice, one_by_one, splits_most
+from .choosing import FEW, Choosing, Strategy
 from .group import Group
 from .kinds import Kind, any_width, described, named
 from .program import CompilerFailed
@@ -126,13 +126,24 @@ class Engine:
         """Counts how many trials share a stack, and says once what to do where they are few."""
         if sizes:
             self.census.add(sizes, alone)
-        if self._choosing.strategy == "loop" or not self.census.small or self._words.few_said:
+        if self._choosing.strategy == "loop" or not sizes:
             return
-        found = splits_most([(runner.member.config, described(self._sorting.kind(runner))) for runner in runners])
+        name = type(runners[0].member).__name__
+        if FEW < alone == sum(sizes) < ENOUGH and max(sizes) <= FEW and self._words.silent(name):
+            found = self._apart(runners)
+            if found is not None:
+                self._words.say("stack", one_by_one(name, self.census, alone, found))
+        if not self.census.small or self._words.few_said:
+            return
+        found = self._apart(runners)
         if found is not None:
-            text = advice(type(runners[0].member).__name__, self.census, found)
+            text = advice(name, self.census, found)
             self._words.few(text)
             warnings.warn(text, UserWarning, stacklevel=2)
+
+    def _apart(self, runners: Sequence[ModelRunner]) -> tuple[str, str, int] | None:
+        """What keeps these apart, as `splits_most` tells it."""
+        return splits_most([(runner.member.config, described(self._sorting.kind(runner))) for runner in runners])
 
     def bring(self, runner: ModelRunner) -> None:
         """It lies on its device, where code of its own may use it."""

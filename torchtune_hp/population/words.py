@@ -27,12 +27,14 @@ class Words:
         self.each = "trials"
         self._note = note
         self._said: set[Hashable] = set()
+        self._named: set[str] = set()           # classes of whose stacks something was said, or asked for once
         self._numbers: dict[Any, int] = {}      # of the kinds that were stacked
 
     def say(self, kind: str, text: str, once: Hashable = None) -> None:
         """`once`: what is said by it; the text itself where it is not given."""
         if (once or text) not in self._said:
             self._said.add(once or text)
+            self._named.add(text.partition(":")[0])
             self._note(kind, text)
 
     def formed(self, kind: Kind, members: Sequence[ModelRunner]) -> None:
@@ -80,6 +82,12 @@ class Words:
     def by_shape(self, kind: str, structure: Structure, loose: str, why: str) -> None:
         """That trials share a stack where their shapes are equal. `loose`: the name of the structure of any width."""
         self.say(kind, f"{structure[0].__name__}: widths are not padded, so there is a stack for each: {why}.", loose)
+
+    def silent(self, name: str) -> bool:
+        """Whether nothing was said of this class yet; asked once."""
+        silent = name not in self._named
+        self._named.add(name)
+        return silent
 
     def few(self, text: str) -> None:
         """Few trials share a stack; the text says why."""
