@@ -16,10 +16,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchtune_hp.population.belongings import Belongings, Drawn, UsedUp, Written
+from torchtune_hp.population.belongings import Belongings, Changed, Drawn, UsedUp, Written
 from torchtune_hp.population.group import Group
 from torchtune_hp.population.reads import Reads as OfHooks
 from torchtune_hp.population.seats import Refused
+from torchtune_hp.population.sizes import Bench
 
 from .test_engine import CONFIGS, Toy, alone, runners, same, together
 
@@ -265,6 +266,17 @@ def test_what_would_be_left_for_all_in_a_global_is_each_one_s() -> None:
     fused, said, engine = together(Global)
     same(fused, alone(Global))
     assert not engine.stacks() and "LOSSES" in said[0]
+
+
+def test_measuring_a_stack_leaves_a_global_as_it_was() -> None:
+    (runner,) = runners(Global, CONFIGS[:1])
+    LOSSES.append(torch.ones(()))
+    bench = Bench(runner)
+    bench.alone()
+    with pytest.raises(Changed, match="LOSSES"):
+        bench(4)
+    assert len(LOSSES) == 1
+    LOSSES.clear()
 
 
 class Later(Toy):

@@ -143,25 +143,30 @@ def check_validation(member: ModelTrainable, model: nn.Module, batch: Any, key: 
 @contextmanager
 def _aside(member: ModelTrainable, model: nn.Module) -> Iterator[Any]:
     """The member as its hooks may see it for once: what they change is put back."""
-    held = Belongings()
-    for name, function in functions_of(model):
-        held.note(name, function)
-    try:
+    with _kept(member, model) as held:
         yield view_of(member, model, Sight(set(), hparams=member.hparams.tensors()), held)
-    finally:
-        held.put_back()
 
 
 def untouched(member: ModelTrainable, call: Callable[[], float]) -> float:
     """`call()`, which runs the member's own hooks; what they change of it is put back."""
-    held = Belongings()
-    for name, function in functions_of(member.model):
-        held.note(name, function, lasting=True)
-    held.note("self", member, lasting=True)
-    try:
+    with _kept(member, member.model) as held:
+        held.note("self", member, lasting=True)
         return call()
+
+
+@contextmanager
+def _kept(member: ModelTrainable, model: nn.Module) -> Iterator[Belongings]:
+    """What is noted there is put back, and so is what functions of this model hold, and what all trials have in common."""
+    held, around = Belongings(), Belongings(common=True)
+    for name, function in functions_of(model):
+        held.note(name, function, lasting=True)
+    for name, value in common_to(type(member)):
+        around.note(name, value, lasting=True)
+    try:
+        yield held
     finally:
         held.put_back()
+        around.put_back()
 
 
 def as_tensor(value: Any) -> Any:

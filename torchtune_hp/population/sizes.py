@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -27,7 +28,7 @@ from torch import Tensor
 from ..training.alone import ModelRunner
 from ..training.drain import Tree, tree_map
 from ..training.evaluation import autocast
-from .calls import Calls
+from .calls import Calls, untouched
 from .choosing import FEW, Strategy
 from .graphed import can_capture
 from .keys import keys_of
@@ -155,7 +156,8 @@ class Bench:
         """Members a second, one after another."""
         member = self.runner.member
         member.model.train()
-        seconds = self._time(lambda: self.runner.update_once(member.model, member.optimizer, _copied(self._batch)), 1)
+        update = partial(self.runner.update_once, member.model, member.optimizer)
+        seconds = untouched(member, lambda: self._time(lambda: update(_copied(self._batch)), 1))
         return self._noted(self._load + seconds)
 
     def __call__(self, k: int) -> float | str:
@@ -208,6 +210,7 @@ class Bench:
         stack.keep([0] * k)         # as many of it: to read each from the member takes longer than its update
         rows = torch.cuda.memory_allocated(self.device) - before if gpu else 0
         calls = Calls(Reads())
+        calls.begin(member, stack.model, first=True)
         hook, own = calls.training(member, stack.model), calls.own([member] * k)
         in_dims, keys = None if self._shared else 0, keys_of(bases, [0] * k, self.device)
 
@@ -218,7 +221,11 @@ class Bench:
             with torch.no_grad():
                 stack.update(found.parts)
 
-        seconds = self._time(update, k) + (self._load if self._shared else 0.0)
+        try:
+            seconds = self._time(update, k) + (self._load if self._shared else 0.0)
+            calls.unchanged()
+        finally:
+            calls.put_back()
         if gpu:     # what the step took, a row's copy to go back to, and what the member itself holds
             self._bytes = (torch.cuda.max_memory_allocated(self.device) - before + 2 * rows) // k
         return seconds
