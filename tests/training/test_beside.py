@@ -262,3 +262,32 @@ def test_pruning_that_setup_prepared_is_saved() -> None:
     alone.advance()
     again: Any = recipe.start(trial(), place(), through_a_file(alone.save()), 1)
     assert torch.equal(again.member.model.body[0].weight_mask, alone.member.model.body[0].weight_mask)
+
+
+class Bank(Net):
+    """Keeps its last outputs, of which there are none in the beginning."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("bank", torch.empty(0, 2))
+        self.register_buffer("late", None)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found = super().forward(x)
+        if self.training:
+            self.bank = torch.cat([found.detach(), self.bank])[:200]
+            self.late = self.bank.mean(0)
+        return found if self.late is None else found + self.late
+
+
+def test_a_buffer_that_grows_is_loaded_as_large_as_it_is() -> None:
+    def begin(self: Any) -> None:
+        self.model = Bank().double()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+
+    recipe = ModelRecipe(made(begin, nothing))
+    whole: Any = recipe.start(trial(), place())
+    whole.advance()
+    again: Any = recipe.start(trial(), place(), through_a_file(whole.save()), 1)
+    assert len(again.member.model.bank) == 128 and torch.equal(again.member.model.late, whole.member.model.late)
+    assert whole.advance() == again.advance()

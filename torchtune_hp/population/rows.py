@@ -27,7 +27,7 @@ from .optimizers import Rule, completed, dump_row, fresh, in_place, load_row, nu
 from .padding import common, front, holds, put, widened
 from .program import Program, Rows
 from .signature import lifted
-from .stackable import rule_for
+from .stackable import Unstackable, rule_for
 from .written import in_common
 
 Member = tuple[nn.Module, Optimizer]
@@ -57,6 +57,8 @@ class MemberRows:
         self.shared: dict[str, Tensor] = {}             # and those that do not
         self.lifted: dict[tuple[str, str], Tensor] = {}
         self.outside: dict[int, Tensor] = {}            # (k, D) bool for each block, where some member is narrower than the stack
+        self._sizes: dict[str, torch.Size] = {}             # of the buffers, as they were read
+        self._beside_state: set[str] = set()                # those that are not persistent
         self._single: dict[tuple[str, str], float] = {}     # what may be lifted, as the first member has it
         self.boxed = False                              # hyperparameters that can change in place
         self.moved = 0                                  # counts whenever other members, or others' numbers, lie in the rows
@@ -81,9 +83,25 @@ class MemberRows:
         completed(optimizer)
         own = self._beside(model)
         with torch.no_grad():
-            for name, tensor in (*self.buffers.items(), *self.stacked.items()):
+            for name, tensor in self.stacked.items():
                 own[name].copy_(front(tensor[row], own[name]))
+            for name, tensor in self.buffers.items():
+                part = self._part(name, tensor[row], own[name])
+                if part.shape != own[name].shape:
+                    module, _, word = name.rpartition(".")
+                    model.get_submodule(module)._buffers[word] = part.to(own[name].device, copy=True)
+                elif name not in self._beside_state or not torch.equal(part.to(own[name]), own[name]):
+                    own[name].copy_(part)       # one that no checkpoint needs stays untouched
         return self.members[row]
+
+    def _part(self, name: str, row: Tensor, own: Tensor) -> Tensor:
+        """A member's part of a row of a buffer: its corner, and all of what forward has made of another size."""
+        made = self._sizes[name]
+        if row.shape == made:
+            return front(row, own)
+        if not row.dim() == own.dim() == len(made):
+            return row
+        return row[tuple(slice(mine if size == old else size) for size, old, mine in zip(row.shape, made, own.shape))]
 
     def own(self, number: int, rows: Tensor, row: int) -> Tensor:
         """Of (k, D) rows of a block, the part (d,) of a member: its parameters, one after another."""
@@ -125,12 +143,19 @@ class MemberRows:
             if self.outside:
                 self.outside[number][row] = place is not None
                 self.outside[number][row, place if place is not None else slice(0)] = False
+        for name, tensor in self.buffers.items():
+            if own[name].shape != tensor.shape[1:] and (tensor.shape[1:] != self._sizes[name] or not self._padded(model)):
+                raise Unstackable(_GROWS.format(name, tuple(own[name].shape), tuple(tensor.shape[1:])))
         for name, tensor in (*self.buffers.items(), *self.stacked.items()):
             put(own[name], tensor[row])
 
     def _beside(self, model: nn.Module) -> dict[str, Tensor]:
         """Where a member's own tensors are found that lie in no block; to walk through a model takes longer than to copy it."""
         return {**dict(model.named_parameters()), **dict(model.named_buffers())} if self.buffers or self.stacked else {}
+
+    def _padded(self, model: nn.Module) -> bool:
+        """Whether it is narrower than the stack."""
+        return any(own.shape != wide.shape for own, wide in zip(model.parameters(), self.program.model.parameters()))
 
     def _masked(self) -> None:
         """From now on it is held what lies outside the members' corners."""
@@ -143,6 +168,9 @@ class MemberRows:
             self._begin_anew([*self.members, *members], range(len(self)))
             return
         other = MemberRows(members, self.idle, self.program, self)
+        for name, tensor in self.buffers.items():
+            if other.buffers[name].shape[1:] != tensor.shape[1:]:
+                raise Unstackable(_GROWS.format(name, tuple(other.buffers[name].shape[1:]), tuple(tensor.shape[1:])))
         other.lifted = self._attributes(members)
         if self.outside or other.outside:
             self._masked()
@@ -288,9 +316,14 @@ class MemberRows:
         for name, shared in copied.items():
             put(first[name], shared)
         self.shared = copied | {name: tensor.detach() for name, tensor in self.common.items()}
+        own = [name for name in self.layout.buffers if name not in self.common]
+        self._sizes = {name: _larger(wide[name].shape, first[name].shape) for name in own}
+        self._beside_state = {
+            f"{path}.{name}".lstrip(".") for path, module in model.named_modules() for name in module._non_persistent_buffers_set
+        }
         self.stacked, self.buffers = (
-            {name: torch.empty(k, *wide[name].shape, dtype=first[name].dtype, device=device) for name in names}
-            for names in (differs, [name for name in self.layout.buffers if name not in self.common])
+            {name: torch.empty(k, *self._sizes.get(name, wide[name].shape), dtype=first[name].dtype, device=device) for name in names}
+            for names in (differs, own)
         )
         every = [lifted(member) for member, _ in self.members]
         self._single = lifted(self.program.model)
@@ -314,5 +347,15 @@ class MemberRows:
             torch.equal(first, dict(model.named_parameters())[name]) for model, _ in self.members[1:]
         )
 
-_ROWS = ("members", "common", "flats", "numbers", "states", "buffers", "stacked", "shared", "lifted", "outside", "_single", "boxed")
+_ROWS = (
+    "members", "common", "flats", "numbers", "states", "buffers", "stacked", "shared", "lifted", "outside", "_sizes", "_beside_state",
+    "_single", "boxed",
+)  # fmt: skip
 """What a stack holds of its members."""
+
+_GROWS = "the buffer {} of one member has the shape {}, that of others {}: one that grows must grow in all that share a stack alike"
+
+
+def _larger(wide: torch.Size, own: torch.Size) -> torch.Size:
+    """What grew is larger than it was where the program was made."""
+    return own if len(own) != len(wide) or any(mine > size for mine, size in zip(own, wide)) else wide
