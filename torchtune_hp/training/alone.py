@@ -198,7 +198,7 @@ class ModelRunner:
         return {**carry(self.member, self._initial), **place, "validated": validated, "beside": beside}
 
     def _look_beside(self) -> None:
-        """What a hook changes, it mostly changes the first time."""
+        """What a hook changes, it mostly changes the first time. What else was changed is looked at when it is saved."""
         if not self._looked_at:
             self._lose(self._beside.changed(self.member)[1])
         self._looked_at = True
@@ -260,8 +260,6 @@ class ModelRunner:
                 for _ in range(turns):
                     scheduler.step()
         self.updates += done
-        if not self.hooked:
-            self._look_beside()
         values = torch.stack([loss for loss, _ in losses]).cpu().double()
         return {"train_loss": finite_mean(values, [n for _, n in losses], number), **means(extras)}
 
