@@ -35,7 +35,7 @@ from torch.optim import Optimizer
 from ..training.hooks import ModelTrainable
 from .signature import HOOKS, REGISTRIES
 
-_FIRST, _LATER = (20_000, 1 << 24), (100, 1 << 18)
+_FIRST, _LATER = (5_000, 1 << 24), (100, 1 << 18)
 """(objects, bytes of tensors) that are noted where hooks are called for the first time, and afterwards."""
 
 _NUMBERS = (int, float, complex)
