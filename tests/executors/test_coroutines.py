@@ -191,6 +191,16 @@ def test_who_closes_over_what_differs_is_trained_by_itself_and_told_the_way_out(
     )
 
 
+def test_data_that_each_makes_for_itself_is_named_as_what_splits() -> None:
+    def train(config: Any) -> None:
+        made = trainer(config, data=points())
+        made.train()
+        hp.report(made.evaluate())
+
+    said = "for too few of them are alike: each has data of its own. Make it once, in ModelTrainable.data() or a function that hp.Trainer"
+    assert said in same(train).stacks[0]
+
+
 def failing(config: Any) -> None:
     made = trainer(config, loss_fn=lambda model, batch, hparams: loss_fn(model, batch) * torch.where(hparams["n"] == 1, torch.nan, 1.0))
     for epoch in range(4):

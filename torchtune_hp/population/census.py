@@ -20,6 +20,8 @@ ENOUGH = 8
 """... if so many trials or more stand side by side."""
 LOCAL = "<locals>"
 """In the place of a key of the config: the trials' classes differ, and are made by one and the same line."""
+DATA = "its data"
+"""What a kind's data is called."""
 EARLY = 3
 """Rounds before a judgement."""
 
@@ -102,6 +104,8 @@ def _why(found: tuple[str, str, int]) -> str:
             f"{attribute} is of {values} classes of one name, for one is made whenever the function that holds it runs. Define the class "
             "outside of setup."
         )
+    if attribute == DATA:
+        return "each has data of its own. Make it once, in ModelTrainable.data() or a function that hp.Trainer is given."
     if attribute.endswith(_HOOKS):
         place = ".".join(("model", *attribute.split(".")[:-1]))
         return (

@@ -13,6 +13,7 @@ from types import CodeType
 from typing import Any
 
 from ..training.alone import ModelRunner
+from .census import DATA
 from .padding import UpTo, rounded
 from .reads import Read, shown
 from .signature import attributes, difference, frozen, structure
@@ -79,8 +80,8 @@ def differing(each: Sequence[dict[Read, Hashable]]) -> set[Read]:
 
 def described(kind: Kind) -> dict[str, Hashable]:
     """name -> value, for all that members of the kind agree in."""
-    (cls, _, words, shape), values = kind
-    return {"the class": cls, **dict(_worded(words)), **dict(shape), **dict(_read(values))}
+    (cls, data, words, shape), values = kind
+    return {"the class": cls, DATA: data, **dict(_worded(words)), **dict(shape), **dict(_read(values))}
 
 
 def begins(kind: Kind, members: str, number: int, first: Kind | None) -> str:

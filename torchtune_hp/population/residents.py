@@ -95,15 +95,10 @@ class Residents:
             group.settle(runner)
 
     def reread(self, runner: ModelRunner) -> None:
-        """Its row is what its own module and optimizer were made from outside; where no row can hold that, it leaves its stack."""
+        """Its row is what its own module and optimizer were made from outside."""
         for group in self._groups.values():
             if runner in group.present:
-                try:
-                    group.reread(runner)
-                except OUT_OF_MEMORY:
-                    raise
-                except Exception:       # why is said where it would join one again
-                    group.leave(runner)
+                group.reread(runner)
 
     def only(self, runners: Sequence[ModelRunner]) -> None:
         """They are on the device; nobody else, if it is tight."""
