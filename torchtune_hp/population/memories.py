@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from .belongings import attributes
+from .holding import attributes
 from .signature import REGISTRIES, Same, closed_over, is_torch_s
 
 Memories = dict[tuple[str, str], Any]
