@@ -16,7 +16,7 @@ from torchtune_hp.population import residents
 from torchtune_hp.population.engine import Engine
 from torchtune_hp.population.room import let_go
 from torchtune_hp.population.stack import Stack
-from torchtune_hp.training import alone as alone_module
+from torchtune_hp.training import resting as resting_module
 from torchtune_hp.training.alone import ModelRunner
 from torchtune_hp.training.model import ModelRecipe
 from torchtune_hp.training.moving import move
@@ -66,8 +66,8 @@ class Moves:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.host = torch.device("cpu:0")       # unequal to "cpu", and the same
         self.moved: list[str] = []
-        monkeypatch.setattr(alone_module, "HOST", self.host)
-        monkeypatch.setattr(alone_module, "move", self.move)
+        monkeypatch.setattr(resting_module, "HOST", self.host)
+        monkeypatch.setattr(resting_module, "move", self.move)
 
     def move(self, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
         before = list(tensors(model, optimizer))
@@ -339,7 +339,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
             right(model, optimizer, device)
 
         monkeypatch.setattr(ModelRunner, "_update", updated)
-        monkeypatch.setattr(alone_module, "move", moved)
+        monkeypatch.setattr(resting_module, "move", moved)
 
     return allow
 
@@ -456,7 +456,7 @@ def test_on_a_cpu_nothing_moves(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("moved")
 
     members, engine = runners(Toy), Engine(strategy="vmap")
-    monkeypatch.setattr(alone_module, "move", never)
+    monkeypatch.setattr(resting_module, "move", never)
     engine.advance(members)
     before = [[parameter.data_ptr() for parameter in member.member.model.parameters()] for member in members]
     engine.rest(members)

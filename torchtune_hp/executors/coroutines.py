@@ -16,7 +16,7 @@ from ..training.alone import ModelRunner
 from ..training.coroutine import Coroutine
 from ..training.seeding import Streams
 from ..trial import Failed, Note, Reached, Trial
-from .base import Job, failed, forget_frames
+from .base import Job
 from .local import LocalTrials
 
 
@@ -93,9 +93,7 @@ class CoroutineTrials(LocalTrials):
                 if look.done or look.step >= until:
                     break
         except (Exception, SystemExit) as error:
-            answer: Reached | Failed = failed(trial, max(step + 1, self._steps[trial] + 1), error, 0.0)
-            forget_frames(error)
-            self._close(trial)
+            answer: Reached | Failed = self._failed(trial, step, error)
         else:
             answer = Reached(trial, look.step, look.metrics, 0.0, look.done)
             self._dirty.add(trial)
@@ -110,7 +108,7 @@ class CoroutineTrials(LocalTrials):
 
     def _discard_dropped(self) -> None:
         for members in self._members.values():
-            for member in [member for member in members if getattr(member, "dropped", False)]:
+            for member in [member for member in members if member.dropped]:
                 self.engine.discard(member)
                 del members[member]
 

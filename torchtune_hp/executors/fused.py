@@ -26,7 +26,7 @@ from ..training.model import ModelRecipe
 from ..training.replicas import Replicas, failed as failed_in
 from ..training.runner import Look, Runner, State
 from ..trial import Failed, Note, Reached, Standing, Trial
-from .base import Job, failed, forget_frames
+from .base import Job
 from .coroutines import CoroutineTrials
 from .local import LocalTrials, place_of
 from .serial import Serial
@@ -186,12 +186,6 @@ class _FusedTrials(LocalTrials):
         if found.done or found.step >= until:
             return Reached(trial, found.step, found.metrics, 0.0, found.done)
         return None
-
-    def _failed(self, trial: int, at: int, error: BaseException) -> Failed:
-        answer = failed(trial, max(at + 1, self._steps[trial] + 1), error, 0.0)
-        forget_frames(error)
-        self._close(trial)
-        return answer
 
     def _row(self, trial: int) -> _Row:
         row = self._runners[trial]

@@ -13,7 +13,7 @@ from typing import Literal
 from ..errors import CheckpointError
 from ..training.runner import Look, Place, Runner, State
 from ..trial import Drop, Failed, Keep, Launch, Note, Reached, Trial
-from .base import Job, ended_early, failed
+from .base import Job, ended_early, failed, forget_frames
 
 RESTING_LIVE = 16
 """Resting trials that stay as they are in this process; the longest resting beyond these are saved to the vault."""
@@ -65,8 +65,7 @@ class LocalTrials:
                 if look.done or look.step >= until:
                     break
         except (Exception, SystemExit) as error:
-            answer: Reached | Failed = failed(trial, max(at + 1, self._steps[trial] + 1), error, 0.0)
-            self._close(trial)
+            answer: Reached | Failed = self._failed(trial, at, error)
         except BaseException:           # a second Ctrl-C: the state is half a step old, and must not be saved
             self._dirty.discard(trial)
             self._close(trial)
@@ -76,6 +75,13 @@ class LocalTrials:
             self._dirty.add(trial)
         self._steps[trial] = max(self._steps[trial], answer.step)
         self._unsaved += time.monotonic() - began
+        return answer
+
+    def _failed(self, trial: int, at: int, error: BaseException) -> Failed:
+        """The answer of a trial that stood `at` a step when it raised this; it is closed."""
+        answer = failed(trial, max(at + 1, self._steps[trial] + 1), error, 0.0)
+        forget_frames(error)
+        self._close(trial)
         return answer
 
     def _heed(self, trial: int, look: Look) -> None:

@@ -19,10 +19,11 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from ..errors import ConfigurationError
 from .batched import dims_of
+from .held import Member
 from .loop import Loop
 from .program import Hook
 from .room import OUT_OF_MEMORY
-from .rows import Member, MemberRows
+from .rows import MemberRows
 from .seats import line_of
 from .signature import Signature, signature
 

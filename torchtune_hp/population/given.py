@@ -11,7 +11,7 @@ from torch.optim import LBFGS, SGD, Optimizer
 
 from ..errors import ConfigurationError
 from ..parts import as_int
-from .rows import Member
+from .held import Member
 from .signature import Signature, difference, signature
 from .written import written
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigurationError, TorchtuneError
-from ..training.alone import TAKEN, ModelRunner, finite_mean
+from ..training.alone import ModelRunner
 from ..training.evaluation import autocast, means
+from ..training.losses import TAKEN, finite_mean
 from .batches import of_sets, seen_by
 from .calls import Calls, check_validation, compared
 from .keys import batch_step, keys_of, later

@@ -13,11 +13,11 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from .batched import dims_of
+from .held import Member
 from .layout import trained
 from .optimizers import completed
 from .program import NO_GRADIENT, Hook, detached
 from .randomness import own_randomness
-from .rows import Member
 
 
 class Loop:

@@ -20,10 +20,10 @@ from ..training.evaluation import autocast
 from .batches import Batches, Place
 from .calls import Calls, alone, check_validation
 from .check import FirstStep
+from .held import Member
 from .keys import keys_of
 from .layout import parameters_of
 from .per_member import of_row
-from .rows import Member
 from .stack import Stack
 
 SEED = 0

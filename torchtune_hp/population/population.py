@@ -24,12 +24,12 @@ from ..errors import ConfigurationError
 from .ensemble import Ensemble
 from .foreign import Watch
 from .given import agree, clips_of, members_of, no_tensor_of_two, seeds_of
+from .held import Member
 from .keys import base_of, keys_of, later
 from .loop import Loop
 from .program import Gradients, Hook
 from .randomness import OwnRandomnessError
 from .room import OUT_OF_MEMORY
-from .rows import Member
 from .seats import line_of
 from .signature import Signature, difference, signature
 from .stack import OtherUse, Stack

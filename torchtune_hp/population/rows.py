@@ -2,8 +2,7 @@
 
     flats       parameters that are trained: one row for each member, in each block (module layout)
     states      of the optimizer, as its rule names them; numbers: its options, one value for each member
-    buffers, stacked, lifted: what else differs between members; shared: frozen parameters that do not, held once, and where all members
-    have one and the same tensor, a backbone's say, that one itself, buffers included
+    buffers, stacked, lifted: what else differs between members; shared: what is held once (module held)
 
 Laws:
 1. A member's own module and optimizer are what it was made of and what it becomes again: `load` reads them, `dump` writes them.
@@ -19,21 +18,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
+from .growing import larger, of_one, uneven
+from .held import HeldOnce, Member, tensors_of
 from .layout import Layout, corner, cut, flatten, layout_of, parameters_of, paste, unflatten
 from .memory import keep_freed_memory
 from .optimizers import Rule, completed, dump_row, fresh, in_place, load_row, numbers_of, upload
 from .padding import common, front, holds, put, widened
 from .program import Program, Rows
 from .signature import lifted
-from .stackable import Unstackable, rule_for
+from .stackable import rule_for
 from .written import in_common
 
-Member = tuple[nn.Module, Optimizer]
 
-
-class MemberRows:
+class MemberRows(HeldOnce):
     """`members`: at least one, of one signature but for widths. Tensors lie where the first member's do. `idle`: parameters that no loss
     depends on. `program`: of other rows, that holds these members' widths. `beside`: rows whose members have the same in common.
     """
@@ -86,22 +84,13 @@ class MemberRows:
             for name, tensor in self.stacked.items():
                 own[name].copy_(front(tensor[row], own[name]))
             for name, tensor in self.buffers.items():
-                part = self._part(name, tensor[row], own[name])
+                part = of_one(tensor[row], own[name], self._sizes[name])
                 if part.shape != own[name].shape:
                     module, _, word = name.rpartition(".")
                     model.get_submodule(module)._buffers[word] = part.to(own[name].device, copy=True)
                 elif name not in self._beside_state or not torch.equal(part.to(own[name]), own[name]):
                     own[name].copy_(part)       # one that no checkpoint needs stays untouched
         return self.members[row]
-
-    def _part(self, name: str, row: Tensor, own: Tensor) -> Tensor:
-        """A member's part of a row of a buffer: its corner, and all of what forward has made of another size."""
-        made = self._sizes[name]
-        if row.shape == made:
-            return front(row, own)
-        if not row.dim() == own.dim() == len(made):
-            return row
-        return row[tuple(slice(mine if size == old else size) for size, old, mine in zip(row.shape, made, own.shape))]
 
     def own(self, number: int, rows: Tensor, row: int) -> Tensor:
         """Of (k, D) rows of a block, the part (d,) of a member: its parameters, one after another."""
@@ -145,13 +134,9 @@ class MemberRows:
                 self.outside[number][row, place if place is not None else slice(0)] = False
         for name, tensor in self.buffers.items():
             if own[name].shape != tensor.shape[1:] and (tensor.shape[1:] != self._sizes[name] or not self._padded(model)):
-                raise Unstackable(_GROWS.format(name, tuple(own[name].shape), tuple(tensor.shape[1:])))
+                raise uneven(name, own[name].shape, tensor.shape[1:])
         for name, tensor in (*self.buffers.items(), *self.stacked.items()):
             put(own[name], tensor[row])
-
-    def _beside(self, model: nn.Module) -> dict[str, Tensor]:
-        """Where a member's own tensors are found that lie in no block; to walk through a model takes longer than to copy it."""
-        return {**dict(model.named_parameters()), **dict(model.named_buffers())} if self.buffers or self.stacked else {}
 
     def _padded(self, model: nn.Module) -> bool:
         """Whether it is narrower than the stack."""
@@ -170,7 +155,7 @@ class MemberRows:
         other = MemberRows(members, self.idle, self.program, self)
         for name, tensor in self.buffers.items():
             if other.buffers[name].shape[1:] != tensor.shape[1:]:
-                raise Unstackable(_GROWS.format(name, tuple(other.buffers[name].shape[1:]), tuple(tensor.shape[1:])))
+                raise uneven(name, other.buffers[name].shape[1:], tensor.shape[1:])
         other.lifted = self._attributes(members)
         if self.outside or other.outside:
             self._masked()
@@ -219,11 +204,8 @@ class MemberRows:
 
     def _fits(self, model: nn.Module) -> bool:
         """Whether what is held once for all members, or stands in the program, is the same in this one."""
-        own = {**dict(model.named_parameters()), **dict(model.named_buffers())} if self.shared else {}
-        alike = all(
-            own[name] is self.common.get(name) or torch.equal(front(shared, own[name]), own[name]) for name, shared in self.shared.items()
-        )
-        return alike and all(value == self._single[place] for place, value in lifted(model).items() if place not in self.lifted)
+        single = (value == self._single[place] for place, value in lifted(model).items() if place not in self.lifted)
+        return self._has_what_is_shared(model) and all(single)
 
     def _attributes(self, members: Sequence[Member]) -> dict[tuple[str, str], Tensor]:
         """These members' values of what each has its own of."""
@@ -274,21 +256,6 @@ class MemberRows:
         self._read_own(self.stacked.keys() - groups[2 * len(self.flats)].keys())
         self.moved += 1
 
-    def give_each(self, names: Collection[str]) -> None:
-        """What was held once for all members is each one's own from now on."""
-        for name in names:
-            held = self.shared.pop(name)
-            self.stacked[name] = torch.empty(len(self), *held.shape, dtype=held.dtype, device=held.device)
-        self._read_own(names)
-
-    @torch.no_grad()
-    def _read_own(self, names: Collection[str]) -> None:
-        """Of what was held once: nobody's own was written yet."""
-        for row, (model, _) in enumerate(self.members if names else ()):
-            own = self._beside(model)
-            for name in names:
-                put(own[name], self.stacked[name][row])
-
     @property
     def model(self) -> nn.Module:
         """The module that a hook is called with."""
@@ -299,8 +266,8 @@ class MemberRows:
         k, device = len(self.members), next(model.parameters()).device
         if device.type == "cpu":
             keep_freed_memory()
-        first = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        wide = {**dict(self.program.model.named_parameters()), **dict(self.program.model.named_buffers())}
+        first = tensors_of(model)
+        wide = tensors_of(self.program.model)
         self.flats = [torch.empty(k, block.width, dtype=block.dtype, device=device).requires_grad_() for block in self.layout.blocks]
         self.numbers = [
             {name: torch.empty(k, dtype=torch.float64, device=device) for name in self.rule.numbers} for _ in self.layout.blocks
@@ -317,7 +284,7 @@ class MemberRows:
             put(first[name], shared)
         self.shared = copied | {name: tensor.detach() for name, tensor in self.common.items()}
         own = [name for name in self.layout.buffers if name not in self.common]
-        self._sizes = {name: _larger(wide[name].shape, first[name].shape) for name in own}
+        self._sizes = {name: larger(wide[name].shape, first[name].shape) for name in own}
         self._beside_state = {
             f"{path}.{name}".lstrip(".") for path, module in model.named_modules() for name in module._non_persistent_buffers_set
         }
@@ -341,21 +308,9 @@ class MemberRows:
     def _groups(self) -> list[dict[Any, Tensor]]:
         return [*self.numbers, *self.states, self.stacked, self.buffers, self.lifted, self.outside]
 
-    def _alike(self, name: str) -> bool:
-        first = dict(self.members[0][0].named_parameters())[name]
-        return not first.requires_grad and all(
-            torch.equal(first, dict(model.named_parameters())[name]) for model, _ in self.members[1:]
-        )
 
 _ROWS = (
     "members", "common", "flats", "numbers", "states", "buffers", "stacked", "shared", "lifted", "outside", "_sizes", "_beside_state",
     "_single", "boxed",
 )  # fmt: skip
 """What a stack holds of its members."""
-
-_GROWS = "the buffer {} of one member has the shape {}, that of others {}: one that grows must grow in all that share a stack alike"
-
-
-def _larger(wide: torch.Size, own: torch.Size) -> torch.Size:
-    """What grew is larger than it was where the program was made."""
-    return own if len(own) != len(wide) or any(mine > size for mine, size in zip(own, wide)) else wide

@@ -23,10 +23,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from .cohort import Entry
+from .held import Member
 from .layout import Block
 from .optimizers import Numbers, Rule, numbers_of, upload
 from .program import Gradients, Hook, Program
-from .rows import Member, MemberRows
+from .rows import MemberRows
 from .signature import frozen, placed
 from .stackable import Unstackable
 
@@ -190,30 +191,6 @@ class Stack(MemberRows):
         self._unwritten(versions)
         self._keep(buffers)
         return found
-
-    def _versions(self) -> list[int]:
-        """Of what is held once for all members."""
-        return [-1 if tensor.is_inference() else tensor._version for tensor in self.shared.values()]
-
-    def _unwritten(self, before: list[int]) -> None:
-        """A frozen parameter that a call has written is each member's own from now on; one that they hold in common cannot be."""
-        now = self._versions()
-        if now == before:
-            return
-        written = [name for name, one, other in zip(self.shared, before, now) if one != other]
-        for name in written:
-            if name in self.common:
-                raise Unstackable(f"a call writes {name} of the model, which all members hold as one. copy.deepcopy gives each its own")
-        values = {name: self.shared[name] for name in written}
-        self.give_each(written)
-        for name, value in values.items():
-            self.stacked[name].copy_(value.expand_as(self.stacked[name]))
-
-    def give_each_what_is_written(self) -> bool:
-        """After a call that raised and was put back: whether it had written what is held once, and each has its own now."""
-        names = [name for name in self.program.written if name in self.shared and name not in self.common]
-        self.give_each(names)
-        return bool(names)
 
     @torch.no_grad()
     def _keep(self, buffers: Mapping[str, Tensor]) -> None:

@@ -16,34 +16,29 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from ..errors import ConfigurationError, DivergedError, TrialFinishedError
+from ..errors import ConfigurationError, TrialFinishedError
 from ..parts import as_int
 from ..population.keys import base_of, key_of
 from ..population.layout import trained
 from ..population.randomness import own_randomness
 from ..seeds import derive
 from ..trial import Trial
-from .beside import Beside
-from .carried import built, carry, check_built, hyper, load
 from .context import Session
 from .data import Loaded
 from .drain import Tree
-from .evaluation import Weighted, autocast, evaluate, is_scalar, joined, means
+from .evaluation import Weighted, autocast, evaluate, joined, means
 from .feed import Plan
 from .hooks import OF_ITSELF, ModelTrainable, begin, check, driven, own_end, schedulers
-from .moving import HOST, move
+from .losses import finite_mean, loss_in, with_validation
 from .reported import Cleaner
+from .resting import Resting
 from .runner import Look, Place
 from .seeding import seeded
 from .stream import Stream
 
-TAKEN = "training_step: 'loss' beside the loss would be reported as 'train_loss', which is the loss. Name it otherwise."
 
-
-class ModelRunner:
+class ModelRunner(Resting):
     """A live trial of a ModelTrainable; the laws are Runner's."""
-
-    set_up = True       # setup makes its model, so that what it is made of must be what setup makes
 
     def __init__(
         self,
@@ -76,21 +71,15 @@ class ModelRunner:
                 raise ConfigurationError(f"{cls.__name__}.batch_size: a DataLoader has its own, but setup set {self.member.batch_size}.")
             self.feed = data.feed(trial.seed, place.seed)
             self.feed.updates(self._size(), self.member.accumulate)
-            self._initial, self._built = hyper(self.member), built(self.member.model)
-            self._beside = Beside(self.member)
-            self._lost: dict[str, str] = {}         # what cannot be saved, by name: what it is
-            self._unsaid: list[str] = []
-            self._looked_at = False
-            self._validated: dict[str, float] | None = None
-            self._lies: torch.device | None = self.member.device
+            self._note_what_setup_made()
             if state is not None:
                 self.stand(state)
         except BaseException:
             self.close()
             raise
 
-    measures = True
-    """Whether there is a validation_step."""
+    measures = True         # whether there is a validation_step
+    dropped = False         # whether nobody holds it any more
 
     @property
     def shown(self) -> bool:
@@ -157,7 +146,7 @@ class ModelRunner:
         member = self.member
         if validated is not None:
             self._validated = validated
-        metrics = _joined(self._validated or {}, metrics)
+        metrics = with_validation(self._validated or {}, metrics)
         if validated is not None or not self.data.val:
             self._follow(metrics)
         metrics["lr"] = float(member.optimizer.param_groups[0]["lr"])
@@ -186,56 +175,6 @@ class ModelRunner:
         with self._session:
             seed, base = derive(self._trial.seed, "test"), base_of(self._trial.seed, "test")
             return evaluate(self.member, self.data.test, self.data.batch_size, seed, base, 0)
-
-    def save(self) -> dict[str, Any]:
-        """Tensors, numbers, strings, dicts and lists; copies, on the device. What is lost of them, the next look says."""
-        if self.set_up:
-            check_built(self._built, built(self.member.model))
-        place = {"step": self.step, "updates": self.updates, "epoch": self.feed.epoch, "offset": self.feed.offset}
-        validated = None if self._validated is None else dict(self._validated)
-        beside, lost = self._beside.changed(self.member)
-        self._lose(lost)
-        return {**carry(self.member, self._initial), **place, "validated": validated, "beside": beside}
-
-    def _look_beside(self) -> None:
-        """What a hook changes, it mostly changes the first time. What else was changed is looked at when it is saved."""
-        if not self._looked_at:
-            self._lose(self._beside.changed(self.member)[1])
-        self._looked_at = True
-
-    def _lose(self, lost: Mapping[str, str]) -> None:
-        """What cannot be saved is said once."""
-        self._unsaid += [
-            f"Trial {self._trial.id}: {name} ({what}) cannot be stored, and was changed since setup: what goes on from a checkpoint, and "
-            "best.load(), have it as setup makes it. Keep it in numbers, strings, tensors, lists and dicts of them, or objects and modules "
-            "of a class that setup makes there."
-            for name, what in lost.items() if name not in self._lost
-        ]   # fmt: skip
-        self._lost.update(lost)
-
-    def stand(self, state: Mapping[str, Any]) -> None:
-        """Puts it where `state` was saved, in the course of the iteration after `step`."""
-        words = load(self.member, state, self._initial)
-        if "beside" in state:
-            self._beside.put(self.member, state["beside"], words)
-        self.updates, self.feed.epoch, self.feed.offset = state["updates"], state["epoch"], state["offset"]
-        self._validated = None if state["validated"] is None else dict(state["validated"])
-
-    def rest(self) -> None:
-        """Its model and optimizer lie in host memory until `wake`; it can be saved there, but not trained."""
-        self._lie(HOST)
-
-    def wake(self) -> None:
-        """They lie on its device again, where they are trained."""
-        self._lie(self.member.device)
-
-    def _lie(self, device: torch.device) -> None:
-        if self._lies != device:
-            self._lies = None       # there may be room for half of it only
-            untouched = self._beside.untouched(self.member)
-            move(self.member.model, self.member.optimizer, device)
-            self._beside.moved(untouched)
-            self._lies = device
 
     def close(self) -> None:
         self._ended = True
@@ -268,7 +207,7 @@ class ModelRunner:
         member = self.member
         optimizer.zero_grad()
         with self._session, seeded(0), autocast(member), own_randomness(key_of(self.base, 0, member.device), strict=False):
-            loss = _loss(member.training_step(model, member.augment(batch)), 1, {})
+            loss = loss_in(member.training_step(model, member.augment(batch)), 1, {})
         loss.backward()  # type: ignore[no-untyped-call]
         if member.max_grad_norm is not None:
             clip_grad_norm_(trained(optimizer), member.max_grad_norm)
@@ -301,7 +240,7 @@ class ModelRunner:
             key = key_of(self.base, update * len(batches) + micro, member.device)
             with autocast(member), own_randomness(key, strict=False):
                 found = member.training_step(member.model, member.augment(batch))
-            loss = _loss(found, n, extras)
+            loss = loss_in(found, n, extras)
             losses.append((loss.detach(), n))
             (loss if n == samples else loss * (n / samples)).backward()  # type: ignore[no-untyped-call]
         if member.max_grad_norm is not None:
@@ -324,51 +263,3 @@ class ModelRunner:
 
     def _last(self) -> int | None:
         return min((end for end in (self._end, self._place.max_t) if end is not None), default=None)
-
-
-def _joined(validated: Mapping[str, float], trained: Mapping[str, float]) -> dict[str, float]:
-    taken = [name for name in validated if name in trained or name == "lr"]
-    if taken:
-        raise ConfigurationError(f"validation_step: {', '.join(map(repr, taken))} is reported by training. Give the metric another name.")
-    return {**validated, **trained}
-
-
-def _loss(found: Any, n: int, extras: Weighted) -> Tensor:
-    """The loss in what `training_step` returned; its numbers are added to `extras`."""
-    loss = found
-    if isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Mapping):
-        loss = found[0]
-        for key, value in found[1].items():
-            if key == "loss":
-                raise ConfigurationError(TAKEN)
-            if not is_scalar(value):
-                raise ConfigurationError(f"training_step: {key!r} must be a number or 0-dim tensor, not {value!r:.50}. Take its mean().")
-            extras.setdefault(f"train_{key}", []).append((value, n))
-    if not isinstance(loss, Tensor):
-        raise ConfigurationError(
-            f"training_step must return the loss as a tensor, or (loss, {{name: number}}), but returned a {type(found).__name__}."
-        )
-    if loss.dim() != 0:
-        raise ConfigurationError(f"training_step: the loss must be a 0-dim tensor, but has the shape {tuple(loss.shape)}. Take its mean().")
-    if not loss.requires_grad:
-        raise ConfigurationError(
-            "training_step: the loss must depend on parameters that require gradients, but it has none. Is it computed under no_grad, "
-            "or detached, or is every parameter frozen?"
-        )
-    return loss
-
-
-def finite_mean(values: Tensor, sizes: Sequence[int], number: int) -> float:
-    """The mean of an iteration's losses, (n,) float64, by samples.
-
-    Looked at once an iteration: a look at each would wait for the device.
-    """
-    wrong = (~values.isfinite()).nonzero()
-    if len(wrong):
-        at = int(wrong[0])
-        raise DivergedError(
-            f"The training loss must be finite, but was {values[at].item()} in iteration {number}, batch {at + 1} of {len(values)}. "
-            "A smaller learning rate or max_grad_norm may help."
-        )
-    weights = torch.tensor(sizes, dtype=torch.float64)
-    return float((values * weights).sum() / weights.sum())

@@ -145,19 +145,11 @@ class Trainer:
         """
         if not self._runner.data.val:
             raise ConfigurationError("Trainer.evaluate: there is no validation set. Give one: hp.Data(..., val=(x, y)).")
-        self._must_measure("evaluate")
-        with _worded():
-            found = self._runner.validated()
-        self.model.eval()
-        return found
+        return self._measured("evaluate", self._runner.validated)
 
     def test(self) -> dict[str, float]:
         """The metrics of the test sets."""
-        self._must_measure("test")
-        with _worded():
-            found = self._runner.test()
-        self.model.eval()
-        return found
+        return self._measured("test", self._runner.test)
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of all that training goes on from: model, optimizer, schedulers, place in the data. For `hp.report(..., checkpoint=)`."""
@@ -174,10 +166,14 @@ class Trainer:
             made, used = map(_where, (self._session, session))
             raise ConfigurationError(f"Trainer.{call}: it was made {made}, but is called {used}. Each trial makes its own.")
 
-    def _must_measure(self, call: str) -> None:
+    def _measured(self, call: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
         self._is_here(call)
         if not self._runner.measures:
             raise ConfigurationError(f"Trainer.{call}: there is nothing to measure. Give hp.Trainer metrics=, called as (model, batch).")
+        with _worded():
+            found = measure()
+        self.model.eval()
+        return found
 
     def __repr__(self) -> str:
         return f"<hp.Trainer of a {type(self.model).__name__}, after {self._runner.updates} updates>"
