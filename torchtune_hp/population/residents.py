@@ -166,7 +166,7 @@ class Residents:
 
 def _saved(runner: ModelRunner) -> dict[str, Any] | None:
     try:
-        return runner.save()
+        return runner.save(whole=True)
     except UnsafeCheckpointError:       # it can be trained, but not be put back
         return None
     except OUT_OF_MEMORY as error:

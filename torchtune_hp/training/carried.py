@@ -13,6 +13,7 @@ the schedule's factor.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,15 +23,19 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from ..errors import CheckpointError, UnsafeCheckpointError
+from .frozen import check
 from .hooks import ModelTrainable, schedulers
 
 Carried = dict[str, Any]
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
-def carry(member: ModelTrainable, initial: Carried) -> Carried:
-    """A copy of everything that training changes. `initial`: `hyper(member)` right after `setup`. UnsafeCheckpointError: see there."""
+def carry(member: ModelTrainable, initial: Carried, frozen: Mapping[str, str] = _NOTHING) -> Carried:
+    """A copy of everything that training changes. `initial`: `hyper(member)` right after `setup`. `frozen`: what is left out (module
+    frozen). UnsafeCheckpointError: see there."""
     _check_kinds(initial["kinds"], _kinds(member))
-    state = {"model": member.model.state_dict(), "optimizer": member.optimizer.state_dict(), **_rest(member)}
+    model = {name: part for name, part in member.model.state_dict().items() if name not in frozen}
+    state = {"model": model, "optimizer": member.optimizer.state_dict(), "frozen": dict(frozen), **_rest(member)}
     return {**{name: storable(part, name) for name, part in state.items()}, "initial": storable(initial, "initial")}
 
 
@@ -47,8 +52,13 @@ def load(member: ModelTrainable, state: Mapping[str, Any], mine: Carried) -> Map
     """
     initial = state["initial"]
     _fit(member.model, state["model"])
+    frozen = state.get("frozen", {})
+    check(member.model, frozen)
     try:
-        member.model.load_state_dict(state["model"])
+        if not frozen:
+            member.model.load_state_dict(state["model"])
+        else:
+            _load_all_but(member.model, state["model"], frozen)
     except RuntimeError as error:
         text = " ".join(str(error).split())
         raise CheckpointError(
@@ -69,6 +79,14 @@ def load(member: ModelTrainable, state: Mapping[str, Any], mine: Carried) -> Map
         parameter.requires_grad_(merged["requires_grad"].get(name, parameter.requires_grad))
     words: Mapping[str, Any] = merged["words"]
     return words
+
+
+def _load_all_but(model: nn.Module, state: Mapping[str, Any], frozen: Mapping[str, str]) -> None:
+    """What is frozen is not written, not even with what it holds: others may hold it, too."""
+    found = model.load_state_dict(state, strict=False)
+    missing = [name for name in found.missing_keys if name not in frozen]
+    if missing or found.unexpected_keys:
+        raise RuntimeError(f"Missing: {missing}. Unexpected: {found.unexpected_keys}.")
 
 
 def _fit(model: nn.Module, state: Mapping[str, Any]) -> None:

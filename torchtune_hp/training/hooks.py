@@ -55,9 +55,10 @@ class ModelTrainable:
 
     What hooks and forward passes change is part of a checkpoint: model, optimizer and schedulers, and of `self` and the model's modules
     numbers, strings, tensors, arrays, lists, tuples, dicts and sets of them, generators of random numbers, nn.Modules (a mean of the
-    weights), objects of a class of one's own, and buffers that are not persistent. What is as `setup` made it is not saved. What was
-    changed and cannot be stored is said in the log, and is as `setup` makes it where a trial goes on from a checkpoint. A model whose
-    layers were replaced, or pruned, since `setup` cannot be saved: make them in `setup`.
+    weights), objects of a class of one's own, and buffers that are not persistent. What is as `setup` made it is not saved, of the
+    model itself what is frozen and large: `setup` must make it again (module frozen). What was changed and cannot be stored is said in
+    the log, and is as `setup` makes it where a trial goes on from a checkpoint. A model whose layers were replaced, or pruned, since
+    `setup` cannot be saved: make them in `setup`.
     """
 
     iteration: Literal["epoch"] | int = "epoch"

@@ -11,6 +11,7 @@ from ..trial import Trial
 from .beside import Beside
 from .carried import built, carry, check_built, hyper, load
 from .feed import Feed
+from .frozen import Frozen
 from .hooks import ModelTrainable
 from .moving import HOST, move
 
@@ -27,22 +28,26 @@ class Resting:
 
     def _note_what_setup_made(self) -> None:
         self._initial, self._built = hyper(self.member), built(self.member.model)
-        self._beside = Beside(self.member)
+        self._beside, self._frozen = Beside(self.member), Frozen(self.member, self.set_up)
         self._lost: dict[str, str] = {}         # what cannot be saved, by name: what it is
         self._unsaid: list[str] = []            # sentences for the next look
         self._looked_at = False
         self._validated: dict[str, float] | None = None
         self._lies: torch.device | None = self.member.device
 
-    def save(self) -> dict[str, Any]:
-        """Tensors, numbers, strings, dicts and lists; copies, on the device. What is lost of them, the next look says."""
+    def save(self, whole: bool = False) -> dict[str, Any]:
+        """Tensors, numbers, strings, dicts and lists; copies, on the device. What is lost of them, the next look says.
+
+        It is to be loaded into what `setup` makes; `whole`: or into this one, at any time.
+        """
         if self.set_up:
             check_built(self._built, built(self.member.model))
         place = {"step": self.step, "updates": self.updates, "epoch": self.feed.epoch, "offset": self.feed.offset}
         validated = None if self._validated is None else dict(self._validated)
         beside, lost = self._beside.changed(self.member)
         self._lose(lost)
-        return {**carry(self.member, self._initial), **place, "validated": validated, "beside": beside}
+        frozen = {} if whole else self._frozen.untouched(self.member)
+        return {**carry(self.member, self._initial, frozen), **place, "validated": validated, "beside": beside}
 
     def _look_beside(self) -> None:
         """What a hook changes, it mostly changes the first time. What else was changed is looked at when it is saved."""

@@ -153,7 +153,7 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of all that training goes on from: model, optimizer, schedulers, place in the data. For `hp.report(..., checkpoint=)`."""
-        return self._runner.save()
+        return self._runner.save(whole=True)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Stands where `state` was made, by a trainer that was given the same."""
