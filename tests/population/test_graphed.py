@@ -221,7 +221,7 @@ def test_a_hook_s_own_error_is_its_own_and_changes_nothing() -> None:
 
 
 def test_a_tensor_on_a_device_is_told_apart_by_what_it_is_and_not_read() -> None:
-    from torchtune_hp.population.signature import frozen, placed
+    from torchtune_hp.population.values import frozen, placed
 
     meta = [torch.ones(2, device="meta") for _ in range(2)]
     assert placed(meta[0]) == placed(meta[0]) != placed(meta[1])

@@ -21,8 +21,8 @@ def rows(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def both(step: Callable[..., Tensor], in_dims: Any, *args: Tensor) -> None:
-    """Values and gradients of the sum of sines, with and without."""
+def both(step: Callable[..., Tensor], in_dims: Any, *args: Tensor, rule: bool = True) -> None:
+    """Values and gradients of the sum of sines, with and without; `rule`: whether vmap has one of its own, else it is a loop without."""
     found = []
     for on in (True, False):
         own = [arg.clone().requires_grad_(arg.is_floating_point()) for arg in args]
@@ -33,7 +33,11 @@ def both(step: Callable[..., Tensor], in_dims: Any, *args: Tensor) -> None:
             with lowered():
                 return step(*parts)
 
-        out = vmap(member, in_dims=in_dims)(*own)
+        if on or rule:
+            out = vmap(member, in_dims=in_dims)(*own)
+        else:
+            dims = in_dims if isinstance(in_dims, tuple) else (in_dims,) * len(own)
+            out = torch.stack([member(*(part if dim is None else part[k] for part, dim in zip(own, dims))) for k in range(K)])
         given = [arg for arg in own if arg.requires_grad]
         found.append((out, *torch.autograd.grad(out.sin().sum(), given, allow_unused=True)))
     for mine, torchs in zip(*found, strict=True):
@@ -198,15 +202,17 @@ def test_under_autocast_layers_are_in_bf16_as_alone(name: str, smaller: bool) ->
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
 @pytest.mark.parametrize("shared", [False, True], ids=["own classes", "shared classes"])
+@pytest.mark.parametrize("weighted", [False, True], ids=["all alike", "weighted"])
 @pytest.mark.parametrize("number", [1, 2, 15, 16, 100], ids=lambda number: f"of {number}")
-def test_cross_entropy(number: int, reduction: str, label_smoothing: float, shared: bool, used: list[str]) -> None:
+def test_cross_entropy(number: int, reduction: str, label_smoothing: float, shared: bool, weighted: bool, used: list[str]) -> None:
     classes = torch.randint(number, (N,) if shared else (K, N), generator=torch.Generator().manual_seed(3))
     classes[..., 1] = -100
 
     def loss(logits: Tensor, classes: Tensor) -> Tensor:
-        return F.cross_entropy(logits, classes, reduction=reduction, label_smoothing=label_smoothing)
+        return F.cross_entropy(logits, classes, weights, reduction=reduction, label_smoothing=label_smoothing)
 
-    both(loss, (0, None if shared else 0), rows(K, N, number), classes)
+    weights = rows(number, seed=5).exp() if weighted else None
+    both(loss, (0, None if shared else 0), rows(K, N, number), classes, rule=not weighted)
     assert used
 
 
@@ -233,14 +239,14 @@ def test_cross_entropy_of_samples_that_are_all_ignored_is_torchs_nan() -> None:
     assert found[0].isnan() and found[1].isfinite()
 
 
-@pytest.mark.parametrize("case", ["probabilities", "weights", "images", "one sample"])
+@pytest.mark.parametrize("case", ["probabilities", "own weights", "images", "one sample"])
 def test_what_cross_entropy_leaves_to_torch(case: str, used: list[str]) -> None:
     generator = torch.Generator().manual_seed(3)
     logits, classes = rows(K, N, OUT), torch.randint(OUT, (K, N), generator=generator)
     if case == "probabilities":
         both(F.cross_entropy, 0, logits, rows(K, N, OUT, seed=4).softmax(-1))
-    elif case == "weights":
-        both(lambda *args: F.cross_entropy(args[0], args[1], args[2]), (0, 0, None), logits, classes, rows(OUT, seed=5).exp())
+    elif case == "own weights":
+        both(lambda *args: F.cross_entropy(args[0], args[1], args[2]), 0, logits, classes, rows(K, OUT, seed=5).exp())
     elif case == "images":
         both(F.cross_entropy, 0, rows(K, 2, OUT, N), torch.randint(OUT, (K, 2, N), generator=generator))
     else:

@@ -91,7 +91,7 @@ CASES: dict[str, tuple[Callable[[], Signature], Callable[[], Signature], str]] =
     "flag": (lambda: of(mlp()), lambda: of(mlp(), amsgrad=True), "flags of param_groups[0]"),
     "closure": (lambda: of(Functional(scaled(1.0))), lambda: of(Functional(scaled(2.0))), "activation"),
     "partial": (
-        lambda: of(Functional(functools.partial(torch.add, 1))), lambda: of(Functional(functools.partial(torch.add, 1))), "activation"
+        lambda: of(Functional(functools.partial(torch.add, 1))), lambda: of(Functional(functools.partial(torch.add, 2))), "activation"
     ),
     "tensor": (
         lambda: of(Functional(abs, scale=torch.tensor(1.0))), lambda: of(Functional(abs, scale=torch.tensor(2.0))), "scale"

@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .signature import HOOKS, REGISTRIES, closed_over, is_torch_s
+from .signature import HOOKS, REGISTRIES, is_torch_s
+from .values import closed_over
 
 
 def held_twice(model: nn.Module) -> str | None:

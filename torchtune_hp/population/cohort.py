@@ -20,7 +20,7 @@ import torch
 from torch.optim import Optimizer, lr_scheduler as lrs
 from torch.optim.lr_scheduler import LRScheduler
 
-from .signature import Same, frozen
+from .values import Same, frozen
 
 Driven = tuple[Optimizer, Sequence[LRScheduler]]
 """A member's optimizer, and the schedulers that are stepped after its updates or passes."""

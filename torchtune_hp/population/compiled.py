@@ -30,7 +30,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from .batched import dims_of
 from .program import CompilerFailed, Gradients, Hook, Program, Rows
 from .room import OUT_OF_MEMORY
-from .signature import frozen
+from .values import frozen
 
 LEAST = 8
 """Rows below which nothing is compiled: such a stack gains less than it costs."""

@@ -34,7 +34,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from .batched import dims_of
 from .program import Gradients, Hook, Program, Rows
 from .room import let_go
-from .signature import frozen
+from .values import frozen
 
 FORMS = 16
 """Of one stack's gradients, or updates, that are remembered; past it the one that rested longest is forgotten."""

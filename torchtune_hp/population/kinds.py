@@ -16,7 +16,8 @@ from ..training.alone import ModelRunner
 from .census import DATA
 from .padding import UpTo, rounded
 from .reads import Read, shown
-from .signature import attributes, difference, frozen, structure
+from .signature import attributes, difference, structure
+from .values import frozen
 
 WORDS = ("batch_size", "accumulate", "precision", "lr_step")
 """Words of a ModelTrainable in which members of a stack agree."""

@@ -174,7 +174,8 @@ def cross_entropy(
 ) -> Tensor | None:  # fmt: skip
     """`F.cross_entropy` of one member, of (n, C) logits and (n,) classes; None where torch's own serves."""
     level = _functorch.maybe_current_level()
-    plain = weight is None and size_average is None and reduce is None and isinstance(label_smoothing, (int, float))
+    plain = size_average is None and reduce is None and isinstance(label_smoothing, (int, float))
+    plain = plain and (weight is None or not (wrapped(weight) or weight.requires_grad))
     if level is None or not plain or not of_members(input, level) or input.dim() != 2 or target.dim() != 1:
         return None
     if reduction not in ("mean", "sum", "none") or input.shape[0] != target.shape[0]:
@@ -185,7 +186,7 @@ def cross_entropy(
     with outside():
         k, n, number = logits.shape
         classes = classes.expand(k, n)
-        options: Any = {"ignore_index": ignore_index, "reduction": "none", "label_smoothing": label_smoothing}
+        options: Any = {"ignore_index": ignore_index, "reduction": "none", "label_smoothing": label_smoothing, "weight": weight}
         beside = 0 < number < _VECTOR and logits.device.type == "cpu"
         if beside and classes.dtype == torch.int64:     # of uint8 torch takes but one dimension
             each = F.cross_entropy(logits.transpose(1, 2).contiguous(), classes, **options)
@@ -193,7 +194,8 @@ def cross_entropy(
             each = F.cross_entropy(logits.reshape(k * n, number), classes.reshape(-1), **options).view(k, n)
         found = each if reduction == "none" else each.sum(1)
         if reduction == "mean":
-            found = found / (classes != ignore_index).sum(1)
+            counted = classes != ignore_index
+            found = found / (counted if weight is None else weight[torch.where(counted, classes, 0).long()] * counted).sum(1)
     return _functorch._add_batch_dim(found, 0, level)
 
 

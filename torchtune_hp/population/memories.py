@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from .holding import attributes
-from .signature import REGISTRIES, Same, closed_over, is_torch_s
+from .signature import REGISTRIES, is_torch_s
+from .values import Same, closed_over
 
 Memories = dict[tuple[str, str], Any]
 

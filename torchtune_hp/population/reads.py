@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .signature import frozen
+from .values import frozen
 
 Read = tuple[str, ...]
 

@@ -7,16 +7,13 @@ and the attributes of modules for which torch takes a tensor (`LIFTED`).
 Laws:
 1. Two members share a stack exactly if their signatures are equal.
 2. `difference` names the first thing in which two signatures differ, as a person would look for it, with both values.
-3. Equality: numbers by ==, tensors by value, functions by code, defaults and closure. What cannot be compared is equal to itself
-   only, so a doubt splits, and never shares.
+3. Values are equal as module values says: a doubt splits, and never shares.
 """
 
 from __future__ import annotations
 
-import hashlib
-import weakref
 from collections.abc import Hashable, Iterator, Mapping
-from types import BuiltinFunctionType, FunctionType, MappingProxyType, MethodType
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -27,6 +24,7 @@ from torch.optim import Optimizer
 
 from .optimizers import flags_of, own_step
 from .padding import Place, UpTo, shapes
+from .values import Freezer, Same
 
 Signature = tuple[tuple[str, Hashable], ...]
 """(what it is, its value), in a fixed order."""
@@ -92,7 +90,7 @@ def _modules(model: nn.Module) -> Iterator[tuple[str, str, Hashable, bool]]:
 
     What is compiled reads its attributes unseen: there all of them make a difference.
     """
-    freeze = _Freezer(model)
+    freeze = Freezer(model)
     compiled = any(map(_is_compiled, model.modules()))
     for path, module in model.named_modules(remove_duplicate=False):
         own_class = not is_torch_s(module) and not compiled
@@ -144,95 +142,6 @@ def _optimizer(model: nn.Module, optimizer: Optimizer) -> list[tuple[str, Hashab
         found.append((f"parameters of param_groups[{number}]", tuple(names.get(id(p), "not the model's") for p in group["params"])))
         found.append((f"flags of param_groups[{number}]", flags_of(group)))
     return found
-
-
-class _Freezer:
-    """Makes values comparable and hashable, by law 3. Tensors of the model's own stand for their names.
-
-    `placed`: a tensor on a device equals itself alone, whatever its content.
-    """
-
-    def __init__(self, model: nn.Module | None = None, placed: bool = False) -> None:
-        self._placed = placed
-        self._own: dict[int, str] = {}
-        self._above: list[object] = []      # what holds the part that is looked at: a list or a closure may hold itself
-        if model is not None:
-            tensors = [*model.named_parameters(), *model.named_buffers()]
-            self._own = {id(tensor): name for name, tensor in reversed(tensors)}
-
-    def __call__(self, value: Any) -> Hashable:
-        if value is None or isinstance(value, (int, float, complex, str, bytes, torch.dtype, torch.device, type)):
-            return ("a bool", value) if isinstance(value, bool) else value
-        if isinstance(value, weakref.ref):
-            return self(value())
-        if isinstance(value, Tensor):
-            if id(value) in self._own:
-                return "the model's", self._own[id(value)]
-            return Same(value) if self._placed and value.device.type != "cpu" else _content(value)
-        if isinstance(value, (list, tuple, set, frozenset, Mapping, FunctionType)):
-            return self._made_of(value)
-        if isinstance(value, MethodType):
-            return "a method", self(value.__func__), Same(value.__self__)
-        return value if isinstance(value, BuiltinFunctionType) else Same(value)
-
-    def _made_of(self, value: Any) -> Hashable:
-        if any(value is other for other in self._above):
-            return "what this is a part of"
-        self._above.append(value)
-        try:
-            if isinstance(value, FunctionType):
-                cells = tuple(map(self, closed_over(value)))
-                return "a function", value.__code__, self(value.__defaults__), self(value.__kwdefaults__), cells
-            if isinstance(value, Mapping):
-                return type(value), tuple((key, self(part)) for key, part in value.items())
-            return type(value), (frozenset if isinstance(value, (set, frozenset)) else tuple)(map(self, value))
-        finally:
-            self._above.pop()
-
-
-def closed_over(function: FunctionType) -> Iterator[Any]:
-    """What its closure holds; what is not filled yet holds nothing."""
-    for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:
-            pass
-
-
-def frozen(value: Any) -> Hashable:
-    """A value as something that can be compared and hashed, by law 3."""
-    return _Freezer()(value)
-
-
-def placed(value: Any) -> Hashable:
-    """As `frozen`, for whoever notes where tensors lie: on a device, one equals itself alone, and none of them is read."""
-    return _Freezer(placed=True)(value)
-
-
-def _content(tensor: Tensor) -> Hashable:
-    if tensor.layout != torch.strided or tensor.device.type == "meta" or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        return Same(tensor)
-    data = tensor.detach().cpu().contiguous().reshape(-1)
-    digest = hashlib.blake2b(data.view(torch.uint8).numpy().tobytes()).digest() if data.numel() else b""
-    return "a tensor", tuple(tensor.shape), tensor.dtype, digest
-
-
-class Same:
-    """Equal where the object is the same one. It is held, so that no other gets its id."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and other.value is self.value
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
-    def __repr__(self) -> str:
-        return f"an object of {type(self.value).__name__}"
 
 
 _ABSENT = Same("absent")

@@ -28,8 +28,8 @@ from .layout import Block
 from .optimizers import Numbers, Rule, numbers_of, upload
 from .program import Gradients, Hook, Program
 from .rows import MemberRows
-from .signature import frozen, placed
 from .stackable import Unstackable
+from .values import frozen, placed
 
 if TYPE_CHECKING:
     from .compiled import CompiledGradients

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from ..errors import ConfigurationError
-from ..population.signature import Same
+from ..population.values import Same
 from ..seeds import derive
 from .data import Data, Loaded
 from .feed import SHARED, Table
