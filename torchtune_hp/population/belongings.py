@@ -31,6 +31,7 @@ from ..training.hooks import ModelTrainable
 from .holding import PLAIN, content_of, is_iterator, is_plain, of_members, parts_of, slots_of
 from .notes import OfArray, OfCell, OfDict, OfMany, OfNothing, OfRandom, OfSlots, OfTensor, OfTrial, state_of
 from .signature import HOOKS, REGISTRIES
+from .values import is_told
 
 _FIRST, _LATER = (5_000, 1 << 24), (100, 1 << 18)
 """(objects, bytes of tensors) that are noted where hooks are called for the first time, and afterwards."""
@@ -140,15 +141,19 @@ class Belongings:
         return True
 
 
+def _holds_something(value: Any) -> bool:
+    return isinstance(value, FunctionType) and bool(value.__closure__ or vars(value))
+
+
 def functions_of(model: nn.Module) -> list[tuple[str, Any]]:
-    """(what it is called, the function): what modules hold, and their forward hooks. A copy of a model has the same functions."""
+    """(what it is called, the function or object): what modules hold, and their forward hooks. A copy of a model has the same functions."""
     found = []
     for path, module in model.named_modules():
         place = f"model.{path}" if path else "model"
         for name, value in vars(module).items():
             if name in HOOKS:
                 found += [(f"what a hook on {place} holds", hook) for hook in value.values() if isinstance(hook, (FunctionType, partial))]
-            elif name not in REGISTRIES and isinstance(value, FunctionType) and (value.__closure__ or vars(value)):
+            elif name not in REGISTRIES and (_holds_something(value) or is_told(value) and not isinstance(value, nn.Module)):
                 found.append((f"what {place}.{name} holds", value))
     return found
 

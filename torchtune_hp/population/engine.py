@@ -23,6 +23,8 @@ import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
+from torch import nn
+
 from ..training.alone import ModelRunner
 from ..training.runner import Look
 from .census import ENOUGH, Census, advice, one_by_one, splits_most
@@ -30,8 +32,8 @@ from .choosing import FEW, Choosing, Strategy
 from .group import Group
 from .kinds import Kind, any_width, described, named
 from .program import CompilerFailed
-from .reads import Apart, shown
-from .remedies import remedy
+from .reads import Apart, shown, value_of
+from .remedies import in_the_model, remedy
 from .residents import Residents
 from .room import OUT_OF_MEMORY, let_go
 from .seats import Refused
@@ -255,6 +257,9 @@ class Engine:
         """The hooks read what differs between these members: it is lifted where that can be, else there is a stack for each value."""
         reads, name = self._sorting.reads[structure], structure[0].__name__
         differ = reads.apart([runner.member for runner in members])
+        for read in differ:
+            if isinstance(value := value_of(members[0].member, read), nn.Module):
+                reads.bar([read], in_the_model(shown(read), value))
         tried = [read for read in differ if apart.__cause__ is None and reads.can_lift(read, [runner.member for runner in members])]
         errors = {read: group.takes(read) for read in tried}
         for read, error in errors.items():

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..training.alone import ModelRunner
 from .census import DATA
+from .opened import opens
 from .padding import UpTo, rounded
 from .reads import Read, shown
 from .signature import attributes, difference, structure
@@ -67,9 +68,14 @@ def is_padded(shape: Structure) -> bool:
 
 
 def attributes_of(member: Any) -> dict[Read, Hashable]:
-    """What makes a difference only if it is read, besides plain values of self: attributes of modules, and keys of dicts."""
+    """What makes a difference only if it is read, besides plain values of self: attributes of modules, and parts of dicts and objects."""
     found: dict[Read, Hashable] = {("model", *place): value for place, value in attributes(member.model).items()}
-    return found | {("self", name): frozen(value) for name, value in vars(member).items() if type(value) is dict}
+    own = {name: value for name, value in vars(member).items() if name not in _WORDS_OF_ITS_OWN and type(value) not in _PLAIN}
+    return found | {("self", name): frozen(value) for name, value in own.items() if type(value) is dict or opens(value)}
+
+
+_WORDS_OF_ITS_OWN = frozenset({"model", "optimizer", "lr_scheduler", "_here"})
+_PLAIN = frozenset({type(None), bool, int, float, str, list, tuple})
 
 
 def differing(each: Sequence[dict[Read, Hashable]]) -> set[Read]:

@@ -4,7 +4,7 @@ A program that runs once for many members takes such a value from the first of t
 it. So whatever is read is written down, as a path:
 
     ("self", "alpha")               self.alpha
-    ("self", "cfg", "alpha")        self.cfg["alpha"], where the dicts of two members differ
+    ("self", "cfg", "alpha")        self.cfg["alpha"], where the dicts of two members differ; self.cfg.alpha likewise (opened.py)
     ("config", "loss", "alpha")     self.config["loss"]["alpha"]
     ("model", "net.0", "scale")     model.net[0].scale
     ("hparams", "aux")              whether there is a self.hparams["aux"]: its value is each member's own
@@ -17,12 +17,13 @@ member then has its own.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence, Set as AbstractSet
+from collections.abc import Hashable, Iterable, Sequence, Set as AbstractSet
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .opened import Attribute, part_of
 from .values import frozen
 
 Read = tuple[str, ...]
@@ -98,8 +99,8 @@ def value_of(member: Any, read: Read) -> Any:
         return member.trial_id
     elif head == "self":
         found, *path = vars(member).get(path[0], getattr(type(member), path[0], None)), *path[1:]
-    for key in path:
-        found = found.get(key) if isinstance(found, Mapping) else None
+    for step in path:
+        found = part_of(found, step)
     return found
 
 
@@ -107,9 +108,13 @@ def shown(read: Read) -> str:
     """A read as it was written: `self.depth`, `self.config['loss']['alpha']`, `model.net.0.scale`."""
     head, *path = read
     if head in ("config", "hparams"):
-        return f"self.{head}" + "".join(f"[{key!r}]" for key in path)
+        return f"self.{head}" + _steps(path)
     if head == "model":
         name, keys = ".".join(filter(None, ("model", *path[:2]))), path[2:]
     else:
         name, keys = f"self.{path[0]}", path[1:]
-    return name + "".join(f"[{key!r}]" for key in keys)
+    return name + _steps(keys)
+
+
+def _steps(path: Sequence[str]) -> str:
+    return "".join(f".{step}" if isinstance(step, Attribute) else f"[{step!r}]" for step in path)

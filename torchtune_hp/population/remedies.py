@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import traceback
 
+from torch import nn
 from torch.nn import functional as F
 
 from .. import functional
+
+
+def in_the_model(shown: str, module: nn.Module) -> str:
+    """Why a module that each trial holds on self keeps them apart, and the way out."""
+    return (
+        f"{shown} is a {type(module).__name__} of each trial's own. As a part of self.model, frozen where it is not trained, it is each "
+        "one's own in a stack."
+    )
 
 
 def remedy(shown: str, error: BaseException) -> str:

@@ -98,8 +98,7 @@ class Freezer:
             return "a method", self(value.__func__), Same(value.__self__)
         if isinstance(value, BuiltinFunctionType):
             return value
-        cls: Any = type(value)
-        return self._within(value, self._object) if _is_told(cls) else Same(value)
+        return self._within(value, self._object) if is_told(value) else Same(value)
 
     def _tensor(self, value: Tensor) -> Hashable:
         if id(value) in self._own:
@@ -134,7 +133,7 @@ class Freezer:
         try:
             parts = vars(value).items()
             if isinstance(value, nn.Module):        # most of what each module has is empty
-                parts = [(name, part) for name, part in parts if name not in _OF_MODULES or part]
+                parts = [(name, part) for name, part in parts if name not in OF_MODULES or part]
             return Alike(type(value), tuple((name, self(part)) for name, part in parts))
         except _TooMany:
             if not outermost:
@@ -154,15 +153,20 @@ class _Plain:
     pass
 
 
+def is_told(value: Any) -> bool:
+    """Whether the attributes of an object tell all of it: nothing lies in slots, or in C."""
+    cls: Any = type(value)
+    return _told(cls)
+
+
 @lru_cache(1024)
-def _is_told(cls: type) -> bool:
-    """Whether the attributes of its objects tell all of them: nothing lies in slots, or in C."""
+def _told(cls: type) -> bool:
     if hasattr(cls, "__next__") or issubclass(cls, torch.jit.ScriptModule):
         return False
     return all(getattr(cls, name) == getattr(_Plain, name) for name in ("__basicsize__", "__itemsize__", "__dictoffset__"))
 
 
-_OF_MODULES = frozenset(vars(nn.Module()))
+OF_MODULES = frozenset(vars(nn.Module()))
 
 
 def closed_over(function: FunctionType) -> Iterator[Any]:

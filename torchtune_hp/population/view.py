@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from .aliases import named, said, within
 from .belongings import Belongings, Written
+from .opened import opened, opens
 from .reads import Read
 
 _WORDS = frozenset({"_here", "batch_size", "accumulate"})
@@ -56,7 +57,7 @@ class Held(Exception):
 
 @dataclass
 class Sight:
-    """What is seen in a stack's calls. `seen` gathers the reads; `opened`: dicts of which each key is a read of its own."""
+    """What is seen in a stack's calls. `seen` gathers the reads; `opened`: dicts and objects of which each part is a read of its own."""
 
     seen: set[Read]
     opened: frozenset[Read] = frozenset()
@@ -66,8 +67,8 @@ class Sight:
 
     def read(self, read: Read, value: Any) -> Any:
         """What is handed out for it."""
-        if isinstance(value, Mapping) and (read[0] == "config" or read in self.opened):
-            return _Reading(value, self, read)
+        if read[0] == "config" and isinstance(value, Mapping) or read in self.opened and opens(value):
+            return opened(value, self, read)
         self.seen.add(read)
         return self.lifted.get(read, value)
 
@@ -187,25 +188,6 @@ class _Watching:
 def _by_a_user() -> bool:
     """Whether __dict__ is read by code that may be after a value: torch looks for its own registries there."""
     return str(sys._getframe(2).f_globals.get("__name__")).partition(".")[0] not in ("torch", "torchtune_hp")
-
-
-class _Reading(Mapping[str, Any]):
-    """A dict that writes down which keys are read; one that is iterated is read whole."""
-
-    def __init__(self, content: Mapping[str, Any], sight: Sight, path: Read) -> None:
-        self._content, self._sight, self._path = content, sight, path
-
-    def __getitem__(self, key: str) -> Any:
-        value, read = self._content[key], (*self._path, key)
-        return _Reading(value, self._sight, read) if isinstance(value, Mapping) else self._sight.read(read, value)
-
-    def __iter__(self) -> Iterator[str]:
-        for key in self._content:
-            self[key]
-        return iter(self._content)
-
-    def __len__(self) -> int:
-        return len(self._content)
 
 
 class _Lifted(Mapping[str, Any]):
