@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Adam
 
 import torchtune_hp as hp
+from torchtune_hp.population.activations import PLACE, may_join, places
 from torchtune_hp.population.padding import rounded
 from torchtune_hp.population.signature import structure
 
@@ -31,7 +32,9 @@ def stacks_of(space: Mapping[str, Any], model: Callable[[Mapping[str, Any]], nn.
         optimizer = Adam(made.parameters())
         counts["equal shapes"][config["batch_size"], structure(made, optimizer)] += 1
         for way, device in PADDED.items():
-            counts[way][config["batch_size"], structure(made, optimizer, rounded(made, optimizer, device))] += 1
+            batch = config["batch_size"]
+            standing = dict.fromkeys(places(made), PLACE) if may_join(made, device, batch) else {}
+            counts[way][batch, structure(made, optimizer, rounded(made, optimizer, device, batch), standing)] += 1
     return {way: sorted(found.values(), reverse=True) for way, found in counts.items()}
 
 

@@ -75,7 +75,7 @@ def test_the_parameter_that_splits_most_is_the_one_that_determines_what_differs_
     assert splits_most([({"a": k}, {"x": 1}) for k in range(3)]) is None and splits_most([]) is None
 
 
-CONFIGS = [{"lr": 0.001 * (1 + k), "width": 40 * 2 ** (k % 5), "p": 0.1} for k in range(10)]
+CONFIGS = [{"lr": 0.001 * (1 + k), "width": 320 * 2 ** (k % 5), "p": 0.1} for k in range(10)]
 
 
 def test_where_few_share_a_stack_it_is_said_once_with_the_parameter_and_the_way_out() -> None:
@@ -102,7 +102,7 @@ def test_it_is_not_said_where_there_are_few_trials_or_one_architecture_or_loops_
 
 def test_a_study_tells_it_in_its_results_and_its_summary(capsys: pytest.CaptureFixture[str]) -> None:
     results = hp.tune(
-        ToyModel, {"lr": hp.loguniform(1e-3, 0.1), "width": hp.choice([4, 80])}, metric="loss", mode="min", trials=12, seed=3,
+        ToyModel, {"lr": hp.loguniform(1e-3, 0.1), "width": hp.choice([4, 800])}, metric="loss", mode="min", trials=12, seed=3,
         searcher=hp.RandomSearch(), scheduler=hp.FullRuns(max_t=3), executor=hp.Fused(12, strategy="vmap"), storage=None,
     )  # fmt: skip
     assert results.members_per_stack == "6 trials per stack (last 12 in 2)" == results.stacks[-1]

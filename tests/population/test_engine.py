@@ -280,7 +280,7 @@ def test_of_one_that_is_discarded_nothing_is_written_back_and_the_others_go_on()
 
 
 def test_different_shapes_are_different_stacks_over_the_same_call() -> None:
-    configs = [{"width": 60 + 8 * (k % 2), "lr": 0.01} for k in range(6)]
+    configs = [{"width": 510 + 8 * (k % 2), "lr": 0.01} for k in range(6)]
     fused, said, engine = together(Toy, configs)
     assert sorted(engine.stacks()) == [3, 3] and not said
     same(fused, alone(Toy, configs))
@@ -295,11 +295,11 @@ class Sized(Toy):
 def test_the_stacks_there_are_and_what_keeps_them_apart_are_told() -> None:
     said: list[str] = []
     engine = Engine(lambda kind, text: said.append(f"{kind}: {text}"), "vmap")
-    configs = [{"width": 60 + 8 * (k % 2), "lr": 0.01, "size": 16 if k < 6 else 32} for k in range(9)]
+    configs = [{"width": 510 + 8 * (k % 2), "lr": 0.01, "size": 16 if k < 6 else 32} for k in range(9)]
     engine.advance(runners(Sized, configs))
     assert said == [
         "stack: Sized: stack 1 begins with 3 trials.",
-        "stack: Sized: stack 2 begins with 3 trials; it differs from stack 1 in 0.out_features: up to 64 and up to 128.",
+        "stack: Sized: stack 2 begins with 3 trials; it differs from stack 1 in 0.out_features: up to 512 and up to 1024.",
     ] and sorted(engine.stacks()) == [3, 3]
     engine.advance(runners(Sized, [{**config, "size": 32} for config in configs]))
     assert said[2] == "stack: Sized: stack 3 begins with 5 trials; it differs from stack 1 in batch_size: 16 and 32."

@@ -284,7 +284,7 @@ def test_trials_of_all_small_widths_are_one_stack() -> None:
 
 
 def test_trials_of_larger_widths_are_a_stack_for_each_power_of_two() -> None:
-    sizes, _ = looks_alike(Toy, [{"width": width} for width in (5, 64, 30, 65, 70, 128)], n=2)
+    sizes, _ = looks_alike(Toy, [{"width": width} for width in (5, 64, 500, 1030, 1100, 2048)], n=2)
     assert sizes == [3, 3]
 
 

@@ -204,7 +204,7 @@ def test_room_may_run_out_where_the_others_close_ranks(monkeypatch: pytest.Monke
 
 
 def test_another_kind_is_not_made_to_wait_for_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    configs = [{"width": 4 if k < 6 else 80, "lr": 0.01} for k in range(12)]
+    configs = [{"width": 4 if k < 6 else 800, "lr": 0.01} for k in range(12)]
     single = alone(Toy, configs)
     gradients = Stack.gradients
 

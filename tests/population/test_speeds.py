@@ -97,7 +97,7 @@ def name_of(cls: type[Toy], **config: Any) -> str:
 
 def test_other_widths_and_classes_have_other_names_and_other_numbers_have_not() -> None:
     assert name_of(Toy, lr=0.1, p=0.5, width=8) == name_of(Toy, lr=0.2, p=0.1, width=60)      # padded, they are of one structure
-    assert len({name_of(Toy), name_of(Toy, width=100), name_of(Attentive), name_of(Attentive, activation=F.gelu)}) == 4
+    assert len({name_of(Toy), name_of(Toy, width=1000), name_of(Attentive), name_of(Attentive, activation=F.gelu)}) == 4
 
 
 def test_another_process_gives_the_same_names() -> None:

@@ -35,6 +35,7 @@ class Choosing:
         self._by_shape: set[str] = set()                    # names of structures of any width that are not padded
         if strategy == "auto":
             self._by_shape.update(key.removesuffix(WIDTHS) for key, chosen in choices.items() if chosen == UNPADDED)
+        self._by_form: set[str] = set()                     # and of those whose activations split
         self._uncompiled: set[Structure] = set()            # on which the compiler failed,
         self._uncaptured: set[Structure] = set()            # and those whose steps no graph can hold
 
@@ -72,6 +73,15 @@ class Choosing:
         if loose in self._by_shape:
             self._words.by_shape("choice", structure, loose, BEFORE)       # if nobody gave another reason
         return loose in self._by_shape
+
+    def divide(self, structure: Structure, why: str) -> None:
+        """From now on, members of this structure of any width whose activations differ do not share a stack."""
+        self._by_form.add(named(any_width(structure)))
+        self._words.say("stack", f"{structure[0].__name__}: activations split, so there is a stack for each: {why}.")
+
+    def by_form(self, structure: Structure) -> bool:
+        """Whether activations split."""
+        return bool(self._by_form) and named(any_width(structure)) in self._by_form
 
     def group(self, structure: Structure, reads: Reads, device: torch.device) -> Group:
         """That trains runners of this structure."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..training.alone import ModelRunner
 from ..training.runner import Look
 from . import looks
+from .activations import fits
 from .reads import Reads
 from .room import OUT_OF_MEMORY, free, let_go
 from .seats import Seats, line_of
@@ -76,7 +77,8 @@ class Endings(Seats):
         leaves the stack: other layers, or parameters of one group after different steps."""
         if self.stack is not stack:
             return
-        if stack.members[row] != (runner.member.model, runner.member.optimizer) or (self.left and not stack.fits(row)):
+        another = stack.members[row] != (runner.member.model, runner.member.optimizer) or not fits(stack.model, runner.member.model)
+        if another or (self.left and not stack.fits(row)):
             self._gone.add(runner)      # rows that are made anew would be read of those that left, too
             return
         try:

@@ -62,7 +62,7 @@ class Engine:
         self._alone: set[Kind] = set()                  # whose members cannot be a stack
         self._most: dict[Kind, int] = {}                # how many at once have room
         residents = self._residents = Residents(self._groups, self._words.tight)
-        self._sorting = Sorting(lambda runner: residents.only([runner]), self._choosing.by_shape)
+        self._sorting = Sorting(lambda runner: residents.only([runner]), self._choosing.by_shape, self._choosing.by_form)
 
     def call(self, each: str) -> None:
         """What is said of members calls them so; "trials", if nothing else is said."""
@@ -180,6 +180,15 @@ class Engine:
     def _unpad(self, structure: Any, why: str) -> None:
         """From now on, members that differ from this structure in widths only share a stack where their shapes are equal."""
         self._choosing.unpad(structure, why)
+        self._regroup_all(structure)
+
+    def _divide(self, structure: Any, why: str) -> None:
+        """From now on, members whose activations differ do not share a stack."""
+        self._choosing.divide(structure, why)
+        self._regroup_all(structure)
+
+    def _regroup_all(self, structure: Any) -> None:
+        """All that differ from this structure in widths only are sorted anew."""
         loose = named(any_width(structure))
         for other in {kind[0] for kind in self._groups} | self._sorting.structures():
             if named(any_width(other)) == loose:
@@ -206,7 +215,7 @@ class Engine:
                 self._split(structure, group, members, apart)
                 return members
             except Mixes as mixes:
-                self._unpad(structure, str(mixes))
+                (self._divide if mixes.forms else self._unpad)(structure, str(mixes))
                 return members
         except CompilerFailed as failed:
             self._residents.take_out(group.present)
@@ -239,6 +248,8 @@ class Engine:
                 self._words.say("stack", f"{structure[0].__name__}: trained at once, but validated one by one: {reads.validates_alone}.")
             if group.stack is not None and group.stack.outside:
                 self._words.widened(group.stack, members)
+            if group.stack is not None and group.stack.several:
+                self._words.joined(group.stack, members)
             self._choosing.trained(structure, group, len(members))
         self._left()
         # Who is of another kind now leaves its row: it may be of this one again, and would be taken for who still sits there.

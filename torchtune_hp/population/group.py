@@ -134,7 +134,7 @@ class Group(Endings):
             self._put_back(stack, *before)
 
     def _compare_widths(self, stack: Stack) -> None:
-        if not stack.outside or self._widths.known(self.runners):
+        if not (stack.outside or stack.several) or self._widths.known(self.runners):
             return
         try:
             self._calls.begin(self.runners[0].member, stack.model, not self._forgetful)
@@ -149,7 +149,7 @@ class Group(Endings):
         own = differing(attributes)
         if self.stack is not None and differing([attributes[0], self._founder]) - own:      # all have what its model has not
             self.begin_without(())
-        new = set(runners).difference(self.runners)
+        new = set(runners).difference(self.present)
         if self.stack is not None and not all(self.stack.holds(runner.member.model) for runner in new):
             self.begin_without(())
         if self.stack is None:

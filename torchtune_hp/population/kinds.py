@@ -13,6 +13,7 @@ from types import CodeType
 from typing import Any
 
 from ..training.alone import ModelRunner
+from .activations import PLACE, may_join, places
 from .census import DATA
 from .opened import opens
 from .padding import UpTo, rounded
@@ -29,12 +30,13 @@ Kind = Any
 """(structure, values of what was read)"""
 
 
-def structure_of(runner: ModelRunner, padded: bool = True) -> Structure:
-    """`padded`: in the place of its widths there are those that may share a stack with them."""
+def structure_of(runner: ModelRunner, padded: bool = True, any_form: bool = True) -> Structure:
+    """`padded`: in the place of its widths there are those that may share a stack with them. `any_form`: and likewise of activations."""
     member = runner.member
-    words = tuple(getattr(member, word) for word in WORDS)
-    sizes = rounded(member.model, member.optimizer, member.device.type) if padded else {}
-    return type(member), runner.data.tensors, words, structure(member.model, member.optimizer, sizes)
+    words, batch = tuple(getattr(member, word) for word in WORDS), member.batch_size or runner.data.batch_size
+    sizes = rounded(member.model, member.optimizer, member.device.type, batch) if padded else {}
+    standing = dict.fromkeys(places(member.model), PLACE) if any_form and may_join(member.model, member.device.type, batch) else {}
+    return type(member), runner.data.tensors, words, structure(member.model, member.optimizer, sizes, standing)
 
 
 def named(shape: Structure) -> str:
@@ -67,9 +69,15 @@ def is_padded(shape: Structure) -> bool:
     return bool(any_width(shape) != shape)
 
 
-def attributes_of(member: Any) -> dict[Read, Hashable]:
+def any_form(shape: Structure) -> bool:
+    """Whether it stands for more than one activation."""
+    return any(value == PLACE for _, value in shape[3])
+
+
+def attributes_of(member: Any, any_form: bool = True) -> dict[Read, Hashable]:
     """What makes a difference only if it is read, besides plain values of self: attributes of modules, and parts of dicts and objects."""
-    found: dict[Read, Hashable] = {("model", *place): value for place, value in attributes(member.model).items()}
+    free = attributes(member.model, places(member.model) if any_form else {})
+    found: dict[Read, Hashable] = {("model", *place): value for place, value in free.items()}
     own = {name: value for name, value in vars(member).items() if name not in _WORDS_OF_ITS_OWN and type(value) not in _PLAIN}
     return found | {("self", name): frozen(value) for name, value in own.items() if type(value) is dict or opens(value)}
 

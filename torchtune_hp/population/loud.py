@@ -1,4 +1,5 @@
-"""Checked, not assumed: what a padded stack computes does not depend on what is outside of its members' corners.
+"""Checked, not assumed: what a padded stack computes does not depend on what is outside of its members' corners. Where members differ in
+activations, that is compared likewise, though there is nothing outside.
 
 On copies of the members whose weights are disturbed, so that nothing hides behind a zero they begin with, the units outside are made
 loud: their weights and biases are noise, and only what the real units take from them is zero, as it always is. Whatever mixes along a
@@ -47,7 +48,7 @@ def compared(stack: Stack, runners: Sequence[ModelRunner], calls: Calls) -> list
             place.restore()
     keys = keys_of([runner.base for runner in runners], [runner.updates for runner in runners], first.device)
     hook, look = calls.training(first, stack.model), calls.validation(first, stack.model)
-    for prepare in (_silent, make_loud):
+    for prepare in (_silent, make_loud) if stack.outside else (_silent,):
         prepare(copies)
         for part in runners[0].data.val.values():
             batch, _ = next(iter(part.batches(runners[0].data.batch_size)))

@@ -6,8 +6,8 @@ channels. What the first layer takes and the last one gives is none: a loss or a
 Laws:
 1. Parameters are zero outside of a member's corner and have no gradient there, so no rule of an optimizer moves them (but for eps=0,
    where 0 / 0 is NaN: such members are not padded). What units outside hold is multiplied by zeros.
-2. Which widths may share a stack follows from the member and the kind of its device alone: those up to FLOOR, and above it those
-   with one next power of two.
+2. Which widths may share a stack follows from the member and the kind of its device alone: those up to a floor, and above it those
+   with one next power of two. On a CPU the floor is the highest at which the member is light still (module costs), and FLOOR at least.
 3. A stack's widths follow from its members: where they agree, their own; where they differ, the power of two that holds the widest.
 4. That a program computes in wider tensors what it does in a member's own is checked, not assumed (module loud).
 """
@@ -24,9 +24,15 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from .costs import cost
+
 FLOOR = {"cpu": 64}
 FLOOR_ELSEWHERE = 512
 """Widths that share a stack whatever they are: there the time of an update goes to its launches, not to its arithmetic."""
+
+LIGHT, LIGHTEST = 0.28, 0.07
+"""A member that costs so much of a step is light, padding included: with several widths, and with one. In one stack with wider ones it
+costs as much as they do, which the step of a stack of its own outweighs where few are as narrow; several widths have many combinations."""
 
 AXES: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Linear: ("out_features", "in_features"),
@@ -70,12 +76,26 @@ def obstacle(model: nn.Module) -> str:
     return _obstacle(model, _widths(model))
 
 
-def rounded(model: nn.Module, optimizer: Optimizer, device: str) -> dict[Place, UpTo]:
-    """What stands for its widths in a model's structure (law 2). `device`: the kind of the one it is trained on."""
+def rounded(model: nn.Module, optimizer: Optimizer, device: str, batch: int) -> dict[Place, UpTo]:
+    """What stands for its widths in a model's structure (law 2). `device`: the kind of the one it is trained on, `batch`: of how many."""
     if any(group.get("eps") == 0 for group in optimizer.param_groups):
         return {}
-    floor = FLOOR.get(device, FLOOR_ELSEWHERE)
-    return {place: UpTo(max(floor, _power(width.unit)) * width.times) for place, width in widths(model).items()}
+    return {place: UpTo(size) for place, size in roomy(model, device, batch).items()}
+
+
+def roomy(model: nn.Module, device: str, batch: int) -> dict[Place, int]:
+    """The widths of a model -> the widest with which they may share a stack."""
+    found = widths(model)
+    several = sum(attribute == AXES[type(model.get_submodule(path))][0] for path, attribute in found) > 1
+    floor = FLOOR_ELSEWHERE
+    while True:
+        sizes = {place: max(floor, _power(width.unit)) * width.times for place, width in found.items()}
+        if not found or floor <= FLOOR.get(device, FLOOR_ELSEWHERE):
+            return sizes
+        of_step = cost(model, sizes, batch)
+        if of_step is not None and of_step <= (LIGHT if several else LIGHTEST):
+            return sizes
+        floor //= 2
 
 
 def _widths(model: nn.Module) -> dict[Place, Width]:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .activations import NOBODY_S, chosen, fits, forms_of, joined, own_forms
 from .growing import larger, of_one, uneven
 from .held import HeldOnce, Member, tensors_of
 from .layout import Layout, corner, cut, flatten, layout_of, parameters_of, paste, unflatten
@@ -43,10 +44,11 @@ class MemberRows(HeldOnce):
         self.rule: Rule = rule_for(model, optimizer)
         self.members: list[Member] = list(members)
         self.common: dict[str, Tensor] = in_common(members) if beside is None else beside.common     # held as it is, by all of them
-        wide = program.model if program else widened(model, common([each for each, _ in self.members]), self.common.values())
+        wide = program.model if program else self._wide([each for each, _ in members])
         self.layout: Layout = layout_of(model, optimizer, idle, wide)
         self.idle = tuple(idle)
         self.program = program or Program(wide, self.layout.blocks, self.common.values())
+        self.several = chosen(self.program.model)       # activations in which members may differ
         self.flats: list[Tensor] = []                   # (k, D) each, a block's
         self.numbers: list[dict[str, Tensor]] = []      # (k,) each, float64
         self.states: list[dict[str, Tensor]] = []       # (k, D) and (k,)
@@ -61,6 +63,11 @@ class MemberRows(HeldOnce):
         self.boxed = False                              # hyperparameters that can change in place
         self.moved = 0                                  # counts whenever other members, or others' numbers, lie in the rows
         self._load([] if beside is None else beside.stacked)
+
+    def _wide(self, models: Sequence[nn.Module]) -> nn.Module:
+        """What a program of these models is made of."""
+        held = list(self.common.values())
+        return joined(widened(models[0], common(models), held), models, held)
 
     def __len__(self) -> int:
         return len(self.members)
@@ -191,12 +198,16 @@ class MemberRows(HeldOnce):
         self.moved += 1
 
     def holds(self, model: nn.Module) -> bool:
-        """Whether its rows are wide enough for a member."""
-        return holds(self.program.model, model)
+        """Whether its rows are wide enough for a member, and its activations are among the program's."""
+        return holds(self.program.model, model) and fits(self.program.model, model)
 
     def widths(self, model: nn.Module) -> Hashable:
         """Those of a member, and the stack's."""
         return tuple(part.shape for each in (model, self.program.model) for part in each.parameters())
+
+    def forms(self, model: nn.Module) -> Hashable:
+        """Of a member, its activations where members differ in them."""
+        return forms_of(self.several, model)
 
     def fits(self, row: int) -> bool:
         """Whether its own module can be read into the row as the rows are."""
@@ -205,12 +216,16 @@ class MemberRows(HeldOnce):
     def _fits(self, model: nn.Module) -> bool:
         """Whether what is held once for all members, or stands in the program, is the same in this one."""
         single = (value == self._single[place] for place, value in lifted(model).items() if place not in self.lifted)
-        return self._has_what_is_shared(model) and all(single)
+        return self._has_what_is_shared(model) and all(single) and fits(self.program.model, model)
 
     def _attributes(self, members: Sequence[Member]) -> dict[tuple[str, str], Tensor]:
         """These members' values of what each has its own of."""
-        each = [lifted(model) for model, _ in members] if self.lifted else []
+        each = [self._lifted(model) for model, _ in members] if self.lifted else []
         return {place: tensor.new_tensor([own[place] for own in each]) for place, tensor in self.lifted.items()}
+
+    def _lifted(self, model: nn.Module) -> dict[tuple[str, str], float]:
+        """What may be each one's own in the place of an attribute, as a member has it."""
+        return lifted(model) | own_forms(self.several, model)
 
     def take_out(self, rows: Sequence[int]) -> list[Member]:
         """These members, written back into their own modules and optimizers; the others close ranks, in order."""
@@ -292,8 +307,8 @@ class MemberRows(HeldOnce):
             {name: torch.empty(k, *self._sizes.get(name, wide[name].shape), dtype=first[name].dtype, device=device) for name in names}
             for names in (differs, own)
         )
-        every = [lifted(member) for member, _ in self.members]
-        self._single = lifted(self.program.model)
+        every = [self._lifted(member) for member, _ in self.members]
+        self._single = lifted(self.program.model) | dict.fromkeys(own_forms(self.several, model), NOBODY_S)
         self.lifted = {
             place: torch.tensor([each[place] for each in every], dtype=torch.float64, device=device)
             for place, value in self._single.items() if any(each[place] != value for each in every)

@@ -45,15 +45,19 @@ def signature(model: nn.Module, optimizer: Optimizer) -> Signature:
     return (*modules, *_tensors(model), *_optimizer(model, optimizer))
 
 
-def structure(model: nn.Module, optimizer: Optimizer, sizes: Mapping[Place, UpTo] = _NOTHING) -> Signature:
-    """The signature without what makes a difference only if it is read: the `attributes`. `sizes`: what stands for its widths."""
-    modules = [(_named(path, name), sizes.get((path, name), value)) for path, name, value, free in _modules(model) if not free]
+def structure(
+    model: nn.Module, optimizer: Optimizer, sizes: Mapping[Place, UpTo] = _NOTHING, standing: Mapping[str, Hashable] = _NOTHING
+) -> Signature:
+    """The signature without what makes a difference only if it is read: the `attributes`. `sizes`: what stands for its widths;
+    `standing`: by path, what stands for whole modules."""
+    own = _modules(model, standing)
+    modules = [(_named(path, name), sizes.get((path, name), value)) for path, name, value, free in own if not free]
     return (*modules, *_tensors(model, shapes(model, sizes)), *_optimizer(model, optimizer))
 
 
-def attributes(model: nn.Module) -> dict[tuple[str, str], Hashable]:
+def attributes(model: nn.Module, standing: Mapping[str, Hashable] = _NOTHING) -> dict[tuple[str, str], Hashable]:
     """(path, name) -> value, for what the user's own modules hold, which may never be read, and torch's modules as floats."""
-    return {(path, name): value for path, name, value, free in _modules(model) if free}
+    return {(path, name): value for path, name, value, free in _modules(model, standing) if free}
 
 
 def is_torch_s(module: nn.Module) -> bool:
@@ -85,28 +89,36 @@ def _named(path: str, name: str) -> str:
     return ".".join(filter(None, (path, name))) or "the model"
 
 
-def _modules(model: nn.Module) -> Iterator[tuple[str, str, Hashable, bool]]:
+def _modules(model: nn.Module, standing: Mapping[str, Hashable] = _NOTHING) -> Iterator[tuple[str, str, Hashable, bool]]:
     """(path, attribute, value, whether it is one of `attributes`); a module's class stands as the attribute "".
 
     What is compiled reads its attributes unseen: there all of them make a difference.
     """
     freeze = Freezer(model)
-    compiled = any(map(_is_compiled, model.modules()))
+    compiled = any(map(is_compiled, model.modules()))
     for path, module in model.named_modules(remove_duplicate=False):
+        if path in standing:
+            yield path, "", standing[path], False
+            continue
         own_class = not is_torch_s(module) and not compiled
         yield path, "", parametrize.type_before_parametrizations(module), False     # each such module has its own class
         lifted_here = LIFTED.get(type(module), ())
         for name, value in vars(module).items():
-            if name in REGISTRIES or name in _HIDDEN or name in lifted_here:
+            if name in REGISTRIES or name in lifted_here:
                 continue
-            if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")):
+            if is_of_every_module(name):
                 if value and name in HOOKS:
                     yield path, name, freeze(list(value.values())), False
                 continue
             yield path, name, freeze(value), own_class or isinstance(value, float)
 
 
-def _is_compiled(module: nn.Module) -> bool:
+def is_of_every_module(name: str) -> bool:
+    """Whether an attribute says nothing of what a module does, unless it is one of HOOKS that is not empty."""
+    return name in _HIDDEN or name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called"))
+
+
+def is_compiled(module: nn.Module) -> bool:
     return isinstance(module, torch.jit.ScriptModule) or "_orig_mod" in module._modules or module._compiled_call_impl is not None
 
 

@@ -13,18 +13,22 @@ from torch.nn.parameter import is_lazy
 
 from ..training.alone import ModelRunner
 from ..training.stream import Stream
-from .kinds import Kind, Structure, attributes_of, structure_of
+from .kinds import Kind, Structure, any_form, attributes_of, structure_of
 from .reads import Read, Reads
 
 
 class Sorting:
-    """`near`: brings a runner to where it can be looked at. `by_shape`: whether the widths of a structure are not padded."""
+    """`near`: brings a runner to where it can be looked at. `by_shape`: whether the widths of a structure are not padded; `by_form`:
+    whether its activations split."""
 
-    def __init__(self, near: Callable[[ModelRunner], None], by_shape: Callable[[Structure], bool]) -> None:
+    def __init__(
+        self, near: Callable[[ModelRunner], None], by_shape: Callable[[Structure], bool], by_form: Callable[[Structure], bool]
+    ) -> None:
         self.reads: dict[Structure, Reads] = {}             # what hooks were seen to read
         self.attributes: dict[ModelRunner, dict[Read, Hashable]] = {}
         self._near = near
         self._by_shape = by_shape
+        self._by_form = by_form
         self._kinds: dict[ModelRunner, Kind] = {}
         self._unshaped: set[ModelRunner] = set()            # whose models have lazy layers that saw no batch yet
         self._uneven: WeakSet[ModelRunner] = WeakSet()      # whose optimizers hold what no row does
@@ -42,8 +46,12 @@ class Sorting:
         if known is None:
             self._near(runner)
             shape = structure_of(runner)
+            if self._by_form(shape):
+                shape = structure_of(runner, any_form=False)
             if self._by_shape(shape):
-                shape = structure_of(runner, padded=False)
+                formed, shape = any_form(shape), structure_of(runner, False, any_form(shape))
+                if formed and self._by_form(shape):
+                    shape = structure_of(runner, False, False)
             if any(map(is_lazy, runner.member.model.parameters())):
                 self._unshaped.add(runner)
             if runner in self._uneven:
@@ -51,7 +59,7 @@ class Sorting:
             if shape not in self.reads:
                 self.reads[shape] = Reads({read for other, reads in self.reads.items() if other[0] is shape[0] for read in reads.lifted})
             known = (shape, self.reads[shape].values(runner.member))
-            self._kinds[runner], self.attributes[runner] = known, attributes_of(runner.member)
+            self._kinds[runner], self.attributes[runner] = known, attributes_of(runner.member, any_form(shape))
         return known
 
     def holds(self, runners: Sequence[ModelRunner], kind: Kind) -> bool:

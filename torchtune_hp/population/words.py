@@ -58,6 +58,12 @@ class Words:
         name, sizes, many = type(members[0].member).__name__, ", ".join(map(str, wide)), f"{len(members)} {self.each}"
         self.say("stack", f"{name}: widths are padded to {sizes}: {many} of different ones share a stack.", (name, sizes))
 
+    def joined(self, stack: Stack, members: Sequence[ModelRunner]) -> None:
+        """Which activations a stack has."""
+        name, many = type(members[0].member).__name__, f"{len(members)} {self.each}"
+        own = list(dict.fromkeys(each.said for each in stack.several.values()))
+        self.say("stack", f"{name}: activations are each one's own, {'; '.join(own)}: {many} share a stack.", (name, "forms", *own))
+
     def apart(self, structure: Structure, differ: Sequence[Read], why: Mapping[Read, str]) -> None:
         """What hooks read, differs and splits. `why`: what stood against lifting it."""
         cls = structure[0]
