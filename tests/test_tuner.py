@@ -397,7 +397,7 @@ def _refusing(config: dict[str, Any]) -> float:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"executor": hp.Fused(device="cuda:99")}, "device: must be one that is there"),
+        ({"executor": hp.Fused(devices="cuda:99")}, "devices: must be some that are there"),
         ({"executor": hp.Processes(1, gpus=1024)}, "gpus: "),
         ({"trainable": hp.with_parameters(lambda config, lock: None, lock=threading.Lock()), "executor": hp.Processes(1)}, "picklable"),
         ({"space": {"x": hp.uniform(0.0, 1.0), "y": hp.sample_from(_refusing)}}, "y: sample_from failed"),
@@ -418,7 +418,7 @@ def test_what_was_there_before_a_refused_study_stays(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(hp.ConfigurationError):
-        train.tune(executor=hp.Fused(device="cuda:99"), storage=tmp_path, name="mine")
+        train.tune(executor=hp.Fused(devices="cuda:99"), storage=tmp_path, name="mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
     assert len(train.tune(storage=tmp_path, name="mine")) == 4
 
@@ -675,7 +675,7 @@ def test_a_study_that_is_refused_takes_nothing_away_that_was_there_before(tmp_pa
     for _ in range(2):
         with pytest.raises(hp.ConfigurationError):
             hp.Tuner(
-                lambda config: 1.0, {"x": hp.uniform(0.0, 1.0)}, metric="y", mode="min", trials=1, executor=hp.Fused(device="cuda:99"),
+                lambda config: 1.0, {"x": hp.uniform(0.0, 1.0)}, metric="y", mode="min", trials=1, executor=hp.Fused(devices="cuda:99"),
                 storage=tmp_path, name="x", verbose=0,
             ).fit()  # fmt: skip
         assert sorted(path.name for path in folder.iterdir()) == ["study.db.bak", "study.db.old", "trials"]

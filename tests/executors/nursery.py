@@ -15,9 +15,11 @@ from torchtune_hp.executors import crew, server
 from torchtune_hp.executors.server import ForkServer
 
 CODE = """
-import os, signal, socket, sys
-sys.path[:] = sys.argv[2:]
+import importlib, os, signal, socket, sys
+sys.path[:] = sys.argv[3:]
 import torch
+for module in sys.argv[2].split():
+    importlib.import_module(module)
 from torchtune_hp.executors import server, worker
 import tests.executors.telling
 channel = socket.socket(fileno=int(sys.argv[1]))
@@ -43,11 +45,11 @@ while True:
 
 
 class Nursery:
-    def __init__(self) -> None:
+    def __init__(self, preload: str) -> None:
         self.channel, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", CODE, str(theirs.fileno()), *sys.path, server._HOME],
+                [sys.executable, "-c", CODE, str(theirs.fileno()), preload, *sys.path, server._HOME],
                 pass_fds=[theirs.fileno()], env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
             )
 
@@ -79,15 +81,15 @@ class Process:
 
 
 @cache
-def the_nursery() -> Nursery:
-    nursery = Nursery()
+def the_nursery(preload: str) -> Nursery:
+    nursery = Nursery(preload if "engine_child" in preload else "")
     atexit.register(nursery.close)
     return nursery
 
 
 class WarmServer(ForkServer):
     def _start(self, channel, environment):
-        return Process(the_nursery().fork(channel, self._log.fileno()))
+        return Process(the_nursery(environment.get(server.PRELOAD, "")).fork(channel, self._log.fileno()))
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import torchtune_hp as hp
 from tests.population.test_room import Budget, Moves
 from torchtune_hp.errors import ConfigurationError
-from torchtune_hp.executors import fused as fused_module
+from torchtune_hp.executors import devices as devices_module, slots as slots_module
 from torchtune_hp.journal import Journal
 from torchtune_hp.population.engine import Engine
 from torchtune_hp.population.group import Group
@@ -149,7 +149,7 @@ def test_what_is_no_model_and_calls_no_trainer_is_trained_one_by_one_with_the_wa
     assert study(hp.Fused(4), trainable=train).stacks == [said]
 
 
-@pytest.mark.parametrize("wrong", [{"slots": 0}, {"slots": "many"}, {"device": 3}, {"strategy": "quick"}])
+@pytest.mark.parametrize("wrong", [{"slots": 0}, {"slots": "many"}, {"devices": 3}, {"strategy": "quick"}])
 def test_wrong_arguments_are_told(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
         hp.Fused(**wrong)
@@ -157,25 +157,25 @@ def test_wrong_arguments_are_told(wrong: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("device", "words"),
-    [("gpu", 'device: must be the name of a device of torch, such as "cuda", but got "gpu"'),
-     ("cuda:99", 'device: must be one that is there, but "cuda:99" is not: there is '), ("mps:9", '"mps:9" is not: there is ')],
+    [("gpu", 'devices: must be names of devices of torch, such as "cuda", but got "gpu"'),
+     ("cuda:99", 'devices: must be some that are there, but "cuda:99" is not: there is '), ("mps:9", '"mps:9" is not: there is ')],
 )  # fmt: skip
 @pytest.mark.parametrize("slots", [2, "auto"])
 def test_a_device_that_is_not_there_is_told_before_anything_runs(device: str, words: str, slots: Any) -> None:
     with pytest.raises(ConfigurationError, match=words):
-        study(hp.Fused(slots, device=device))
+        study(hp.Fused(slots, devices=device))
 
 
 def test_a_device_is_told_among_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("cuda"))
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
-    assert fused_module.device_of("cuda") == fused_module.device_of("cuda") and fused_module.device_of("cuda:1").index == 1
-    assert fused_module.device_of("cpu").type == "cpu"
+    assert devices_module.device_of("cuda") == devices_module.device_of("cuda") and devices_module.device_of("cuda:1").index == 1
+    assert devices_module.device_of("cpu").type == "cpu"
     with pytest.raises(ConfigurationError, match='"cuda:2" is not: there is cpu, cuda:0, cuda:1. Take'):
-        fused_module.device_of("cuda:2")
+        devices_module.device_of("cuda:2")
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
-    with pytest.raises(ConfigurationError, match='"cuda" is not: there is cpu. Take one of these'):
-        fused_module.device_of("cuda")
+    with pytest.raises(ConfigurationError, match='"cuda" is not: there is cpu. Take of these'):
+        devices_module.device_of("cuda")
 
 
 # Slots ------------------------------------------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ def test_the_slots_are_measured_and_said_and_a_resumed_study_keeps_them(tmp_path
     assert slots in (1, 8, 16, 20) and "members updated a second" in text and text.endswith(f"Fused(slots={slots}) fixes it.")
     assert results.journal.header["capacity"] == slots
     results.close()
-    monkeypatch.setattr(fused_module, "best_size", None)         # nobody measures again
+    monkeypatch.setattr(slots_module, "best_size", None)         # nobody measures again
     more = hp.Tuner.resume(tmp_path / "measured", ToyModel, trials="+3", verbose=0).fit()
     assert len(more) == 23 and said(more) == [text] and more.journal.header["capacity"] == slots
 
@@ -204,7 +204,7 @@ def test_it_is_the_first_trial_of_the_study_that_is_measured(monkeypatch: pytest
         measured.append((runner.member.trial_id, runner.member.config, trials, strategy))
         return Size(4, "I say so")
 
-    monkeypatch.setattr(fused_module, "best_size", watched)
+    monkeypatch.setattr(slots_module, "best_size", watched)
     results = study(hp.Fused(strategy="vmap"), points=[{"lr": 0.02, "dropout": 0.1, "width": 4, "momentum": 0.5}])
     assert measured == [(0, results[0].config, 20, "vmap")]
     assert said(results) == [

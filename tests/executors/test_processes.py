@@ -194,7 +194,7 @@ def test_close_lets_trials_clean_up_and_leaves_nothing(tmp_path):
 
 
 def test_close_kills_what_does_not_come_to_an_end_and_what_it_started(tmp_path, monkeypatch):
-    monkeypatch.setattr("torchtune_hp.executors.processes.GRACE", 0.2)
+    monkeypatch.setattr("torchtune_hp.executors.crewed.GRACE", 0.2)
     executor = Processes(2)
     begun(executor, Telling)
     (event,) = answers(executor, Launch(trial(0, step="child", marker=str(tmp_path / "pid")), 2))

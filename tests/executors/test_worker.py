@@ -10,8 +10,9 @@ import torch
 
 from torchtune_hp.executors.messages import Close, Hello, Mark, Said, Save, Saved, Step, Work, receive
 from torchtune_hp.executors.origins import Origin, from_saved
+from torchtune_hp.executors.restoring import Stopped, on_host
 from torchtune_hp.executors.travel import packed
-from torchtune_hp.executors.worker import _Stopped, _Trials, on_host
+from torchtune_hp.executors.worker import _Trials
 from torchtune_hp.testing.executor_suite import Summing
 from torchtune_hp.training.recipe import recipe_of
 from torchtune_hp.training.runner import Place
@@ -147,10 +148,10 @@ def test_saving_that_fails_says_so():
 def test_a_closed_pipe_ends_it_between_two_steps():
     desk = Desk()
     desk.driver.close()
-    with pytest.raises(_Stopped):
+    with pytest.raises(Stopped):
         desk.trials.train(Work(0, 5, False, origin()))
     assert desk.trials.live[0].runner.step == 1
-    with pytest.raises(_Stopped):
+    with pytest.raises(Stopped):
         desk.trials.do(Save(origin(1, step=4), frozenset()))
     desk.trials.close()
     assert not desk.trials.live

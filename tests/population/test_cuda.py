@@ -291,6 +291,6 @@ def test_slots_are_measured(strategy: Any, device: str) -> None:
 def test_a_study_runs(strategy: Any, device: str) -> None:
     results = hp.tune(
         Toy, {"lr": hp.loguniform(1e-3, 1e-1), "p": hp.uniform(0, 0.5)}, metric="loss", mode="min", trials=12, storage=None, verbose=0,
-        scheduler=hp.ASHA(max_t=6), searcher=hp.RandomSearch(), executor=hp.Fused(8, device=device, strategy=strategy),
+        scheduler=hp.ASHA(max_t=6), searcher=hp.RandomSearch(), executor=hp.Fused(8, devices=device, strategy=strategy),
     )  # fmt: skip
     assert len(results) == 12 and not results.errors

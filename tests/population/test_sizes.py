@@ -206,7 +206,7 @@ def test_where_no_stack_could_be_measured_in_time_the_number_is_fixed_and_that_i
     assert hours.stacks == stacks
     results = hp.tune(
         Toy, {"lr": 0.01, "p": 0.1, "alpha": hp.uniform(0, 1)}, metric="loss", mode="min", trials=4, storage=None, verbose=0,
-        searcher=hp.RandomSearch(), scheduler=hp.ASHA(max_t=2), executor=hp.Fused(device="cpu"),
+        searcher=hp.RandomSearch(), scheduler=hp.ASHA(max_t=2), executor=hp.Fused(devices="cpu"),
     )  # fmt: skip
     (text,) = [note.text for note in results.log if note.kind == "slots"]
     assert text.startswith("32: as ever on a cpu, for it could not be measured: TimeoutError: the 3 s for measuring are over")

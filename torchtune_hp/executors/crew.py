@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Literal
 
 from ..errors import StudyFailedError
-from .messages import Broken, Close, Hello, Mark, Ready, Reply, Request, Said, Saved, Step, receive, send
+from .messages import Broken, Chose, Close, Hello, Mark, Measured, Ready, Reply, Request, Said, Saved, Step, Told, is_alone, receive, send
 from .server import BORN, ForkServer
 
 STARTS = 3
@@ -41,19 +41,20 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A worker's word on `request`, which is finished if the word is Said or Saved."""
+    """A worker's word on `request`, which is finished if the word is Said, Saved or Measured."""
 
     member: Member
     request: Request
-    reply: Step | Mark | Said | Saved
+    reply: Step | Mark | Told | Chose | Said | Saved | Measured
 
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """A worker died, and another takes its place. `request`: what it was at; `rest`: what it had still to do."""
+    """A worker died, and another takes its place. `asked`: what it was at, in order; `rest`: what it had not yet been sent, or would have
+    done had it not been killed from outside."""
 
     member: Member
-    request: Request | None
+    asked: tuple[Request, ...]
     rest: tuple[Request, ...]
     why: str
     restart: str
@@ -76,9 +77,17 @@ class Crew:
             self._enlist(member)
 
     def give(self, member: Member, request: Request) -> None:
-        """Queues the request; it is sent as soon as the worker has answered all before."""
+        """Queues the request: by the next `send` it goes as soon as the worker has answered all before, together with what follows."""
         member.queue.append(request)
-        self._pump(member)
+
+    def send(self) -> None:
+        """To all who wait for it, what was queued for them."""
+        for member in self.members:
+            self._pump(member)
+
+    def tell(self, member: Member, message: object) -> None:
+        """At once, to a worker that waits for a word in the middle of its work."""
+        self._send(member, message)
 
     def poll(self, timeout: float | None = None) -> list[Answer | Death]:
         """What came meanwhile; waits for something to happen, which may be of no interest outside (an empty list)."""
@@ -119,10 +128,12 @@ class Crew:
 
     def _pump(self, member: Member) -> None:
         if member.stage == "up" and member.queue and not member.asked:
-            batch = list(member.queue)
-            member.queue.clear()
+            batch = [member.queue.popleft()]
+            while member.queue and not (is_alone(batch[-1]) or is_alone(member.queue[0])):
+                batch.append(member.queue.popleft())
             member.asked.extend(request for request in batch if not isinstance(request, Close))
             self._send(member, batch)
+            self._pump(member)          # of what is not answered, nothing is waited for
 
     def _send(self, member: Member, message: object) -> None:
         with suppress(OSError):         # it died; the server will say so
@@ -146,7 +157,7 @@ class Crew:
                 self._pump(member)
             return []
         request = member.asked[0]
-        if isinstance(reply, (Said, Saved)):
+        if isinstance(reply, (Said, Saved, Measured)):
             member.asked.popleft()
             self._pump(member)
         return [Answer(member, request, reply)]
@@ -196,15 +207,17 @@ class Crew:
     def _replace(self, member: Member, why: str, blame: bool) -> Death:
         self._hang_up(member)
         member.connection.close()
-        rest = [*member.asked, *(request for request in member.queue if not isinstance(request, Close))]
-        request = rest.pop(0) if blame and member.asked else None
+        asked = tuple(member.asked)
+        rest = tuple(request for request in member.queue if not isinstance(request, Close))
+        if not blame:
+            asked, rest = (), (*asked, *rest)
         member.starts += 1
         member.stage, member.pid, member.orphan = "asked for", None, False
         member.asked.clear()
         member.queue.clear()
         member.connection = self._server.fork()
         self._enlist(member)
-        return Death(member, request, tuple(rest), why, f"{member.starts}/{STARTS}")
+        return Death(member, asked, rest, why, f"{member.starts}/{STARTS}")
 
     def _server_died(self) -> list[Answer | Death]:
         said = self._server.said()

@@ -6,7 +6,7 @@ import dataclasses
 import shutil
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -20,11 +20,15 @@ RESTING_LIVE = 16
 
 
 class LocalTrials:
-    """Runs trials in this process. `notes` collects what is worth logging until the executor says it, and is the same list for good."""
+    """Runs trials in this process. `notes` collects what is worth logging until the executor says it, and is the same list for good.
+
+    `passing`: hears of each look, of which trial it is.
+    """
 
     def __init__(self, job: Job, live: Iterable[tuple[Trial, int]] = ()) -> None:
         self.job = job
         self.notes: list[Note] = []
+        self.passing: Callable[[int, Look], None] | None = None
         self._trials: dict[int, Trial] = {trial.id: trial for trial, _ in live}
         self._steps: dict[int, int] = {trial.id: step for trial, step in live}
         self._runners: dict[int, Runner] = {}           # in order of their last training: the head has rested longest
@@ -45,6 +49,20 @@ class LocalTrials:
                     self._inherit(trial.id, state)
             except (Exception, SystemExit) as error:
                 self._unborn[trial.id] = error
+
+    def place(self, trial: Trial, step: int) -> None:
+        """This trial goes on here from its newest state, wherever it was before; `step`: of its last look."""
+        self._close(trial.id)
+        self._unborn.pop(trial.id, None)
+        self._trials[trial.id], self._steps[trial.id] = trial, step
+
+    def unborn(self, trial: int, error: Exception | SystemExit) -> None:
+        """Its state could not be had: the next training of it says so."""
+        self._unborn[trial] = error
+
+    def standing(self, trial: int) -> Runner | None:
+        """It as it is in this process, if it is."""
+        return self._runners.get(trial)
 
     def step(self, trial: int) -> int:
         """The step of the trial's last look."""
@@ -91,6 +109,8 @@ class LocalTrials:
             raise ended_early(trial, look.step, before)
         if look.done or look.step > before:
             self.notes += [Note("report", text, trial) for text in look.notes]
+        if self.passing is not None:
+            self.passing(trial, look)
 
     def keep(self, command: Keep) -> None:
         if self._put(command.trial, "keep"):

@@ -8,6 +8,13 @@
             <------------------ Step()*, Mark()*, Said()      of each Work
             <------------------ Saved()                       of each Save
 
+A worker that trains together (engine_child.py) does what lies side by side in a list at once, and says more:
+
+            <------------------ Measured()                    of Measure()
+            <------------------ Told()                        before Said() of the Works it is of
+            <------------------ Chose()           in between; it waits for
+    Chosen() ---------------->
+
 Rule 1. The driver sends a list of requests only to a worker that has answered all before. So never do both ends write at
         once, and states of any size pass without a deadlock.
 Rule 2. A trial stays live in the worker until it fails or is dropped. A request names the trial's `Origin`: from it a trial
@@ -20,11 +27,14 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..training.runner import Place, State
-from ..trial import Failed, FailKind, Reached, Scalar
+from ..trial import Failed, FailKind, Note, Reached, Scalar
 from .origins import Origin
+
+if TYPE_CHECKING:
+    from ..population.choosing import Strategy
 
 # What the driver asks ----------------------------------------------------------------------------------------------------
 
@@ -38,15 +48,26 @@ class Hello(NamedTuple):
     environment: dict[str, str]
     save_every: float
     steps: bool         # whether each Step is to be said
+    together: Together | None = None
+
+
+class Together(NamedTuple):
+    """A worker that trains all that it is sent at once. `output`: the folder, in the study's, of what is written meanwhile."""
+
+    strategy: Strategy
+    choices: dict[str, str]
+    output: str
 
 
 class Work(NamedTuple):
-    """Train to step `until`. `origin` None: the trial lives there. `remember`: the state before is wanted later, by Save."""
+    """Train to step `until`. `origin` None: the trial lives there. `remember`: the state before is wanted later, by Save. `alone`: sent in
+    a list of its own."""
 
     trial: int
     until: int
     remember: bool = False
     origin: Origin | None = None
+    alone: bool = False
 
     @property
     def saved(self) -> tuple[int, State] | None:
@@ -54,11 +75,12 @@ class Work(NamedTuple):
 
 
 class Save(NamedTuple):
-    """The state at `origin.step`. `why`: for the driver to remember."""
+    """The state at `origin.step`. `why`: for the driver to remember. `stays`: the trial is to live there afterwards, ready for a Work."""
 
     origin: Origin
     why: frozenset[str]
     tries: int = 0
+    stays: bool = False
 
     @property
     def trial(self) -> int:
@@ -71,7 +93,30 @@ class Close(NamedTuple):
     trial: int
 
 
-Request = Work | Save | Close
+class Measure(NamedTuple):
+    """How many trials such as this one are best trained at once? `trials`: as many as there can be."""
+
+    packed: bytes
+    trials: int | None
+
+
+Request = Work | Save | Close | Measure
+
+
+class Chosen(NamedTuple):
+    """What holds, of what the worker chose."""
+
+    chosen: str
+
+
+def trial_at(request: Request) -> int | None:
+    """What trial it is about."""
+    return None if isinstance(request, Measure) else request.trial
+
+
+def is_alone(request: Request) -> bool:
+    return isinstance(request, Work) and request.alone
+
 
 # What the worker says ----------------------------------------------------------------------------------------------------
 
@@ -101,6 +146,24 @@ class Mark(NamedTuple):
     state: State
 
 
+class Told(NamedTuple):
+    """What is worth logging."""
+
+    notes: tuple[Note, ...]
+
+
+class Chose(NamedTuple):
+    """What a clock chose: it is used only once the driver has it in the journal."""
+
+    what: str
+    chosen: str
+
+
+class Measured(NamedTuple):
+    slots: int
+    why: str
+
+
 class Said(NamedTuple):
     """The answer to Work: the look it ended with, or why it failed. `seconds` it took."""
 
@@ -126,7 +189,7 @@ class Saved(NamedTuple):
     error: str = ""
 
 
-Reply = Ready | Broken | Step | Mark | Said | Saved
+Reply = Ready | Broken | Step | Mark | Told | Chose | Measured | Said | Saved
 
 
 def written(message: object) -> bytes:

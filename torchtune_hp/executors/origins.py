@@ -24,6 +24,13 @@ class Origin(NamedTuple):
     saved: tuple[int, State] | None = None
     parent: Origin | None = None
 
+    @property
+    def begins(self) -> int:
+        """The step from which it is trained again."""
+        if self.saved is not None:
+            return self.saved[0]
+        return 0 if self.parent is None else self.parent.step
+
 
 def from_saved(origin: Origin, limit: int, vault: Vault) -> Origin:
     """The same place, to be reached from the newest durable state not beyond `limit`: the trial's own, or its parent's."""

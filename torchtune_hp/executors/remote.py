@@ -15,9 +15,9 @@ from ..errors import CheckpointError
 from ..training.runner import State
 from ..trial import Command, Drop, Failed, Keep, Launch, Note, Reached, Train, Trial
 from .base import Job
-from .crew import Crew, Death, Member
+from .crew import Answer, Crew, Death, Member
 from .keeps import Keeps
-from .messages import Close, Mark, Said, Save, Step, Work
+from .messages import Close, Mark, Request, Said, Save, Saved, Step, Work, trial_at
 from .origins import Origin, discarded, from_saved
 from .tracks import Track, trial_of
 from .travel import packed
@@ -91,33 +91,22 @@ class RemoteTrials:
         waiting = {heir for heir in sent if self._inherits(heir, wanted)}
         for trial, why in wanted.items():
             self._want(trial, frozenset(why))
-        for trial in sent:
+        for trial in sorted(sent, key=lambda trial: self._tracks[trial].holder is None):     # who lives somewhere goes on there
             if trial not in waiting:
                 self._give(self._tracks[trial])
         for command in turn:
             if isinstance(command, Drop):
                 self._drop(command.trial)
+        self._crew.send()
 
     def listen(self, timeout: float | None = None) -> None:
         """Waits for the crew, and takes in what came."""
         for heard in self._crew.poll(timeout):
             if isinstance(heard, Death):
                 self._mourn(heard)
-                continue
-            reply = heard.reply
-            if isinstance(reply, Step):
-                self.passed[reply.trial] = max(reply.step, self.passed.get(reply.trial, 0))
-            elif isinstance(reply, Mark):
-                self._store(reply.trial, reply.step, reply.state, "resume")
-                discarded(reply.state)
-            elif isinstance(reply, Said):
-                self._answer(reply)
-            elif isinstance(heard.request, Save):
-                origin = heard.request.origin
-                if reply.error:
-                    self.notes.append(Note("checkpoint", f"not saved at step {origin.step}: {reply.error}", origin.trial))
-                self._arrive(origin, heard.request.why, reply.state)
-                discarded(reply.state)
+            else:
+                self._hear(heard)
+        self._crew.send()
 
     def settle(self, save: bool) -> None:
         """Before the end: asks for what is to be kept, and with `save` for every state that is not durable yet."""
@@ -134,6 +123,22 @@ class RemoteTrials:
             if Save in kinds and (patient or Work not in kinds):
                 return True
         return False
+
+    def _hear(self, heard: Answer) -> None:
+        reply = heard.reply
+        if isinstance(reply, Step):
+            self.passed[reply.trial] = max(reply.step, self.passed.get(reply.trial, 0))
+        elif isinstance(reply, Mark):
+            self._store(reply.trial, reply.step, reply.state, "resume")
+            discarded(reply.state)
+        elif isinstance(reply, Said):
+            self._answer(reply)
+        elif isinstance(reply, Saved) and isinstance(heard.request, Save):
+            origin = heard.request.origin
+            if reply.error:
+                self.notes.append(Note("checkpoint", f"not saved at step {origin.step}: {reply.error}", origin.trial))
+            self._arrive(origin, heard.request.why, reply.state)
+            discarded(reply.state)
 
     # What a turn needs states for ----------------------------------------------------------------------------------------
 
@@ -230,19 +235,23 @@ class RemoteTrials:
     # Training ------------------------------------------------------------------------------------------------------------
 
     def _give(self, track: Track, saved: tuple[int, State] | None = None) -> None:
-        """Sends the trial to `until`, in the worker where it lives, or else wherever there is room: from what is known, or from `saved`,
-        which was on its way to a worker that died, unless that one sent a later state home."""
-        until = track.until if track.until is not None else track.step
+        """Sends the trial to `until`, in the worker where it lives, or else wherever there is room."""
         origin = None
         if track.holder is None:
             track.holder = self._freest()
-            origin = track.origin()._replace(saved=None if saved is not None else self._vault.wake(track.trial))
-            if origin.saved is None:    # a state at `until` itself will not do: it cannot say that step's metrics any more
-                origin = from_saved(origin, until - 1, self._vault)
-            if saved is not None and (origin.saved is None or origin.saved[0] <= saved[0]):
-                origin = origin._replace(saved=saved)
+            origin = self._origin(track, saved)
         track.given = True
-        self._crew.give(track.holder, Work(track.trial, until, self._forking, origin))
+        self._crew.give(track.holder, Work(track.trial, track.sent_to, self._forking, origin))
+
+    def _origin(self, track: Track, saved: tuple[int, State] | None) -> Origin:
+        """From where it begins in another worker: from what is known, or from `saved`, which was on its way to a worker that died, unless
+        that one sent a later state home."""
+        origin = track.origin()._replace(saved=None if saved is not None else self._vault.wake(track.trial))
+        if origin.saved is None:    # a state at `until` itself will not do: it cannot say that step's metrics any more
+            origin = from_saved(origin, track.sent_to - 1, self._vault)
+        if saved is not None and (origin.saved is None or origin.saved[0] <= saved[0]):
+            origin = origin._replace(saved=saved)
+        return origin
 
     def _freest(self) -> Member:
         homes = Counter(track.holder.number for track in self._tracks.values() if track.holder is not None)
@@ -269,23 +278,37 @@ class RemoteTrials:
     # Deaths --------------------------------------------------------------------------------------------------------------
 
     def _mourn(self, death: Death) -> None:
-        """What lived in the worker has no home now. What it was at has one more chance; the rest goes elsewhere."""
+        """What the worker was at has one more chance; the rest goes elsewhere."""
+        at = death.asked[0] if death.asked else None
+        self._unhouse(death, None if at is None else trial_at(at))
+        if isinstance(at, Work):
+            track = self._tracks[at.trial]
+            track.deaths += 1
+            if track.deaths > SECOND_CHANCES:
+                self._lose(track, death.why)
+            else:
+                self._give(track, at.saved)
+        elif isinstance(at, Save):
+            self._save_again(at, at.tries + 1)
+        self._elsewhere((*death.asked[1:], *death.rest))
+
+    def _unhouse(self, death: Death, trial: int | None) -> None:
+        """What lived in the worker has no home now. `trial`: what it died of, if that is known."""
         for track in self._tracks.values():
             if track.holder is death.member:
                 track.holder = None
-        trial = None if death.request is None else death.request.trial
-        self.notes.append(Note("lost", f"worker died ({death.why}), restarting {death.restart}", trial))
-        if isinstance(death.request, Work):
-            track = self._tracks[death.request.trial]
-            track.deaths += 1
-            if track.deaths > SECOND_CHANCES:
-                passed = self.passed.get(track.trial, 0)
-                self._answer(track.lost(death.why, passed, self._job.place.folder is not None))
-            else:
-                self._give(track, death.request.saved)
-        elif isinstance(death.request, Save):
-            self._save_again(death.request, death.request.tries + 1)
-        for request in death.rest:
+        self.notes.append(Note("lost", f"{self._named(death.member)}worker died ({death.why}), restarting {death.restart}", trial))
+
+    def _named(self, member: Member) -> str:
+        """What stands before a note of it."""
+        return ""
+
+    def _lose(self, track: Track, why: str) -> None:
+        self._answer(track.lost(why, self.passed.get(track.trial, 0), self._job.place.folder is not None))
+
+    def _elsewhere(self, requests: Iterable[Request]) -> None:
+        """What a worker had still to do when it died is done by others."""
+        for request in requests:
             if isinstance(request, Work):
                 self._give(self._tracks[request.trial], request.saved)
             elif isinstance(request, Save):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from ..errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import torch
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
@@ -44,6 +48,14 @@ def share_of(number: int, gpus: float, devices: tuple[str, ...]) -> dict[str, st
         count = int(gpus)
         mine = list(devices[number * count : (number + 1) * count])
     return {"CUDA_VISIBLE_DEVICES": ",".join(mine)}
+
+
+def one_device(device: torch.device) -> tuple[str, dict[str, str]]:
+    """What a process that is to have this device alone calls it, and what its environment says of GPUs: the one GPU that it sees is the
+    current one, wherever code says "cuda"."""
+    if device.type != "cuda":
+        return str(device), {}
+    return "cuda", {"CUDA_VISIBLE_DEVICES": visible_gpus()[device.index or 0]}
 
 
 def environment(cpus: int) -> dict[str, str]:

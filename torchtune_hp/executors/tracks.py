@@ -25,6 +25,10 @@ class Track:
     failed: bool = False
     deaths: int = 0
 
+    @property
+    def sent_to(self) -> int:
+        return self.step if self.until is None else self.until
+
     def origin(self) -> Origin:
         return Origin(self.trial, self.packed, self.step, None, self.parent)
 

@@ -11,15 +11,18 @@ import cloudpickle
 from ..errors import ConfigurationError
 
 
-def packed(recipe: object) -> bytes:
-    """The recipe by cloudpickle: what is defined in `__main__` or a notebook travels by value. Raises ConfigurationError."""
+def packed(recipe: object, here: str = "hp.Serial()") -> bytes:
+    """The recipe by cloudpickle: what is defined in `__main__` or a notebook travels by value. Raises ConfigurationError.
+
+    `here`: the executor that would train it in this process.
+    """
     try:
         return bytes(cloudpickle.dumps(recipe))
     except Exception as error:
         path, value = _culprit(recipe, getattr(recipe, "name", None) or type(recipe).__name__)
         raise ConfigurationError(
             f"What is trained in other processes must be picklable, but `{path}` ({type(value).__name__}) is not: {error}. Make it "
-            f"where the trial begins (in setup, or inside the function), or train in this process with executor=hp.Serial()."
+            f"where the trial begins (in setup, or inside the function), or train in this process with executor={here}."
         ) from error
 
 

@@ -81,7 +81,7 @@ class Speeds:
         else:
             found = "graph" if replayed < stacked else "vmap"
         self._choices[key] = found
-        return found
+        return self._choices[key]       # which another process may have chosen before
 
     def replays(self, k: int) -> bool:
         """Whether the next iteration of k is to be replayed from graphs: to be timed, or because that is faster."""
