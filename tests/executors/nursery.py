@@ -82,7 +82,8 @@ class Process:
 
 @cache
 def the_nursery(preload: str) -> Nursery:
-    nursery = Nursery(preload if "engine_child" in preload else "")
+    together = "engine_child" in preload
+    nursery = Nursery(f"{preload} tests.executors.test_children" if together else "")
     atexit.register(nursery.close)
     return nursery
 

@@ -409,6 +409,27 @@ def trials_of(results: hp.Results) -> list[Trial]:
     return [results.launched(result.trial) for result in results]
 
 
+def test_who_dies_on_the_way_back_to_where_it_stood_goes_there_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Twice(Deadly):
+        def training_step(self, model: nn.Module, batch: Any) -> Any:
+            deaths = list(tmp_path.glob("death*"))
+            if self.ended == 1 - len(deaths):       # in its second step, then in its first
+                (tmp_path / f"death{len(deaths)}").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return ToyModel.training_step(self, model, batch)
+
+    watched, trials = Watched(monkeypatch), [deadly(k) for k in range(4)]
+    with begun(two(2), Twice) as play:
+        answers(play.executor, *(Launch(each, 1) for each in trials))
+        found = answers(play.executor, *(Train(k, 2) for k in range(4)))
+        expected = alone(trials, 2)
+        for event in found:
+            assert isinstance(event, Reached) and event.metrics == pytest.approx(expected[event.trial], rel=1e-4, abs=1e-5)
+        assert sum(note.kind == "lost" for note in play.executor.heard) == 2
+        last = [works[0] for _, works in watched.batches if works[0].alone]
+        assert len(last) == 2 and all(work.origin is not None and work.origin.begins == 0 for work in last)
+
+
 def test_who_is_killed_from_outside_between_two_turns_goes_on_from_what_is_durable(tmp_path: Path) -> None:
     trials = [Trial(k, (), {"lr": 0.01 * (1 + k), "width": 8}, k) for k in range(4)]
     with begun(two(2), apart(tmp_path / "told"), folder=tmp_path / "study", checkpoint_every=0.0) as play:
@@ -500,9 +521,10 @@ SCRIPT = """
 def script(tmp_path: Path, **more: str) -> subprocess.Popen[str]:
     (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT))
     (tmp_path / "pids").mkdir()
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path), "PIDS": str(tmp_path / "pids"), "RUNS": str(tmp_path / "runs"), **more}
     return subprocess.Popen(
-        [sys.executable, tmp_path / "script.py"], stdout=subprocess.PIPE, text=True, start_new_session=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PIDS": str(tmp_path / "pids"), "RUNS": str(tmp_path / "runs"), **more},
+        [sys.executable, tmp_path / "script.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env=os.environ | environment,
     )  # fmt: skip
 
 
@@ -513,15 +535,23 @@ def test_a_class_of_a_script_without_a_guard_is_trained_and_nothing_outlives_it(
     assert len(pids) == 2 and all(gone(pid) for pid in pids)
 
 
-def test_nothing_outlives_a_driver_that_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+def test_nothing_outlives_a_driver_that_is_killed_or_stopped_by_its_terminal(tmp_path: Path, how: str) -> None:
     process = script(tmp_path, WAIT="yes")
     until = time.monotonic() + 60
     while len(list((tmp_path / "pids").iterdir())) < 2 and time.monotonic() < until:
         time.sleep(0.05)
-    process.kill()
-    process.wait()
+    if how == "killed":
+        process.kill()
+    else:
+        assert process.stderr is not None
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.stderr.readline() == "stopping after this step; again: stop now\n"
+        os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
     pids = [int(path.name) for path in (tmp_path / "pids").iterdir()]
     assert len(pids) == 2 and all(gone(pid) for pid in pids)
+    assert process.returncode == (-signal.SIGKILL if how == "killed" else -signal.SIGINT)
 
 
 # One device, in a process of its own -------------------------------------------------------------------------------------------

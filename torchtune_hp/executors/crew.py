@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Literal
 
 from ..errors import StudyFailedError
-from .messages import Broken, Chose, Close, Hello, Mark, Measured, Ready, Reply, Request, Said, Saved, Step, Told, is_alone, receive, send
+from .messages import Broken, Close, Hello, Measured, Ready, Reply, Request, Said, Saved, Several, Word, is_alone, receive, send
 from .server import BORN, ForkServer
 
 STARTS = 3
@@ -45,7 +45,7 @@ class Answer:
 
     member: Member
     request: Request
-    reply: Step | Mark | Told | Chose | Said | Saved | Measured
+    reply: Word
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +156,15 @@ class Crew:
                 member.stage, member.starts, self._served = "up", 0, True
                 self._pump(member)
             return []
+        replies = reply.replies if isinstance(reply, Several) else (reply,)
+        return [self._answered(member, each) for each in replies]
+
+    def _answered(self, member: Member, reply: Word) -> Answer:
         request = member.asked[0]
         if isinstance(reply, (Said, Saved, Measured)):
             member.asked.popleft()
             self._pump(member)
-        return [Answer(member, request, reply)]
+        return Answer(member, request, reply)
 
     def _hang_up(self, member: Member) -> None:
         """Hears no more of this worker."""

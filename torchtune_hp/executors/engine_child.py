@@ -27,7 +27,25 @@ from ..trial import Drop, Failed, Reached, Trial
 from ..vault import Vault
 from .base import Job
 from .coroutines import CoroutineTrials
-from .messages import Chose, Chosen, Close, Hello, Measure, Measured, Request, Said, Save, Saved, Step, Told, Work, receive, send, written
+from .messages import (
+    Chose,
+    Chosen,
+    Close,
+    Hello,
+    Measure,
+    Measured,
+    Request,
+    Said,
+    Save,
+    Saved,
+    Several,
+    Step,
+    Told,
+    Work,
+    receive,
+    send,
+    written,
+)
 from .models import ModelTrials
 from .origins import Origin
 from .outputs import Outputs
@@ -80,9 +98,7 @@ class EngineTrials(Restoring):
         began = time.monotonic()
         answers = self._train({work.trial: work.until for work in works})
         seconds = (time.monotonic() - began) / len(works)
-        self._tell()
-        for answer in answers:
-            send(self._driver, _said(answer, seconds))
+        send(self._driver, Several((*self._told(), *(_said(answer, seconds) for answer in answers))))
 
     def _train(self, until: dict[int, int]) -> list[Reached | Failed]:
         self._outputs.to(self._together.output if len(until) > 1 else next(iter(until)))
@@ -127,6 +143,8 @@ class EngineTrials(Restoring):
             self._begin(origin)
         if staying:
             self._train({origin.trial: origin.step for origin in staying})
+        for told in self._told():
+            send(self._driver, told)
         for save in saves:
             self._outputs.to(save.trial)
             try:
@@ -160,11 +178,10 @@ class EngineTrials(Restoring):
         size = measured(replace(self._job, first=lambda: trial, trials=request.trials), self._together.strategy)
         send(self._driver, Measured(size.slots, size.why))
 
-    def _tell(self) -> None:
-        notes = self._trials.notes
-        if notes:
-            send(self._driver, Told(tuple(notes)))
-            notes.clear()
+    def _told(self) -> list[Told]:
+        notes = tuple(self._trials.notes)
+        self._trials.notes.clear()
+        return [Told(notes)] if notes else []
 
 
 def _said(answer: Reached | Failed, seconds: float) -> Said:

@@ -12,6 +12,7 @@ A worker that trains together (engine_child.py) does what lies side by side in a
 
             <------------------ Measured()                    of Measure()
             <------------------ Told()                        before Said() of the Works it is of
+            <------------------ Several()                     some of these in one
             <------------------ Chose()           in between; it waits for
     Chosen() ---------------->
 
@@ -189,7 +190,16 @@ class Saved(NamedTuple):
     error: str = ""
 
 
-Reply = Ready | Broken | Step | Mark | Told | Chose | Measured | Said | Saved
+class Several(NamedTuple):
+    """As if each had come by itself; a tenth of the way for each."""
+
+    replies: tuple[Word, ...]
+
+
+Word = Step | Mark | Told | Chose | Measured | Said | Saved
+"""On what was asked."""
+
+Reply = Ready | Broken | Several | Word
 
 
 def written(message: object) -> bytes:
