@@ -134,8 +134,16 @@ def answers(executor, *commands):
 
 def gone(pid, within=5.0):
     until = time.monotonic() + within
-    while os.path.exists(f"/proc/{pid}") and "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")")[1].split()[0]:
+    while alive(pid):
         if time.monotonic() > until:
             return False
         time.sleep(0.01)
     return True
+
+
+def alive(pid):
+    """Whether it is there, and more than what waits to be asked for its status."""
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")")[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):     # the second if it went while it was read
+        return False

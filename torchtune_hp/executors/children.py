@@ -162,28 +162,28 @@ class ChildTrials(RemoteTrials):
         rest = [*death.asked[len(works) :], *death.rest]
         alone = self._tracks[works[0].trial] if len(works) == 1 else None
         self._unhouse(death, None if alone is None else alone.trial)
-        stood = [request.trial for request in death.asked if isinstance(request, Save) and request.stays]
-        for trial in (*(work.trial for work in works), *stood):
-            self._tracks[trial].deaths += 1
+        for work in works:
+            self._tracks[work.trial].deaths += 1
         if death.asked and isinstance(death.asked[0], Save):
             rest[0] = death.asked[0]._replace(tries=death.asked[0].tries + 1)
         if alone is not None and alone.deaths > SECOND_CHANCES:
             self._lose(alone, death.why)
             works = []
         suspects = [*works, *(request for request in rest if isinstance(request, Work) and request.alone)]
-        self._one_by_one(death.member, suspects)
+        on_the_way = any(isinstance(request, Save) and request.stays for request in death.asked)
+        self._one_by_one(death.member, suspects, together=not on_the_way)
         self._elsewhere([request for request in rest if request not in suspects])
 
-    def _one_by_one(self, member: Member, works: Sequence[Work]) -> None:
-        """Sends them to this worker, a list for each. First those that are to be trained again to where they stood are, together, and their
-        states come home; unless that was what a worker died of."""
+    def _one_by_one(self, member: Member, works: Sequence[Work], together: bool) -> None:
+        """Sends them to this worker, a list for each. `together`: those that are to be trained again to where they stood first come there
+        together, and their states come home."""
         told = []
         for work in works:
             track = self._tracks[work.trial]
             origin: Origin | None = self._origin(track, work.saved)
             assert origin is not None
             track.holder, track.given = member, True
-            if origin.begins < origin.step and track.deaths <= SECOND_CHANCES:
+            if together and origin.begins < origin.step:
                 self._crew.give(member, Save(origin, frozenset({"resume"}), stays=True))
                 origin = None
             told.append(Work(work.trial, track.sent_to, False, origin, alone=True))
