@@ -347,9 +347,10 @@ class Deadly(ToyModel):
     def die(self) -> None:
         marker = self.config.get("marker")
         if marker is not None:
-            if os.path.exists(marker):
+            try:
+                Path(marker).touch(exist_ok=False)      # two processes may come here at once
+            except FileExistsError:
                 return
-            Path(marker).touch()
         {"exit": lambda: os._exit(7), "kill": lambda: os.kill(os.getpid(), signal.SIGKILL), "crash": lambda: os.kill(os.getpid(), 11)}[
             self.config["do"]
         ]()
