@@ -400,7 +400,8 @@ def test_who_dies_once_is_brought_to_where_all_stood_and_nobody_is_lost(tmp_path
     assert lost in [f"{name}: worker died (signal 9), restarting 1/3" for name in ("cpu #1", "cpu #2")]
     again = [works for _, works in watched.batches if works[0].alone]
     assert [len(works) for works in again] == [1] * 4 and {works[0].until for works in again} == {2}
-    assert [(save.stays, save.origin.step) for save in watched.saves if save.stays] == [(True, 1)] * 4
+    brought = [save.trial for save in watched.saves if save.stays and save.origin.step == 1]       # all but the best, if it was there
+    assert len(brought) >= 3 and brought == [works[0].trial for works in again if works[0].origin is None]
     truth = alone(trials_of(results), 4)
     for trial, curve in results.curves().items():
         assert curve[-1]["loss"] == pytest.approx(truth[trial]["loss"], rel=1e-4)

@@ -28,7 +28,7 @@ from .base import Job
 from .crew import Answer, Crew, Death, Member
 from .crewed import Crewed
 from .devices import labels
-from .messages import Chose, Chosen, Hello, Measure, Measured, Request, Save, Together, Told, Work
+from .messages import Chose, Chosen, Hello, Measure, Measured, Request, Save, Together, Told, Work, is_alone
 from .origins import Origin
 from .remote import SECOND_CHANCES, RemoteTrials
 from .server import PRELOAD
@@ -157,7 +157,7 @@ class ChildTrials(RemoteTrials):
     # Deaths --------------------------------------------------------------------------------------------------------------
 
     def _mourn(self, death: Death) -> None:
-        """What it died of is among what it trained, or stood up, last: from now on each of these is trained by itself until it answers."""
+        """It died of one of those that it trained, or brought to where they stood: each of them is trained by itself until it answers."""
         works = [request for request in takewhile(_is_work, death.asked) if isinstance(request, Work)]
         rest = [*death.asked[len(works) :], *death.rest]
         alone = self._tracks[works[0].trial] if len(works) == 1 else None
@@ -169,10 +169,10 @@ class ChildTrials(RemoteTrials):
         if alone is not None and alone.deaths > SECOND_CHANCES:
             self._lose(alone, death.why)
             works = []
-        suspects = [*works, *(request for request in rest if isinstance(request, Work) and request.alone)]
+        suspects = [*works, *(request for request in rest if isinstance(request, Work) and is_alone(request))]
         on_the_way = any(isinstance(request, Save) and request.stays for request in death.asked)
         self._one_by_one(death.member, suspects, together=not on_the_way)
-        self._elsewhere([request for request in rest if request not in suspects])
+        self._elsewhere([request for request in rest if not is_alone(request)])
 
     def _one_by_one(self, member: Member, works: Sequence[Work], together: bool) -> None:
         """Sends them to this worker, a list for each. `together`: those that are to be trained again to where they stood first come there

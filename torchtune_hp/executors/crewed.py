@@ -94,7 +94,7 @@ class Crewed:
         return notes
 
     def _begun(self, job: Job, crew: Crew, standing: Standing) -> RemoteTrials:
-        return RemoteTrials(job, crew, standing.live)
+        raise NotImplementedError
 
     def _clean_up(self) -> None:
         scratch, self._scratch = self._scratch, None

@@ -13,10 +13,12 @@ from tempfile import TemporaryDirectory
 
 from ..errors import ConfigurationError
 from ..parts import part
+from ..trial import Standing
 from .base import Job
-from .crew import Crew
+from .crew import Crew, Death
 from .crewed import Crewed
-from .messages import Hello
+from .messages import Hello, Save, Work, trial_at
+from .remote import SECOND_CHANCES, RemoteTrials
 from .server import PRELOAD
 from .shares import environment, share_of, workers_for
 from .travel import packed
@@ -67,3 +69,25 @@ class Processes(Crewed):
             self._clean_up()
             raise
         return size
+
+    def _begun(self, job: Job, crew: Crew, standing: Standing) -> RemoteTrials:
+        return WorkerTrials(job, crew, standing.live)
+
+
+class WorkerTrials(RemoteTrials):
+    """Runs trials in processes that do one thing at a time."""
+
+    def _mourn(self, death: Death) -> None:
+        """What the worker was at has one more chance; the rest goes elsewhere."""
+        at = death.asked[0] if death.asked else None
+        self._unhouse(death, None if at is None else trial_at(at))
+        if isinstance(at, Work):
+            track = self._tracks[at.trial]
+            track.deaths += 1
+            if track.deaths > SECOND_CHANCES:
+                self._lose(track, death.why)
+            else:
+                self._give(track, at.saved)
+        elif isinstance(at, Save):
+            self._save_again(at, at.tries + 1)
+        self._elsewhere((*death.asked[1:], *death.rest))

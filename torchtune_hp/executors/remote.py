@@ -17,7 +17,7 @@ from ..trial import Command, Drop, Failed, Keep, Launch, Note, Reached, Train, T
 from .base import Job
 from .crew import Answer, Crew, Death, Member
 from .keeps import Keeps
-from .messages import Close, Mark, Request, Said, Save, Saved, Step, Work, trial_at
+from .messages import Close, Mark, Request, Said, Save, Saved, Step, Work
 from .origins import Origin, discarded, from_saved
 from .tracks import Track, trial_of
 from .travel import packed
@@ -278,22 +278,11 @@ class RemoteTrials:
     # Deaths --------------------------------------------------------------------------------------------------------------
 
     def _mourn(self, death: Death) -> None:
-        """What the worker was at has one more chance; the rest goes elsewhere."""
-        at = death.asked[0] if death.asked else None
-        self._unhouse(death, None if at is None else trial_at(at))
-        if isinstance(at, Work):
-            track = self._tracks[at.trial]
-            track.deaths += 1
-            if track.deaths > SECOND_CHANCES:
-                self._lose(track, death.why)
-            else:
-                self._give(track, at.saved)
-        elif isinstance(at, Save):
-            self._save_again(at, at.tries + 1)
-        self._elsewhere((*death.asked[1:], *death.rest))
+        """What is to become of what the worker was at, and of the rest."""
+        raise NotImplementedError
 
     def _unhouse(self, death: Death, trial: int | None) -> None:
-        """What lived in the worker has no home now. `trial`: what it died of, if that is known."""
+        """What lived in it has no home now. `trial`: what it died of, if that is known."""
         for track in self._tracks.values():
             if track.holder is death.member:
                 track.holder = None
