@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +42,14 @@ class Malicious:
 
     def __reduce__(self) -> Any:
         return os.mkdir, (str(self.marker),)
+
+
+@contextmanager
+def a_full_disk(limit: int) -> Iterator[None]:
+    """Meanwhile no file of this process grows beyond `limit` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

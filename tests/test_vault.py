@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.spoiled import DAMAGES, Malicious, a_folder, flip
+from tests.spoiled import DAMAGES, Malicious, a_folder, a_full_disk, flip
 from torchtune_hp.checkpoints import Stamp, pack, write_state
 from torchtune_hp.errors import CheckpointError, JournalError, UnsafeCheckpointError
 from torchtune_hp.journal import Journal
@@ -43,16 +41,6 @@ def files(folder: Path) -> list[str]:
 def the_file(folder: Path, start: str) -> Path:
     (path,) = (folder / "checkpoints").glob(f"*/{start}*")
     return path
-
-
-@contextmanager
-def a_full_disk(limit: int) -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("kind", ["state", "folder"])

@@ -7,50 +7,13 @@ moments, are in test_kill_at_random.py.
 
 from __future__ import annotations
 
-import os
-import signal
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import torchtune_hp as hp
-from torchtune_hp.journal import Journal
 
-from .studies import arguments, best_again, story
-
-
-class Killed(BaseException):
-    """Stands for the end of the process: nothing after it is cleaned up by the study."""
-
-
-def run_and_kill(turn: int, committed: bool, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs the study until its turn number `turn` was, or was about to be, written, and then lets it die."""
-    append, turns = Journal.append, [0]
-
-    def dying(self: Journal, *what: Any) -> None:
-        turns[0] += 1
-        if turns[0] < turn or committed:
-            append(self, *what)
-        if turns[0] == turn:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Journal, "append", dying)
-        patch.setattr(type(given["executor"]), "close", abandon)
-        with pytest.raises(Killed):
-            hp.Tuner(**given).fit()
-
-
-def abandon(executor: Any, save: bool = False) -> None:
-    crew = getattr(executor, "_crew", None)
-    if crew is not None:
-        for member in crew.members:
-            if member.pid:
-                with suppress(ProcessLookupError):
-                    os.kill(member.pid, signal.SIGKILL)
-        crew.close(0.0)
+from .studies import arguments, best_again, run_and_kill, story
 
 
 @pytest.mark.parametrize("committed", [False, True], ids=["before-its-commit", "after-its-commit"])
