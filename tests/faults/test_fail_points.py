@@ -17,6 +17,7 @@ from torchtune_hp import checkpoints, journal, journal_file, session, vault
 from torchtune_hp.executors.serial import Serial
 
 home = Path(sys.argv[1])
+os.fsync = lambda file: None        # what a process has written outlives the process, if not the machine
 
 
 def dying(owner, name, when, at):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 from collections.abc import Callable
@@ -17,6 +18,12 @@ from torchtune_hp.cli import main
 from torchtune_hp.journal import Journal
 
 from .studies import SPACE, Walk, arguments, best_again, run_and_kill, story
+
+
+@pytest.fixture(autouse=True)
+def no_power_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process has written outlives the process, if not the machine; waiting for the disk is most of these tests' time."""
+    monkeypatch.setattr(os, "fsync", lambda file: None)
 
 
 @pytest.fixture(scope="module")
