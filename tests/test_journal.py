@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from torchtune_hp import journal_file, journal_rows, journal_text
-from torchtune_hp.errors import ConfigurationError, JournalError, StudyExistsError, StudyNotFoundError
+from torchtune_hp.errors import ConfigurationError, JournalError, StudyExistsError, StudyLockedError, StudyNotFoundError
 from torchtune_hp.journal import Journal
 from torchtune_hp.testing.journal_suite import HEADER, JournalSuite, Turn, a_study, seen, trial, write
 from torchtune_hp.trial import Drop, Failed, Keep, Launch, Limits, Note, Reached, Train, Trial
@@ -504,6 +504,37 @@ def test_after_a_failed_write_closing_does_not_try_again(tmp_path: Path) -> None
     journal.close()
     with Journal.open(tmp_path) as reader:
         assert len(reader) == 0
+
+
+def test_a_driver_that_is_none_any_more_writes_nothing(tmp_path: Path) -> None:
+    journal = Journal.create(tmp_path, HEADER)
+    journal.append((), ONE, [Launch(trial(0), 1)])
+
+    def gone() -> None:
+        raise StudyLockedError("another drives it")
+
+    journal.guard = gone
+    writing: list[Any] = [
+        lambda: journal.append((), ONE, []), lambda: journal.update_header(a=1),
+        lambda: journal.add_checkpoint(0, 1, "keep", "a", 1, "", "state"),
+    ]   # fmt: skip
+    for write_ in writing:
+        with pytest.raises(StudyLockedError):
+            write_()
+    journal.close()
+    with Journal.open(tmp_path) as reader:
+        assert len(reader) == 1 and "a" not in reader.header and reader.checkpoints() == []
+
+
+def test_two_writers_of_one_turn_are_told_of_each_other(tmp_path: Path) -> None:
+    with Journal.create(tmp_path, HEADER) as one:
+        one.append((), ONE, [Launch(trial(0), 1)])
+        with Journal.open(tmp_path, write=True) as other:
+            other.append([look(0, 1, 1.0)], ONE, [Train(0, 2)])
+        with pytest.raises(JournalError, match="Another process has written to it meanwhile"):
+            one.append([look(0, 1, 2.0)], ONE, [Train(0, 2)])
+    with Journal.open(tmp_path) as reader:
+        assert [events for events, _, _ in reader.turns()] == [(), (look(0, 1, 1.0),)]
 
 
 # Files that are not what they should be -----------------------------------------------------------------------------------

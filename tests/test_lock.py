@@ -110,6 +110,18 @@ def test_a_forked_child_does_not_hold_its_drivers_lock(tmp_path: Path) -> None:
     os.waitpid(child_, 0)
 
 
+def test_a_driver_whose_lock_was_removed_is_told_before_it_writes(tmp_path: Path) -> None:
+    with DriverLock(tmp_path / "s") as lock:
+        lock.check()
+        (tmp_path / "s").rename(tmp_path / "elsewhere")         # with its driver in it
+        lock.check()
+        (tmp_path / "elsewhere" / lock.path.name).unlink()
+        for _ in range(2):
+            with pytest.raises(StudyLockedError, match="driver.lock was removed while this one held it.* Resume"):
+                lock.check()
+    lock.check()            # it holds nothing any more
+
+
 def test_a_lock_file_that_says_nothing_still_locks(tmp_path: Path) -> None:
     with DriverLock(tmp_path) as lock:
         lock.path.write_text("")

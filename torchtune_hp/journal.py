@@ -67,6 +67,7 @@ class Journal:
         self._every = every
         self._lock = threading.RLock()
         self._failed = False
+        self.guard: Callable[[], None] = lambda: None       # raises where this process is not the driver any more
         with self._failing:
             self._header: dict[str, Any] = {key: from_json(value) for key, value in db.execute("SELECT key, value FROM header")}
             if "metric" not in self._header or "mode" not in self._header:
@@ -252,6 +253,7 @@ class Journal:
             with self._failing:
                 try:
                     if also is not None or not self._pending.insert_look(db):
+                        self.guard()        # a look needs none: of a turn that another driver has written there is no second
                         db.execute("BEGIN IMMEDIATE")
                         self._pending.insert(db)
                         if also is not None:
@@ -261,6 +263,7 @@ class Journal:
                 except sqlite3.Error:
                     with suppress(sqlite3.Error):
                         db.rollback()
+                    self.guard()
                     raise
                 except BaseException:       # a second Ctrl-C, maybe just after the COMMIT
                     self._settle()

@@ -130,6 +130,8 @@ def _hint(error: Exception, path: str | Path) -> str:
             f"Is the disk full? The journal takes {_size(path):,} bytes, and needs up to 1,000 for each report."
             " Make room and resume: whole turns are safe."
         )
+    if "UNIQUE constraint" in text:
+        return "Another process has written to it meanwhile. Let one of them drive the study, and resume it."
     if "not a database" in text:
         return f"It is not a journal, or its beginning was overwritten. It was left as it is; {_RESTORE}."
     if "malformed" in text or "user-defined function" in text or not isinstance(error, (sqlite3.Error, OverflowError)):

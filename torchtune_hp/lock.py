@@ -25,7 +25,8 @@ class DriverLock:
     """The right to write to the study in `folder`.
 
     `acquire` raises StudyLockedError, which names process and host, while another driver holds it, in this process or in
-    any other. `with DriverLock(folder):` acquires and releases.
+    any other. `with DriverLock(folder):` acquires and releases. `check` before each write: nobody can take a lock that is
+    held, but its file can be removed.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -75,6 +76,14 @@ class DriverLock:
             return os.path.samestat(os.fstat(file), os.stat(self.path))
         except FileNotFoundError:
             return False
+
+    def check(self) -> None:
+        """StudyLockedError where the locked file was removed: whoever came then has locked another, and drives the study as well."""
+        if self._file is not None and not os.fstat(self._file).st_nlink:
+            raise StudyLockedError(
+                f"A study has one driver at a time, but {self.path} was removed while this one held it, so another driver may have taken "
+                "over. This one stops and writes nothing more. Resume the study where no other drives it."
+            )
 
     def remove(self) -> None:
         """Removes the file, while this driver holds it: nothing is left of a study that never was."""

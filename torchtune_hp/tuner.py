@@ -146,6 +146,7 @@ class Tuner:
         header = plan.header() | {"name": folder.name}
         before = {path for path in _places(folder) if plan.name and path.exists()}      # an unnamed study's folder was made for it
         with DriverLock(folder) as lock, Journal.create(folder, header, every=_every(plan)) as journal:
+            journal.guard = lock.check
             try:
                 Session(plan, folder, _learned(plan, journal), shown).run()
             except (ConfigurationError, SpaceError):
@@ -190,9 +191,9 @@ class Tuner:
 
     def _go_on(self, folder: Path) -> Results:
         plan = self._plan
-        with DriverLock(folder):
-            with Journal.open(folder, write=True, every=_every(plan)) as journal:
-                Session(plan, folder, journal, self._shown).run()
+        with DriverLock(folder) as lock, Journal.open(folder, write=True, every=_every(plan)) as journal:
+            journal.guard = lock.check
+            Session(plan, folder, journal, self._shown).run()
         return Results.open(folder, trainable=plan.trainable, space=plan.space)
 
 
