@@ -80,6 +80,7 @@ class AskTell:
         self._ready: list[Trial] = []               # what the study set running and nobody has asked for yet
         self._out: dict[int, Trial] = {}            # asked for, and not at its end
         self._steps: dict[int, int] = {}
+        self._told: dict[int, dict[str, Scalar]] = {}     # the last report of each trial that goes on
         self._best: tuple[Trial, dict[str, Scalar]] | None = None
         self._known: dict[int, Trial] = {}
 
@@ -100,7 +101,8 @@ class AskTell:
     def tell(self, trial: Trial, metrics: Mapping[str, Any] | float, step: int | None = None) -> bool:
         """The metrics of a trial at a step (None: the trial has ended). True: train it on.
 
-        Steps count from 1 and only go up. Numbers are Python's, numpy's and 0-dim tensors; one alone stands for {metric: number}.
+        Steps count from 1 and only go up; the last report told once more, as by a worker that did not hear the answer, changes nothing.
+        Numbers are Python's, numpy's and 0-dim tensors; one alone stands for {metric: number}.
         Raises TrialFinishedError for a trial that is not asked for, or has ended; ConfigurationError for a step that does not
         go up or a metric that is missing; ReportError for a needed one that is no number, and any that is no number, bool, str or None.
         """
@@ -110,12 +112,15 @@ class AskTell:
         now = before + 1 if step is None else as_int(step)
         if type(now) is not int:
             raise ConfigurationError(f"tell: a step is a whole number, counted from 1, but trial {trial.id} got {step!r}.")
+        if now == before and _same(values, self._told.get(trial.id)):
+            return True
         if now <= before:
             raise ConfigurationError(f"tell: steps of a trial go up, but trial {trial.id} stands at {before} and got {step}.")
         score = self.objective.values(values)[0]
         if score < VIOLATED and (self._best is None or score < self.objective.values(self._best[1])[0]):
             self._best = (trial, values)
         self._steps[trial.id] = now
+        self._told[trial.id] = values
         self._do((Reached(trial.id, now, values, 0.0, done=step is None),), len(self._study.running))
         return self._goes_on(trial)
 
@@ -165,6 +170,7 @@ class AskTell:
             self._ready = [ready for ready in self._ready if ready.id != trial.id]
             return True
         del self._out[trial.id]
+        self._told.pop(trial.id, None)
         return False
 
     def _check(self, trial: Trial) -> None:
@@ -177,6 +183,11 @@ def _is_trial(given: object) -> Trial:
         return given
     none = " ask() gives None where there is nothing to do now: tell more first, or end." if given is None else ""
     raise ConfigurationError(f"trial: what ask() gave is needed, as in trial = study.ask(), but got {given!r}.{none}")
+
+
+def _same(one: dict[str, Scalar], other: dict[str, Scalar] | None) -> bool:
+    """Whether two reports are equal; a NaN is no less a NaN the second time."""
+    return other is not None and one.keys() == other.keys() and all(repr(one[name]) == repr(other[name]) for name in one)
 
 
 _ARGUMENTS = tuple(name for name in inspect.signature(AskTell).parameters if name != "foreign")
