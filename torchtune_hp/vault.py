@@ -105,7 +105,13 @@ class Vault:
                 f"The weights of trial {trial}{at} were not kept. `keep=k` keeps those of the k best trials: of a ModelTrainable, a "
                 "Trainable with save_checkpoint, or a function that hands them over: hp.report(..., checkpoint=model.state_dict())."
             )
-        return self._read(rows[-1])
+        try:
+            return self._read(rows[-1])
+        except CheckpointError as error:
+            if self.folder is None or isinstance(error, UnsafeCheckpointError):
+                raise
+            way = f"To have trial {trial} trained to step {rows[-1].step} again, remove {self.folder / rows[-1].path} and resume the study."
+            raise CheckpointError(f"{error} {way}") from error
 
     def kept_step(self, trial: int) -> int | None:
         """The step whose weights are kept; None if there are none."""

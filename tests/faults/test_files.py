@@ -196,11 +196,18 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_or_the_start_takes_its_
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
-def test_weights_that_were_kept_and_are_damaged_are_an_error_that_says_so(tmp_path: Path, damage: str) -> None:
-    hp.Tuner(**arguments(tmp_path, hp.Serial())).fit()
+def test_weights_that_were_kept_and_are_damaged_are_an_error_that_says_how_to_have_them_again(tmp_path: Path, damage: str) -> None:
+    given = arguments(tmp_path, hp.Simulated(4))
+    hp.Tuner(**given).fit().close()
     with Journal.open(tmp_path / "walk") as journal:
         (row,) = journal.checkpoints(purpose="keep")
-    DAMAGES[damage][0](tmp_path / "walk" / row.path)
+    file = tmp_path / "walk" / row.path
+    DAMAGES[damage][0](file)
     best = hp.Results.open(tmp_path / "walk", trainable=Walk).best
-    with pytest.raises(hp.CheckpointError, match=f"{row.path}.* (is damaged|cannot be read)"):
+    again = f"To have trial {row.trial} trained to step {row.step} again, remove {file} and resume the study"
+    with pytest.raises(hp.CheckpointError, match=f"{file}.* (is damaged|cannot be read).* {again}"):
         best.load()
+    file.unlink(missing_ok=True)
+    hp.Tuner(**given).fit().close()
+    reported, loaded = best_again(tmp_path / "walk")
+    assert reported == loaded
