@@ -119,8 +119,8 @@ def test_what_cannot_be_parsed_exits_with_2(run: Out, argv: list[str]) -> None:
 def test_help_and_version_exit_with_0(run: Out) -> None:
     assert run("--version")[:2] == (0, f"torchtune-hp {cli.__version__}\n")
     status, out, _ = run("--help")
-    assert status == 0 and all(word in out for word in ("run", "resume", "ls", "show", "best", "export"))
-    for command in ("run", "resume", "ls", "show", "best", "export"):
+    assert status == 0 and all(word in out for word in ("run", "resume", "ls", "show", "best", "export", "doctor"))
+    for command in ("run", "resume", "ls", "show", "best", "export", "doctor"):
         assert run(command, "--help")[0] == 0
 
 

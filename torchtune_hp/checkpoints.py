@@ -76,6 +76,17 @@ def read_state(stamp: Stamp, root: Path) -> State:
 
     CheckpointError if it is missing, truncated or changed; UnsafeCheckpointError if it holds anything but data.
     """
+    content = _verified(stamp, root)
+    return content if isinstance(content, Path) else unpack(content, str(root / stamp.path))
+
+
+def check_state(stamp: Stamp, root: Path) -> None:
+    """CheckpointError unless the bytes are those that were written; loads nothing, and no torch."""
+    _verified(stamp, root)
+
+
+def _verified(stamp: Stamp, root: Path) -> bytes | Path:
+    """The content of a file, or where the files of a folder lie, once size and SHA-256 were found to be right."""
     path = root / stamp.path
     if not path.resolve().is_relative_to(root.resolve()):
         raise UnsafeCheckpointError(f"A checkpoint lies in the folder of its study, but {stamp.path!r} is outside of {root}.")
@@ -88,7 +99,7 @@ def read_state(stamp: Stamp, root: Path) -> State:
         return path / FILES
     content = _read(path)
     _verify(path, content, stamp.size, stamp.sha256)
-    return unpack(content, str(path))
+    return content
 
 
 def pack(state: Mapping[str, Any]) -> bytes:

@@ -6,10 +6,12 @@
     show DIR          one study: settings, counts, the best trials, errors, notes
     best DIR          the best config and its metrics
     export DIR        all trials, or all reports, as CSV
+    doctor DIR        what is wrong with a study's files; --to NEW: what can be read of it, as a study there
 
 Laws:
 1. Data goes to stdout, progress and errors to stderr.
-2. Exit status: 0 ok; 1 the study failed, or no trial has a result; 2 it cannot be done as asked; 130, 143 after a signal.
+2. Exit status: 0 ok; 1 the study failed, no trial has a result, or its files are damaged; 2 it cannot be done as asked; 130, 143
+   after a signal.
 3. Only `run` and `resume` import a user's file. The others open a journal for reading, and load no torch.
 4. `--json` writes strict JSON. Numbers that it has no word for are strings: "NaN", "Infinity", "-Infinity".
 """
@@ -103,12 +105,14 @@ def parser() -> argparse.ArgumentParser:
     show = command("show", _show, "show a study: its settings, counts, best trials, errors and notes")
     best = command("best", _best, "show the best config and its metrics, or the front of several objectives")
     export = command("export", _export, "write all trials, one a row with its best report, or all reports")
-    for reading in (show, best, export):
+    doctor = command("doctor", _doctor, "say what is wrong with a study's files, and save what can be read of it")
+    for reading in (show, best, export, doctor):
         reading.add_argument("folder", metavar="DIR", help="the study's folder, such as runs/digits")
     for reading in (ls, show, best):
         reading.add_argument("--json", action="store_true", help="as JSON")
     export.add_argument("--to", choices=["csv"], required=True, help="the format")
     export.add_argument("-o", "--output", metavar="FILE", help="where to (default: stdout)")
+    doctor.add_argument("--to", metavar="NEW", help="a folder for what can be read; DIR is left as it is")
     export.add_argument("--reports", action="store_true", help="every report, one a row")
     return top
 
@@ -157,6 +161,12 @@ def _export(arguments: argparse.Namespace) -> int:
     from .cli_export import export
 
     return export(Path(arguments.folder), arguments.output, arguments.reports)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from .cli_doctor import doctor
+
+    return doctor(Path(arguments.folder), arguments.to)
 
 
 # Errors -----------------------------------------------------------------------------------------------------------------------

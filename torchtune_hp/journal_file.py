@@ -135,7 +135,7 @@ def _hint(error: Exception, path: str | Path) -> str:
     if "not a database" in text:
         return f"It is not a journal, or its beginning was overwritten. It was left as it is; {_RESTORE}."
     if "malformed" in text or "user-defined function" in text or not isinstance(error, (sqlite3.Error, OverflowError)):
-        return f"It is damaged. It was left as it is; {_RESTORE}."
+        return f"It is damaged. It was left as it is; {_RESTORE}. Or save what can be read: torchtune-hp doctor DIR --to NEW."
     return "Is its folder readable, writable and on a local disk?"
 
 
