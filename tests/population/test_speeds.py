@@ -183,11 +183,12 @@ def sizes(choices: dict[str, str], strategy: Strategy = "auto", k: int = 10, wid
     return sorted(engine.stacks())
 
 
-def test_a_clock_that_finds_padding_slow_at_one_size_has_chosen_for_all_and_after_a_resume_too() -> None:
+def test_a_clock_that_finds_padding_slow_at_one_size_has_chosen_for_all_sizes_and_after_a_resume_too() -> None:
     choices = {f"{name_of(Toy)} 3": "loop"}
     assert sizes(dict(choices)) == [10] == sizes(dict(choices), width=80)
     assert sizes(choices, k=6) == [3, 3]
-    assert choices[f"{named(any_width(structure_of(runners(Toy)[0])))} widths"] == "unpadded"
+    assert choices[f"{name_of(Toy)} widths"] == "unpadded"
+    assert sizes(dict(choices), width=800) == [10]      # of other widths it was not asked
     assert sizes(dict(choices)) == [5, 5] == sizes(dict(choices), width=80)
     assert sizes(dict(choices), "vmap") == [10]         # which asks no clock, and obeys none
 
@@ -244,3 +245,15 @@ def test_a_journal_that_fails_where_padding_loses_leaves_widths_padded() -> None
     with pytest.raises(JournalError):
         engine.advance(runners(Toy, [{"width": 8 + 8 * (k % 2)} for k in range(6)]))
     assert said == [] == engine.stacks()
+
+
+def test_where_widths_differ_alone_is_timed_from_the_narrow_to_the_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[int] = []
+
+    def seconds(runner: Any, batch: Any) -> float:
+        timed.append(runner.member.model[0].out_features)
+        return 1e-9
+
+    monkeypatch.setattr(group_module, "time_alone", seconds)
+    Engine(strategy="auto").advance(runners(Toy, [{"width": width} for width in (300, 8, 40, 16, 100, 9)]))
+    assert timed == [9, 40, 300]

@@ -32,7 +32,7 @@ class Choosing:
         self._words = words
         self._given = len(choices)
         self._speeds: dict[Structure, Speeds] = {}
-        self._by_shape: set[str] = set()                    # names of structures of any width that are not padded
+        self._by_shape: set[str] = set()                    # names of structures that are not padded: as they are, or of any width
         if strategy == "auto":
             self._by_shape.update(key.removesuffix(WIDTHS) for key, chosen in choices.items() if chosen == UNPADDED)
         self._by_form: set[str] = set()                     # and of those whose activations split
@@ -52,27 +52,28 @@ class Choosing:
         return slow is not None
 
     def padding_loses(self, structure: Structure, members: Sequence[ModelRunner]) -> str | None:
-        """Why widths are not padded from now on, if these would be trained one by one for being padded."""
+        """Why these are not padded from now on, if they would be trained one by one for being padded. Lighter ones may well be."""
         slow = self._loses(structure, members) if len(members) > FEW else None
         if slow is None or not is_padded(structure) or not common([runner.member.model for runner in members]):
             return None
-        self._choices[named(any_width(structure)) + WIDTHS] = UNPADDED
+        self._choices[named(structure) + WIDTHS] = UNPADDED
         return f"padded, {slow}"
 
-    def unpad(self, structure: Structure, why: str) -> None:
-        """From now on, members that differ from this structure in widths only share a stack where their shapes are equal."""
-        loose = named(any_width(structure))
-        self._by_shape.add(loose)
-        self._words.by_shape("stack", structure, loose, why)
+    def unpad(self, structure: Structure, why: str, any_one: bool) -> None:
+        """From now on, members of this structure share a stack where their shapes are equal; with `any_one`, all that differ from it in
+        widths only."""
+        name = named(any_width(structure) if any_one else structure)
+        self._by_shape.add(name)
+        self._words.by_shape("stack", structure, name, why)
 
     def by_shape(self, structure: Structure) -> bool:
         """Whether widths are not padded."""
         if not self._by_shape:
             return False
-        loose = named(any_width(structure))
-        if loose in self._by_shape:
-            self._words.by_shape("choice", structure, loose, BEFORE)       # if nobody gave another reason
-        return loose in self._by_shape
+        name = next((each for each in (named(any_width(structure)), named(structure)) if each in self._by_shape), None)
+        if name is not None:
+            self._words.by_shape("choice", structure, name, BEFORE)        # if nobody gave another reason
+        return name is not None
 
     def divide(self, structure: Structure, why: str) -> None:
         """From now on, members of this structure of any width whose activations differ do not share a stack."""

@@ -97,7 +97,8 @@ class Engine:
                     if not self._sorting.holds(turn, kind):     # sorted anew meanwhile
                         again += turn
                     elif why := self._choosing.padding_loses(kind[0], turn):
-                        self._unpad(kind[0], why)
+                        self._choosing.unpad(kind[0], why, any_one=False)
+                        self._regroup(kind[0])
                         again += turn
                     elif kind in self._alone or self._choosing.alone(kind[0], turn):
                         for runner in turn:
@@ -179,7 +180,7 @@ class Engine:
 
     def _unpad(self, structure: Any, why: str) -> None:
         """From now on, members that differ from this structure in widths only share a stack where their shapes are equal."""
-        self._choosing.unpad(structure, why)
+        self._choosing.unpad(structure, why, any_one=True)
         self._regroup_all(structure)
 
     def _divide(self, structure: Any, why: str) -> None:

@@ -251,8 +251,9 @@ class Group(Endings):
             taken = batches.update(update)
             if self.speeds is not None and self.speeds.alone is None and self.speeds.chosen(len(runners)) is None:
                 _undrawn(drawn)
-                single = partial(time_alone, first, partial(batches.of_row, 0, taken[0][0]))
-                self.speeds.alone = untouched(member, single) * len(taken)
+                typical = [(runners[row], partial(batches.of_row, row, taken[0][0])) for row in self._typical(stack)]
+                seconds = [untouched(runner.member, partial(time_alone, runner, batch)) for runner, batch in typical]
+                self.speeds.alone = sum(seconds) / len(seconds) * len(taken)
                 drawn, began = Draws(), time.perf_counter()
             samples, gradients, micros = sum(n for _, n in taken), None, len(taken)
             if micros not in first_keys:
@@ -295,6 +296,14 @@ class Group(Endings):
             self.speeds.note(len(runners), (time.perf_counter() - began) / updates, load / updates, stack.replayed)
         self._warm = True
         return looks.trained(self.runners, values, extras, weights)
+
+    def _typical(self, stack: Stack) -> list[int]:
+        """Rows that take as long alone as others: the first; where widths differ, three from the narrow to the wide."""
+        if not stack.outside:
+            return [0]
+        sizes = [sum(parameter.numel() for parameter in runner.member.model.parameters()) for runner in self.runners]
+        order = sorted(range(len(sizes)), key=sizes.__getitem__)
+        return [order[len(order) * part // 6] for part in (1, 3, 5)]
 
     def _validate(self, stack: Stack, trained: list[looks.Metrics]) -> dict[ModelRunner, looks.Batches]:
         """Nothing, where members are validated one by one."""

@@ -40,7 +40,7 @@ BEFORE = "this study chose so before"
 """Why, where no time is known."""
 
 WIDTHS, UNPADDED = " widths", "unpadded"
-"""The end of such a key, after the name of the structure of any width, and what stands there. Without one, widths are padded."""
+"""The end of such a key, after the name of the structure, and what stands there. Without one, widths are padded."""
 
 
 class Speeds:

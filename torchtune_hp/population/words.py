@@ -85,9 +85,9 @@ class Words:
                     "that stand there. A scheduler that lets trials go on together has fewer places.",
                 )  # fmt: skip
 
-    def by_shape(self, kind: str, structure: Structure, loose: str, why: str) -> None:
-        """That trials share a stack where their shapes are equal. `loose`: the name of the structure of any width."""
-        self.say(kind, f"{structure[0].__name__}: widths are not padded, so there is a stack for each: {why}.", loose)
+    def by_shape(self, kind: str, structure: Structure, name: str, why: str) -> None:
+        """That trials share a stack where their shapes are equal. `name`: of all to which that applies."""
+        self.say(kind, f"{structure[0].__name__}: widths are not padded, so there is a stack for each: {why}.", name)
 
     def silent(self, name: str) -> bool:
         """Whether nothing was said of this class yet; asked once."""
