@@ -103,7 +103,43 @@ def test_another_layer_with_a_width_in_its_tensors_is_an_obstacle(layer: nn.Modu
     model = nn.Sequential(nn.Linear(6, 9), layer, nn.Linear(9, 3))
     assert padding.widths(model) == {} and padding.obstacle(model) == f"{type(layer).__name__} (1)"
     other = nn.Sequential(nn.Embedding(50, 6), nn.Linear(6, 9), nn.PReLU(), nn.Linear(9, 3))
-    assert set(padding.widths(other)) == {("1", "out_features"), ("3", "in_features")}
+    assert set(padding.widths(other)) == {("0", "embedding_dim"), ("1", "in_features"), ("1", "out_features"), ("3", "in_features")}
+
+
+class Words(nn.Module):
+    """Two embeddings, added; `width` is that of both."""
+
+    def __init__(self, width: int, padding_idx: int | None = None) -> None:
+        super().__init__()
+        self.words, self.places = nn.Embedding(11, width, padding_idx), nn.Embedding(5, width)
+        self.first, self.last = nn.Linear(width, 2 * width), nn.Linear(2 * width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.words(x) + self.places(torch.arange(x.shape[-1], device=x.device))
+        return self.last(self.first(found).relu()).mean(-2)  # type: ignore[no-any-return]
+
+
+def test_what_an_embedding_gives_is_a_width_and_how_many_it_has_is_none() -> None:
+    assert set(padding.widths(Words(9))) == {
+        ("words", "embedding_dim"), ("places", "embedding_dim"), ("first", "in_features"), ("first", "out_features"),
+        ("last", "in_features"),
+    }  # fmt: skip
+    assert padding.widths(nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 3))) == {}      # units of places, not places of units
+    assert padding.obstacle(nn.Sequential(nn.Embedding(9, 4, max_norm=1.0), nn.Linear(4, 8), nn.Linear(8, 3))) == ""
+    tied = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 9))
+    tied[2].weight = tied[0].weight
+    assert padding.widths(tied) == {}
+
+
+@pytest.mark.parametrize("padding_idx", [None, 0, 3])
+def test_embeddings_are_padded(padding_idx: int | None) -> None:
+    tokens = torch.randint(0, 11, (64, 5), generator=torch.Generator().manual_seed(0))
+    assert compare(lambda width: Words(width, padding_idx).double(), (tokens, Y), weight_decay=0.1, steps=20).outside
+
+
+def test_an_embedding_that_is_scaled_to_a_norm_is_not_padded() -> None:
+    model = nn.Sequential(nn.Embedding(9, 4, max_norm=1.0), nn.Linear(4, 8), nn.Linear(8, 3))
+    assert set(padding.widths(model)) == {("1", "out_features"), ("2", "in_features")}
 
 
 def test_tied_parameters_are_an_obstacle() -> None:

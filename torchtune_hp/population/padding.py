@@ -38,8 +38,10 @@ AXES: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Linear: ("out_features", "in_features"),
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), ("out_channels", "in_channels")),
     **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), ("num_features",)),
+    nn.Embedding: ("num_embeddings", "embedding_dim"),
 }
-"""How long the first dimensions of a layer's tensors are, by its attributes: what it gives, then what it takes."""
+"""How long the first dimensions of a layer's tensors are, by its attributes: what it gives, then what it takes. An embedding gives the
+second, and how many it has is no width."""
 
 Place = tuple[str, str]
 """(path of a module, attribute)"""
@@ -86,7 +88,7 @@ def rounded(model: nn.Module, optimizer: Optimizer, device: str, batch: int) -> 
 def roomy(model: nn.Module, device: str, batch: int) -> dict[Place, int]:
     """The widths of a model -> the widest with which they may share a stack."""
     found = widths(model)
-    several = sum(attribute == AXES[type(model.get_submodule(path))][0] for path, attribute in found) > 1
+    several = sum(attribute in _GIVEN for _, attribute in found) > 1
     floor = FLOOR_ELSEWHERE
     while True:
         sizes = {place: max(floor, _power(width.unit)) * width.times for place, width in found.items()}
@@ -98,6 +100,9 @@ def roomy(model: nn.Module, device: str, batch: int) -> dict[Place, int]:
         floor //= 2
 
 
+_GIVEN = ("out_features", "out_channels", "embedding_dim")
+
+
 def _widths(model: nn.Module) -> dict[Place, Width]:
     found: dict[Place, Width] = {}
     given: dict[int, list[Place]] = {}      # by size; the latest is the last
@@ -105,6 +110,9 @@ def _widths(model: nn.Module) -> dict[Place, Width]:
     norms: list[tuple[Place, Width]] = []
     for path, module in model.named_modules():
         if not _is_layer(module):
+            continue
+        if isinstance(module, nn.Embedding):
+            given[module.embedding_dim] = [*given.pop(module.embedding_dim, ()), (path, "embedding_dim")]
             continue
         axes = AXES[type(module)]
         width = _width(getattr(module, axes[-1]), given, channels if isinstance(module, (nn.Linear, nn.BatchNorm1d)) else ())
@@ -131,7 +139,7 @@ def _width(takes: int, given: Mapping[int, Sequence[Place]], channels: Sequence[
 
 
 def _is_layer(module: nn.Module) -> bool:
-    return type(module) in AXES and getattr(module, "groups", 1) == 1
+    return type(module) in AXES and getattr(module, "groups", 1) == 1 and getattr(module, "max_norm", None) is None
 
 
 def _obstacle(model: nn.Module, found: Mapping[Place, Width]) -> str:
