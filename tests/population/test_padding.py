@@ -124,7 +124,7 @@ def test_what_an_embedding_gives_is_a_width_and_how_many_it_has_is_none() -> Non
         ("words", "embedding_dim"), ("places", "embedding_dim"), ("first", "in_features"), ("first", "out_features"),
         ("last", "in_features"),
     }  # fmt: skip
-    assert padding.widths(nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 3))) == {}      # units of places, not places of units
+    assert padding.widths(nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 3))) == {}   # units of places
     assert padding.obstacle(nn.Sequential(nn.Embedding(9, 4, max_norm=1.0), nn.Linear(4, 8), nn.Linear(8, 3))) == ""
     tied = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 9))
     tied[2].weight = tied[0].weight
