@@ -33,8 +33,9 @@ def stacks_of(space: Mapping[str, Any], model: Callable[[Mapping[str, Any]], nn.
         counts["equal shapes"][config["batch_size"], structure(made, optimizer)] += 1
         for way, device in PADDED.items():
             batch = config["batch_size"]
-            standing = dict.fromkeys(places(made), PLACE) if may_join(made, device, batch) else {}
-            counts[way][batch, structure(made, optimizer, rounded(made, optimizer, device, batch), standing)] += 1
+            sizes = rounded(made, optimizer, device, batch)
+            standing = dict.fromkeys(places(made), PLACE) if may_join(made, device, batch, sizes) else {}
+            counts[way][batch, structure(made, optimizer, sizes, standing)] += 1
     return {way: sorted(found.values(), reverse=True) for way, found in counts.items()}
 
 

@@ -28,7 +28,7 @@ from torch.autograd.function import once_differentiable
 from ..functional import celu, elu, leaky_relu, softplus
 from .batched import of_members, outside, own as own_of, plain, traced
 from .costs import cost
-from .padding import roomy
+from .padding import Place, UpTo
 from .signature import HOOKS, REGISTRIES, is_compiled, is_of_every_module
 
 FORMS: dict[type[nn.Module], tuple[str, ...]] = {
@@ -106,11 +106,13 @@ _FRESH = (
 )  # fmt: skip
 
 
-def may_join(model: nn.Module, device: str, batch: int) -> bool:
-    """Whether a stack of several activations is faster than one for each. Where arithmetic takes the time nothing is gained."""
+def may_join(model: nn.Module, device: str, batch: int, sizes: Mapping[Place, UpTo]) -> bool:
+    """Whether a stack of several activations is faster than one for each. Where arithmetic takes the time nothing is gained.
+
+    `sizes`: what stands for its widths in its structure."""
     if device != "cpu":
         return True
-    of_step = cost(model, roomy(model, device, batch), batch)
+    of_step = cost(model, {place: upto.size for place, upto in sizes.items()}, batch)
     return of_step is not None and of_step <= HEAVY
 
 

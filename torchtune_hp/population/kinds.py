@@ -35,7 +35,9 @@ def structure_of(runner: ModelRunner, padded: bool = True, any_form: bool = True
     member = runner.member
     words, batch = tuple(getattr(member, word) for word in WORDS), member.batch_size or runner.data.batch_size
     sizes = rounded(member.model, member.optimizer, member.device.type, batch) if padded else {}
-    standing = dict.fromkeys(places(member.model), PLACE) if any_form and may_join(member.model, member.device.type, batch) else {}
+    standing = dict.fromkeys(places(member.model), PLACE) if any_form else {}
+    if standing and not may_join(member.model, member.device.type, batch, sizes):
+        standing = {}
     return type(member), runner.data.tensors, words, structure(member.model, member.optimizer, sizes, standing)
 
 
