@@ -63,6 +63,16 @@ def test_a_study_goes_on_in_another_folder_with_its_checkpoints(
     assert reported == loaded
 
 
+@pytest.mark.parametrize("odd", ["a?b#c%20 d", "new\nline", "x'); --", "100%41", "file:x?mode=ro", "é🦊", "-rf"])
+def test_a_folder_may_have_any_name(tmp_path: Path, odd: str) -> None:
+    given = arguments(tmp_path / odd, hp.Simulated(4), trials=4)
+    hp.Tuner(**given).fit().close()
+    assert hp.Tuner.resume(tmp_path / odd / "walk", Walk, trials="+1", verbose=0).fit().path == tmp_path / odd / "walk"
+    assert [path.name for path in tmp_path.iterdir()] == [odd] and main(["show", str(tmp_path / odd / "walk")]) == 0
+    reported, loaded = best_again(tmp_path / odd / "walk")
+    assert reported == loaded
+
+
 def test_a_study_goes_on_under_other_versions_and_by_other_executors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: list[Any]
 ) -> None:

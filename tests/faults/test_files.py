@@ -94,6 +94,43 @@ def test_a_disk_that_is_full_pauses_the_study_which_goes_on_once_there_is_room(t
             assert story(tmp_path / str(limit) / "walk") == whole and results.journal.check() == []
 
 
+@pytest.mark.usefixtures("quick_server")
+def test_where_the_disk_is_full_workers_go_with_their_driver(tmp_path: Path) -> None:
+    seen = tmp_path / "pids"
+    seen.mkdir()
+
+    class Marking(Walk):
+        def step(self) -> dict[str, Any]:
+            (seen / str(os.getpid())).touch()
+            return super().step()
+
+    marking = type("Walk", (Marking,), {})
+    given = arguments(tmp_path, hp.Processes(2, ordered=True), trainable=marking, trials=40)
+    with a_full_disk(60_000), pytest.raises(hp.JournalError, match="Is the disk full?"):
+        hp.Tuner(**given).fit()
+    pids = [path.name for path in seen.iterdir()]
+    assert len(pids) == 2 and not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    hp.Tuner(**given).fit().close()
+    hp.Tuner(**given | {"storage": tmp_path / "whole", "executor": hp.Simulated(2)}).fit().close()
+    assert story(tmp_path / "walk") == story(tmp_path / "whole" / "walk")
+
+
+class Printing(Walk):
+    def step(self) -> dict[str, Any]:
+        print("x" * 50_000, flush=True)
+        return super().step()
+
+
+@pytest.mark.usefixtures("quick_server")
+def test_what_a_trial_itself_writes_to_a_full_disk_fails_it(tmp_path: Path) -> None:
+    """Seen, and not promised: its print goes to a file of the study, and raises as any print to a full disk does."""
+    given = arguments(tmp_path, hp.Processes(1), trainable=Printing, trials=3, scheduler=hp.FullRuns(max_t=6))
+    with a_full_disk(190_000):
+        results = hp.Tuner(**given).fit()
+    assert {error.trial: error.line for error in results.errors}[0] == "OSError: [Errno 27] File too large"
+    assert (tmp_path / "walk" / "trials" / "000000" / "output.txt").stat().st_size == 190_000
+
+
 def test_a_database_that_may_not_grow_pauses_the_study_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = arguments(tmp_path, hp.Serial())
     create = Journal.create.__func__        # type: ignore[attr-defined]
