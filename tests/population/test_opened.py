@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from argparse import Namespace
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +98,34 @@ class InADict(OfFloats):
         return loss * self.cfg["inner"].alpha
 
 
+class Easy(dict[str, Any]):
+    """Keys are attributes, too."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+class InAnEasyDict(OfFloats):
+    def made(self, config: Any) -> Any:
+        return Easy(lr=config["lr"], alpha=1 + config["lr"], inner=Easy(beta=2.0))
+
+    def weighted(self, loss: Tensor) -> Any:
+        return loss * self.cfg.alpha * self.cfg.inner.beta * getattr(self.cfg, "gamma", 1.0)
+
+
+class InADefaultDict(Holding):
+    """What is not there is made, so it is read whole."""
+
+    def made(self, config: Any) -> Any:
+        return defaultdict(float, lr=config["lr"])
+
+    def weighted(self, loss: Tensor) -> Any:
+        return loss * (1 + self.cfg["nothing"])
+
+
 class InAFrozenOne(OfFloats):
     def made(self, config: Any) -> Any:
         return Frozen(config["lr"], {"alpha": 1 + config["lr"]})
@@ -153,14 +182,14 @@ def test_what_is_not_read_of_it_keeps_nobody_apart() -> None:
     same(fused, alone(Holding, CONFIGS))
 
 
-@pytest.mark.parametrize("cls", [OfFloats, ByProperty, ByMethod, InANamespace, InADict, InAFrozenOne, InALoss])
+@pytest.mark.parametrize("cls", [OfFloats, ByProperty, ByMethod, InANamespace, InADict, InAnEasyDict, InAFrozenOne, InALoss])
 def test_a_float_that_is_read_is_lifted(cls: type[Toy]) -> None:
     fused, said, engine = together(cls, CONFIGS)
     assert engine.stacks() == [5] and any("lifted" in text for text in said), said
     same(fused, alone(cls, CONFIGS))
 
 
-@pytest.mark.parametrize(("cls", "stacks"), [(ReadWhole, []), (AsADict, []), (OfWords, [3]), (Missing, [3])])
+@pytest.mark.parametrize(("cls", "stacks"), [(ReadWhole, []), (AsADict, []), (InADefaultDict, []), (OfWords, [3]), (Missing, [3])])
 def test_the_numbers_are_right_however_it_is_read(cls: type[Toy], stacks: list[int]) -> None:
     fused, _, engine = together(cls, CONFIGS)
     assert engine.stacks() == stacks        # who is alone is trained alone

@@ -9,6 +9,7 @@ shown as one of its class with the same attributes; what would write it raises `
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, Protocol
@@ -40,13 +41,20 @@ def opens(value: Any) -> bool:
     if isinstance(value, nn.Module):
         parts = (*value._parameters.values(), *value._buffers.values(), *value._modules.values())
         return is_told(value) and all(part is None for part in parts)
+    if isinstance(value, dict) and type(value) not in (dict, OrderedDict):      # a defaultdict makes what is not there
+        return _by_attribute(value)
     return isinstance(value, Mapping) or is_told(value)
+
+
+def _by_attribute(value: Any) -> bool:
+    """Whether it is a dict whose keys are attributes, too."""
+    return isinstance(value, Mapping) and hasattr(type(value), "__getattr__")
 
 
 def opened(value: Any, noting: Noting, path: Path) -> Any:
     """What is handed out for it."""
     if isinstance(value, Mapping):
-        return _Reading(value, noting, path)
+        return (_Attributed if _by_attribute(value) else _Reading)(value, noting, path)
     cls: Any = type(value)
     made: Any = object.__new__(_shown_as(cls))
     object.__getattribute__(made, "__dict__").update(vars(value), _opened=(noting, path))
@@ -77,6 +85,14 @@ class _Reading(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._content)
+
+
+class _Attributed(_Reading):
+    def __getattr__(self, name: str) -> Any:
+        if name not in self._content:
+            self._noting.seen.add((*self._path, name))      # another member may have it
+            raise AttributeError(name)
+        return self[name]
 
 
 class _Opened:
