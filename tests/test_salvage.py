@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.faults.studies import Walk, arguments, best_again, run_and_kill, stor
 from tests.spoiled import DAMAGES, a_full_disk
 from torchtune_hp.cli import main
 from torchtune_hp.journal import Journal
+from torchtune_hp.lock import DriverLock
 from torchtune_hp.salvage import examine, salvage
 from torchtune_hp.testing.journal_suite import HEADER, a_study, write
 from torchtune_hp.trial import Note
@@ -125,6 +127,12 @@ def test_the_command_says_what_is_wrong_and_what_to_type(tmp_path: Path, whole: 
     out = capsys.readouterr().out.splitlines()
     assert out[0] == f"can be read: {len(story(whole))} turns, 60 trials, 0 checkpoints" and row in out[3]
     assert out[-1] == f"to save what can be read: torchtune-hp doctor {folder} --to NEW"
+    with DriverLock(folder):
+        assert main(["doctor", str(folder)]) == 1 and "a driver is at work on it" in capsys.readouterr().out
+    assert main(["doctor", str(folder), "--json"]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert row in said.pop("problems")[0]
+    assert said == {"turns": len(story(whole)), "trials": 60, "checkpoints": 0, "whole": True}
     assert main(["doctor", str(folder), "--to", str(folder)]) == 2
     assert main(["doctor", str(folder), "--to", str(tmp_path / "new")]) == 0
     out = capsys.readouterr().out.splitlines()

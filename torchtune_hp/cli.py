@@ -108,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
     doctor = command("doctor", _doctor, "say what is wrong with a study's files, and save what can be read of it")
     for reading in (show, best, export, doctor):
         reading.add_argument("folder", metavar="DIR", help="the study's folder, such as runs/digits")
-    for reading in (ls, show, best):
+    for reading in (ls, show, best, doctor):
         reading.add_argument("--json", action="store_true", help="as JSON")
     export.add_argument("--to", choices=["csv"], required=True, help="the format")
     export.add_argument("-o", "--output", metavar="FILE", help="where to (default: stdout)")
@@ -166,7 +166,7 @@ def _export(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from .cli_doctor import doctor
 
-    return doctor(Path(arguments.folder), arguments.to)
+    return doctor(Path(arguments.folder), arguments.to, arguments.json)
 
 
 # Errors -----------------------------------------------------------------------------------------------------------------------
