@@ -75,17 +75,23 @@ def test_whatever_page_is_lost_a_beginning_is_saved_or_nothing_and_goes_on_to_th
     assert len(saved) >= 3 and any(0 < turns < len(told) for turns in saved), saved
 
 
-@pytest.mark.parametrize("share", [0.5, 0.8, 0.95])
-def test_of_a_file_that_was_cut_the_beginning_is_saved_if_its_tables_are_there(tmp_path: Path, whole: Path, share: float) -> None:
+def test_of_a_file_that_was_cut_the_beginning_is_saved_if_its_tables_are_there(tmp_path: Path, whole: Path) -> None:
     content, told = (whole / "study.db").read_bytes(), story(whole)
-    folder = copy_of(whole, tmp_path / "cut", content[: int(len(content) * share)])
-    try:
-        found = salvage(folder, tmp_path / "new")
-    except hp.JournalError as error:
-        assert "damaged" in str(error) and not (tmp_path / "new").exists()
-        return
-    assert found.problems and story(tmp_path / "new") == told[: found.turns]
-    assert resumed(tmp_path / "new") == told
+    saved = []
+    for share in (0.05, 0.5, 0.8, 0.9, 0.95, 0.99):
+        torn = content[: int(len(content) * share)]
+        folder, new = copy_of(whole, tmp_path / str(share), torn), tmp_path / f"{share}-new"
+        try:
+            found = salvage(folder, new)
+        except hp.JournalError as error:
+            assert str(folder) in str(error) and not new.exists()
+        else:
+            assert found.problems[0] == f"{folder}/study.db was cut: it has {len(torn):,} of {len(content):,} bytes"
+            assert "salvage-" not in str(found.problems)
+            assert story(new) == told[: found.turns] and resumed(new) == told
+            saved.append(found.turns)
+        assert (folder / "study.db").read_bytes() == torn
+    assert len(saved) >= 2 and saved == sorted(saved) and saved[0] > 0, saved
 
 
 def test_checkpoints_that_are_sound_and_of_that_time_come_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

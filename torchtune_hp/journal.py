@@ -34,7 +34,6 @@ from .journal_text import from_json, text_of, to_json
 from .objective import Objective
 from .trial import Command, Event, Limits, Note, Trial
 
-_CHUNK = 512
 _LOOKS = 8192
 """Reports that are pending at most: a simulation's turn may hold thousands."""
 _LAST_TURN = "SELECT id, time, capacity, trials, seconds, target FROM turn ORDER BY id DESC LIMIT 1"
@@ -67,6 +66,7 @@ class Journal:
         self._every = every
         self._lock = threading.RLock()
         self._failed = False
+        self.chunk = 512        # rows that are read at a time: where one of them cannot be, none of these is given
         self.guard: Callable[[], None] = lambda: None       # raises where this process is not the driver any more
         with self._failing:
             self._header: dict[str, Any] = {key: from_json(value) for key, value in db.execute("SELECT key, value FROM header")}
@@ -170,10 +170,10 @@ class Journal:
         """How many turns there are."""
         return (self._stand if self.write else self._read_stand()).turns
 
-    def turns(self) -> Iterator[tuple[tuple[Event, ...], Limits, list[Command]]]:
-        """What was appended until now, in order: (events, limits, commands)."""
+    def turns(self, last: int | None = None) -> Iterator[tuple[tuple[Event, ...], Limits, list[Command]]]:
+        """What was appended until now, in order: (events, limits, commands). `last`: the last one's number, where the file cannot say."""
         with self._failing:
-            yield from journal_turns.turns(self._chunks)
+            yield from journal_turns.turns(self._chunks, last)
 
     def last_limits(self) -> Limits | None:
         """The limits of the last turn; None if there was none."""
@@ -218,7 +218,7 @@ class Journal:
             self.flush()
         with self._failing:
             cursor = self._db.execute(sql, parameters)
-            while chunk := cursor.fetchmany(_CHUNK):
+            while chunk := cursor.fetchmany(self.chunk):
                 yield chunk
 
     def _read_stand(self) -> Stand:

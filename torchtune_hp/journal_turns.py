@@ -34,9 +34,11 @@ _OTHERS = """SELECT is_note, place, trial, step, kind, text, time FROM
      SELECT turn, place, 1, trial, 0, kind, text, time FROM note WHERE place IS NOT NULL) WHERE turn <= ? ORDER BY turn, place"""
 
 
-def turns(query: Callable[..., Rows]) -> Iterator[tuple[tuple[Event, ...], Limits, list[Command]]]:
-    """All turns there are now: (events, limits, commands). `query`: SQL and its parameters to chunks of rows."""
-    ((last,),) = chain.from_iterable(query(_LAST))
+def turns(query: Callable[..., Rows], last: int | None = None) -> Iterator[tuple[tuple[Event, ...], Limits, list[Command]]]:
+    """All turns there are now: (events, limits, commands). `query`: SQL and its parameters to chunks of rows. `last`: as if it were that
+    turn; one that is not there is an error when it is reached."""
+    if last is None:
+        ((last,),) = chain.from_iterable(query(_LAST))
     looks = _looks(query(_LOOKS, last))
     others = _others(chain.from_iterable(query(_OTHERS, last)))
     launched = _Launched(trials_of(query(f"{TRIALS} WHERE turn <= ? ORDER BY id", last), layouts(chain.from_iterable(query(LAYOUTS)))))

@@ -6,22 +6,30 @@ that time that are sound; resumed, it comes to the story that the whole one had,
 
 from __future__ import annotations
 
+import os
 import shutil
+import struct
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 from .checkpoints import Stamp, check_state
 from .errors import CheckpointError, JournalError, TorchtuneError
 from .journal import CheckpointRow, Journal
-from .journal_file import NAME
+from .journal_file import BESIDE, NAME
 from .journal_text import text_of
 from .trial import Command, Event, Launch, Limits, Note, Reached
 
 _BETWEEN = "SELECT turn, kind, text, trial, time FROM note WHERE place IS NULL ORDER BY id"
+_FAR = 2**40
 _LAST = (sys.maxsize, Note("", ""))
+
+Turn = tuple[Sequence[Event], Limits, list[Command]]
 
 
 @dataclass
@@ -39,7 +47,7 @@ class Findings:
 def examine(folder: Path) -> Findings:
     """Reads all there is of a study. JournalError if its journal cannot be opened at all."""
     found = Findings()
-    with Journal.open(folder) as journal:
+    with _opened(folder, found) as journal:
         found.problems += _checked(journal)
         for _, _, commands in _turns(journal, found):
             _count(commands, found)
@@ -51,12 +59,15 @@ def examine(folder: Path) -> Findings:
 def salvage(folder: Path, target: Path) -> Findings:
     """Saves what can be read into a new study in `target`. JournalError if that is nothing; StudyExistsError if there is a study."""
     found, there = Findings(), target.exists()
-    with Journal.open(folder) as old:
+    with _opened(folder, found) as old:
         found.problems += _checked(old)
-        next(iter(old.turns()), None)           # if the first cannot be read, nothing is made
+        turns = _turns(old, found)
+        first = next(turns, None)
+        if first is None and not found.whole:       # then nothing is made
+            raise JournalError(f"Not even the first turn of {folder} can be read. {found.problems[-1]}")
         with Journal.create(target, old.header) as new:
             try:
-                _saved(old, new, folder, target, found)
+                _saved(chain([first] if first else [], turns), old, new, folder, target, found)
             except BaseException:
                 if not there:
                     shutil.rmtree(target, ignore_errors=True)
@@ -64,10 +75,10 @@ def salvage(folder: Path, target: Path) -> Findings:
     return found
 
 
-def _saved(old: Journal, new: Journal, folder: Path, target: Path, found: Findings) -> None:
+def _saved(turns: Iterable[Turn], old: Journal, new: Journal, folder: Path, target: Path, found: Findings) -> None:
     notes, ends = _between(old, found), dict[int, int]()
     turn, note = next(notes, _LAST)
-    for events, limits, commands in _turns(old, found):
+    for events, limits, commands in turns:
         while turn <= found.turns:
             new.note(note)
             turn, note = next(notes, _LAST)
@@ -90,6 +101,48 @@ def _count(commands: Sequence[Command], found: Findings) -> None:
     found.trials += sum(isinstance(command, Launch) for command in commands)
 
 
+@contextmanager
+def _opened(folder: Path, found: Findings) -> Iterator[Journal]:
+    with _at_full_length(folder, found) as place, Journal.open(place) as journal:
+        journal.chunk = 1           # a row that cannot be read takes none before it along
+        yield journal
+
+
+@contextmanager
+def _at_full_length(folder: Path, found: Findings) -> Iterator[Path]:
+    """Where to read it. SQLite reads nothing of a file that was cut; of a copy with zeros for what was lost it reads the rest."""
+    path = folder / NAME
+    size, stated = _lengths(path)
+    if stated <= size:
+        yield folder
+        return
+    found.problems.append(f"{path} was cut: it has {size:,} of {stated:,} bytes")
+    with TemporaryDirectory(prefix="salvage-") as place:
+        for name in (NAME, *BESIDE):
+            if (folder / name).exists():
+                shutil.copyfile(folder / name, Path(place) / name)
+        os.truncate(Path(place) / NAME, stated)
+        try:
+            yield Path(place)
+        except JournalError as error:
+            raise JournalError(str(error).replace(place, str(folder))) from None
+        finally:
+            found.problems[:] = [problem.replace(place, str(folder)) for problem in found.problems]
+
+
+def _lengths(path: Path) -> tuple[int, int]:
+    """The bytes that a database has, and those that it says it has."""
+    try:
+        with path.open("rb") as file:
+            head, size = file.read(100), path.stat().st_size
+    except OSError:
+        return 0, 0         # whoever opens it says what is wrong
+    if len(head) < 100 or not head.startswith(b"SQLite format 3\0"):
+        return size, size
+    page, pages = struct.unpack_from(">H", head, 16)[0], struct.unpack_from(">I", head, 28)[0]
+    return size, (2**16 if page == 1 else page) * pages
+
+
 def _checked(journal: Journal) -> list[str]:
     try:
         return [f"{NAME}: {line}" for text in journal.check() for line in text.splitlines()][:5]
@@ -97,10 +150,15 @@ def _checked(journal: Journal) -> list[str]:
         return [str(error)]
 
 
-def _turns(journal: Journal, found: Findings) -> Iterator[tuple[Sequence[Event], Limits, list[Command]]]:
-    """The turns before the first that cannot be read."""
+def _turns(journal: Journal, found: Findings) -> Iterator[Turn]:
+    """The turns before the first that cannot be read. Where the end of the file is gone, it is not known which is the last."""
+    last = None
     try:
-        yield from journal.turns()
+        next(journal.turns(), None)
+    except JournalError:
+        last = _FAR
+    try:
+        yield from journal.turns(last)
     except JournalError as error:
         found.whole = False
         found.problems.append(f"turn {found.turns} and those after it cannot be read: {error}")
