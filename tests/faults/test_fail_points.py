@@ -63,7 +63,7 @@ def session_of(folder, point=None):
         try:
             if point is not None:
                 dying(*POINTS[point])
-            hp.Tuner(**arguments(folder, hp.Serial(4), checkpoint_every=0.0)).fit()
+            hp.Tuner(**arguments(folder, hp.Serial(4), checkpoint_every=0.0, trials=12)).fit()
         except BaseException:
             import traceback
             traceback.print_exc()
@@ -81,7 +81,7 @@ def left(study):
     return sorted(files ^ rows)
 
 
-hp.Tuner(**arguments(home / "whole", hp.Serial(4), checkpoint_every=0.0)).fit()     # what it imports, the children have already
+hp.Tuner(**arguments(home / "whole", hp.Serial(4), checkpoint_every=0.0, trials=12)).fit()     # what it imports, the children have already
 whole, told = story(home / "whole" / "walk"), {}
 for number, point in enumerate(POINTS):
     study = home / str(number) / "walk"
