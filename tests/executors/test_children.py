@@ -164,6 +164,13 @@ def test_a_turn_is_dealt_evenly_and_who_is_live_stays(monkeypatch: pytest.Monkey
     assert [len(works) for _, works in watched.batches[:6]] == [4] * 6
 
 
+def all_saved(executor: Any) -> None:
+    """The states of those that rest have come home."""
+    trials = executor._does._trials
+    while trials.saving(patient=True):
+        trials.listen()
+
+
 def test_who_rests_wakes_on_any_device(monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Watched(monkeypatch)
     with begun(two(), ToyModel) as play:
@@ -173,6 +180,7 @@ def test_who_rests_wakes_on_any_device(monkeypatch: pytest.MonkeyPatch) -> None:
         here = [trial for trial, number in first.items() if number == 0]
         others = [trial for trial in first if trial not in here]
         answers(play.executor, Train(others[0], 3))         # all others rest
+        all_saved(play.executor)
         watched.batches.clear()
         woken = answers(play.executor, *(Train(trial, 3) for trial in here), *map(Drop, others))
         assert sorted((number, len(works)) for number, works in watched.batches) == [(0, 2), (1, 2)]

@@ -130,7 +130,8 @@ class OfTensor:
             self._before = value.detach().clone() if held else None
 
     def changed(self) -> bool:
-        return _version(self.value) != self._version or self.value.is_leaf and self.value.grad is not self._grad
+        with torch._C.DisableTorchFunction():       # to look at it is not to read it (module memories)
+            return _version(self.value) != self._version or self.value.is_leaf and self.value.grad is not self._grad
 
     @torch.no_grad()
     def put_back(self) -> None:
