@@ -37,19 +37,17 @@ from .messages import (
     Request,
     Said,
     Save,
-    Saved,
     Several,
     Step,
     Told,
     Work,
     receive,
     send,
-    written,
 )
 from .models import ModelTrials
 from .origins import Origin
 from .outputs import Outputs
-from .restoring import Restoring, Stopped, on_host, text_of
+from .restoring import Restoring, Stopped, on_host
 from .slots import measured
 
 
@@ -147,13 +145,7 @@ class EngineTrials(Restoring):
             send(self._driver, told)
         for save in saves:
             self._outputs.to(save.trial)
-            try:
-                answer = written(Saved(on_host(self.state(save.origin))))
-            except Stopped:
-                raise
-            except BaseException as error:
-                answer = written(Saved(None, text_of(error)))
-            self._driver.send_bytes(answer)
+            self._driver.send_bytes(self.answer(save.origin))
 
     def at_hand(self, origin: Origin) -> tuple[State | None] | None:
         live = self._trials.standing(origin.trial)

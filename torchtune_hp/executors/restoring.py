@@ -10,7 +10,7 @@ from typing import Any
 from ..training.runner import Look, Place, Recipe, Runner, State
 from ..trial import Trial
 from .base import ended_early
-from .messages import Hello
+from .messages import Hello, Saved, written
 from .origins import Origin
 
 
@@ -45,6 +45,15 @@ class Restoring:
             return runner.save()
         finally:
             runner.close()
+
+    def answer(self, origin: Origin) -> bytes:
+        """That state as it is sent to the driver, or why it cannot be had."""
+        try:
+            return written(Saved(on_host(self.state(origin))))
+        except Stopped:
+            raise
+        except BaseException as error:
+            return written(Saved(None, text_of(error)))
 
     def start(self, origin: Origin) -> Runner:
         trial: Trial = pickle.loads(origin.packed)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..training.runner import Recipe, Runner, State
 from .base import kind_of
-from .messages import Broken, Close, Hello, Mark, Ready, Request, Said, Save, Saved, Step, Work, receive, send, trial_at, written
+from .messages import Broken, Close, Hello, Mark, Ready, Request, Said, Save, Step, Work, receive, send, trial_at, written
 from .origins import Origin
 from .outputs import Outputs
 from .restoring import Restoring, Stopped, on_host, text_of
@@ -95,13 +95,7 @@ class _Trials(Restoring):
             notes, self.notes = tuple(self.notes), []
             send(self.driver, said._replace(seconds=time.monotonic() - began, notes=notes))
         elif isinstance(request, Save):
-            try:
-                answer = written(Saved(on_host(self.state(request.origin))))
-            except Stopped:
-                raise
-            except BaseException as error:
-                answer = written(Saved(None, text_of(error)))
-            self.driver.send_bytes(answer)
+            self.driver.send_bytes(self.answer(request.origin))
         elif isinstance(request, Close):
             self.drop(request.trial)
 
